@@ -1,0 +1,1 @@
+"""Saved trees: the Orbax store, its digests, its provenance, the trail."""

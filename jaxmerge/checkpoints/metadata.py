@@ -1,0 +1,175 @@
+"""What a checkpoint says of itself: leaves with digests, origin, provenance."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from jaxmerge.checkpoints.digest import digests
+from jaxmerge.errors import InputError
+from jaxmerge.parallel.rules import named_leaves
+
+FORMAT = 1
+_PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+  """The `metadata` item of a step directory.
+
+  Attributes:
+    kind: "trained" or "merged"; the trainer resumes only from the former.
+    step: optimiser steps taken (of the latest source, for a merged tree).
+    tokens: training tokens seen up to `step`.
+    run_id: identity of the run: its config, its corpus and its parent.
+    parent: what the run was started from ("" for a random start).
+    model: fields of the model's DecoderConfig.
+    data: arguments from which the run's corpus was prepared.
+    tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable.
+    leaves: for each item, each leaf's shape, dtype and digest.
+    iterator: digest of the data iterator's position ("" without one).
+    provenance: for a merged tree its method, weights and sources.
+    versions: packages that wrote it.
+  """
+
+  kind: str
+  step: int
+  tokens: int
+  run_id: str
+  parent: str
+  model: Mapping[str, Any]
+  data: Mapping[str, Any]
+  tokenizer: str
+  leaves: Mapping[str, Mapping[str, Mapping[str, Any]]]
+  iterator: str
+  provenance: Mapping[str, Any]
+  versions: Mapping[str, str]
+
+  @property
+  def tokenizer_hash(self) -> str:
+    return hash_text(self.tokenizer)
+
+
+def hash_text(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+  return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def describe_leaves(tree: Any) -> dict[str, dict[str, Any]]:
+  """Shape, dtype and digest of each leaf, by name."""
+  digest = digests(tree)
+  return {
+    name: {
+      "shape": list(leaf.shape),
+      "dtype": str(leaf.dtype),
+      "digest": digest[name],
+    }
+    for name, leaf in named_leaves(tree).items()
+  }
+
+
+def versions() -> dict[str, str]:
+  return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def to_json(metadata: Metadata) -> dict[str, Any]:
+  """The JSON value to save, closed by a digest of itself."""
+  value = {"format": FORMAT, **dataclasses.asdict(metadata)}
+  return {**value, "digest": hash_text(canonical_json(value))}
+
+
+def from_json(value: Any) -> Metadata:
+  """Reads what `to_json` gave.
+
+  Raises:
+    InputError: the value is damaged or of another format.
+  """
+  if not isinstance(value, dict):
+    raise InputError("its metadata is not a JSON object")
+  value = dict(value)
+  digest = value.pop("digest", None)
+  if digest != hash_text(canonical_json(value)):
+    raise InputError("its metadata does not match its own digest")
+  if value.pop("format") != FORMAT:
+    raise InputError(f"its metadata is not of format {FORMAT}")
+  return Metadata(**value)
+
+
+def read_metadata(path: epath.PathLike) -> Metadata:
+  """The metadata of a step directory, checked against its own digest.
+
+  Raises:
+    InputError: there is none, or it is damaged.
+  """
+  path = epath.Path(path)
+  try:
+    return from_json(json.loads((path / "metadata/metadata").read_text()))
+  except OSError as error:
+    raise InputError(
+      f"{path} is not a whole checkpoint: its metadata cannot be read "
+      f"({error.strerror or error})"
+    ) from error
+  except ValueError as error:
+    raise InputError(f"{path} is damaged: {error}") from error
+
+
+def tree_of_leaves(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `named_leaves` for nested dicts."""
+  tree: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *parents, last = name.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree
+
+
+def abstract_params(metadata: Metadata) -> dict[str, Any]:
+  """The shapes and dtypes of the params, as a nested dict."""
+  return tree_of_leaves(
+    {
+      name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
+      for name, leaf in metadata.leaves["params"].items()
+    }
+  )
+
+
+def describer(
+  *,
+  run_id: str,
+  parent: str,
+  model: Mapping[str, Any],
+  data: Mapping[str, Any],
+  tokenizer: str,
+  tokens_per_step: int,
+) -> Callable[..., Metadata]:
+  """A function of step, leaves and iterator digest: a run's next metadata."""
+
+  def describe(
+    *, step: int, leaves: Mapping[str, Any], iterator: str
+  ) -> Metadata:
+    return Metadata(
+      kind="trained",
+      step=step,
+      tokens=step * tokens_per_step,
+      run_id=run_id,
+      parent=parent,
+      model=model,
+      data=data,
+      tokenizer=tokenizer,
+      leaves=leaves,
+      iterator=iterator,
+      provenance={},
+      versions=versions(),
+    )
+
+  return describe

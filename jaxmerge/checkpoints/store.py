@@ -1,0 +1,245 @@
+"""Step directories on disk: `<step>/{params, opt_state, data, metadata}`.
+
+Orbax writes each directory whole or not at all; what is read is compared with
+the digests of its metadata, leaf by leaf.
+"""
+
+import contextlib
+import gc
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxmerge.checkpoints.digest import digests
+from jaxmerge.checkpoints.metadata import (
+  Metadata,
+  abstract_params,
+  describe_leaves,
+  hash_text,
+  read_metadata,
+  to_json,
+)
+from jaxmerge.errors import InputError, check
+from jaxmerge.files import replace_directory
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps library warnings about a damaged directory off the terminal."""
+  loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    for logger, level in zip(loggers, levels):
+      logger.setLevel(level)
+
+
+def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
+  """The run's manager: asynchronous, and it never deletes a step."""
+  with _quiet():
+    return ocp.CheckpointManager(
+      epath.Path(workdir) / "checkpoints",
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=None, enable_async_checkpointing=True
+      ),
+    )
+
+
+def iterator_digest(iterator: grain.DatasetIterator) -> str:
+  state = iterator.get_state()
+  return hash_text(state.decode() if isinstance(state, bytes) else str(state))
+
+
+def save_step(
+  manager: ocp.CheckpointManager,
+  step: int,
+  params: Any,
+  opt_state: Any,
+  iterator: grain.DatasetIterator,
+  describe: Callable[..., Metadata],
+) -> None:
+  """Starts saving one step; the arrays may be donated right afterwards.
+
+  Args:
+    describe: gives the metadata, from the step, the leaves and the iterator.
+
+  Raises:
+    InputError: this or the save before it could not be written.
+  """
+  items = {"params": params, "opt_state": opt_state}
+  metadata = describe(
+    step=step,
+    leaves={name: describe_leaves(tree) for name, tree in items.items()},
+    iterator=iterator_digest(iterator),
+  )
+  with _quiet(), _writing(manager):
+    manager.save(
+      step,
+      args=ocp.args.Composite(
+        **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+        data=grain.checkpoint.CheckpointSave(iterator),
+        metadata=ocp.args.JsonSave(to_json(metadata)),
+      ),
+    )
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+  """Waits until the last save is on disk; InputError when it is not."""
+  with _quiet(), _writing(manager):
+    manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError) as error:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise InputError(
+      f"cannot save a checkpoint under {manager.directory}: {reason[0][:200]}"
+    ) from error
+
+
+def save_params(
+  path: epath.PathLike,
+  params: Any,
+  metadata: Metadata,
+  *,
+  overwrite: bool = False,
+) -> epath.Path:
+  """Saves a step directory of params and metadata only, whole or not at all.
+
+  Raises:
+    InputError: `path` exists and is not to be overwritten, or cannot be
+      written.
+  """
+  path = epath.Path(path).absolute()
+  if path.exists() and not overwrite:
+    raise InputError(f"{path} exists; use --overwrite to replace it")
+  with replace_directory(path) as temporary, _quiet():
+    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    checkpointer.save(
+      temporary,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        metadata=ocp.args.JsonSave(to_json(metadata)),
+      ),
+    )
+    checkpointer.close()
+  return path
+
+
+@contextlib.contextmanager
+def _reading(path: epath.Path, item: str) -> Iterator[None]:
+  """Turns whatever a damaged item makes Orbax raise into an InputError."""
+  problem = ""
+  with _quiet():
+    try:
+      yield
+    except Exception as error:  # noqa: BLE001  (Orbax raises Exception itself)
+      reason = str(error).partition(". ")[0].partition("\n")[0][:160]
+      problem = f"{path} is damaged: its {item} cannot be read"
+      problem += f" ({reason or type(error).__name__})"
+  if problem:
+    _drop_unfinished_reads()
+    raise InputError(problem)
+
+
+def _drop_unfinished_reads() -> None:
+  """Collects the reads that Orbax left open, without their tracebacks."""
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda unraisable: None
+  try:
+    with warnings.catch_warnings(), _quiet():
+      warnings.simplefilter("ignore", RuntimeWarning)
+      gc.collect()
+  finally:
+    sys.unraisablehook = hook
+
+
+def _restore(path: epath.Path, item: str, target: Any) -> Any:
+  with _reading(path, item), ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(path / item, target)
+
+
+def _verify(
+  path: epath.Path, item: str, tree: Any, leaves: Mapping[str, Any]
+) -> None:
+  found = digests(tree)
+  check(
+    f"{path} is damaged: {item} {name} does not match its digest"
+    for name, leaf in leaves.items()
+    if found.get(name) != leaf["digest"]
+  )
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+  """Shapes and dtypes that say where each array is to live."""
+  return jax.tree.map(
+    lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+    abstract,
+    shardings,
+  )
+
+
+def restore_params(path: epath.PathLike, shardings: Any = None) -> Any:
+  """The params of a step directory, checked leaf by leaf.
+
+  Args:
+    path: a step directory.
+    shardings: a tree of shardings like the params; None: the first local
+      device.
+
+  Raises:
+    InputError: the directory is damaged; the message names the leaves.
+  """
+  path = epath.Path(path).absolute()
+  metadata = read_metadata(path)
+  abstract = abstract_params(metadata)
+  if shardings is None:
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: one, abstract)
+  params = _restore(path, "params", with_shardings(abstract, shardings))
+  _verify(path, "params", params, metadata.leaves["params"])
+  return params
+
+
+def restore_training(
+  path: epath.PathLike,
+  *,
+  opt_state: Any,
+  iterator: grain.DatasetIterator,
+) -> Any:
+  """The optimiser state of a step; the iterator moves to the saved position.
+
+  Args:
+    path: a step directory.
+    opt_state: tree of ShapeDtypeStruct with shardings, as it will be restored.
+    iterator: a new iterator over the same data.
+
+  Raises:
+    InputError: the directory is damaged, or its tree is another one.
+  """
+  path = epath.Path(path).absolute()
+  metadata = read_metadata(path)
+  restored = _restore(path, "opt_state", opt_state)
+  _verify(path, "opt_state", restored, metadata.leaves["opt_state"])
+  with (
+    _reading(path, "data position"),
+    ocp.CheckpointManager(path.parent) as manager,
+  ):
+    position = grain.checkpoint.CheckpointRestore(iterator)
+    manager.restore(int(path.name), args=ocp.args.Composite(data=position))
+  if iterator_digest(iterator) != metadata.iterator:
+    raise InputError(f"{path} is damaged: its data position was changed")
+  return restored

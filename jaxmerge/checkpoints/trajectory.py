@@ -1,0 +1,189 @@
+"""A run's trail of checkpoints, and the inputs that users type."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from etils import epath
+
+from jaxmerge.checkpoints.metadata import Metadata, read_metadata
+from jaxmerge.errors import InputError, check
+
+# Keys of a model's config that say how it is computed, not what it is.
+_HOW_IT_RUNS = ("dtype", "remat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """One saved tree: where it lies and what it says of itself.
+
+  Attributes:
+    path: its step directory.
+    name: what the user typed, or `workdir@step`.
+    metadata: read and checked; no array has been touched.
+  """
+
+  path: epath.Path
+  name: str
+  metadata: Metadata
+
+
+def saved_steps(workdir: epath.PathLike) -> list[int]:
+  """The steps of a run in increasing order, by directory names alone.
+
+  Raises:
+    InputError: `workdir` does not exist or has no checkpoints.
+  """
+  workdir = epath.Path(workdir)
+  if not workdir.exists():
+    raise InputError(f"workdir {workdir} does not exist")
+  folder = workdir / "checkpoints"
+  names = [p.name for p in folder.iterdir()] if folder.exists() else []
+  steps = sorted(int(name) for name in names if name.isdigit())
+  if not steps:
+    raise InputError(f"workdir {workdir} has no checkpoints")
+  return steps
+
+
+def step_path(workdir: epath.PathLike, step: int) -> epath.Path:
+  return epath.Path(workdir) / "checkpoints" / str(step)
+
+
+def open_steps(
+  workdir: epath.PathLike, steps: Sequence[int]
+) -> list[Checkpoint]:
+  """The checkpoints of these steps of a run; all problems in one message."""
+  found = saved_steps(workdir)
+  check(
+    f"{workdir} has no step {step}; it has {', '.join(map(str, found))}"
+    for step in steps
+    if step not in found
+  )
+  return _open([(step_path(workdir, s), f"{workdir}@{s}") for s in steps])
+
+
+def open_inputs(inputs: Sequence[str]) -> list[Checkpoint]:
+  """Opens what a user typed: step directories and `workdir@step`.
+
+  Raises:
+    InputError: lists every input that is missing, damaged or not a checkpoint.
+  """
+  places: list[tuple[epath.Path, str]] = []
+  problems: list[str] = [] if inputs else ["no input is given"]
+  for name in inputs:
+    try:
+      places.append((_locate(name), name))
+    except InputError as error:
+      problems += error.problems
+  check(problems)
+  return _open(places)
+
+
+def _locate(name: str) -> epath.Path:
+  path = epath.Path(name)
+  if path.exists():
+    if (path / "checkpoints").exists():
+      steps = ", ".join(map(str, saved_steps(path)))
+      raise InputError(f"{name} is a workdir; name a step of it: @{steps}")
+    return path
+  workdir, at, step = name.rpartition("@")
+  if at and step.isdigit():
+    found = saved_steps(workdir)
+    if int(step) in found:
+      return step_path(workdir, int(step))
+    raise InputError(
+      f"{workdir} has no step {step}; it has {', '.join(map(str, found))}"
+    )
+  raise InputError(f"input {name} does not exist")
+
+
+def _open(places: Sequence[tuple[epath.Path, str]]) -> list[Checkpoint]:
+  checkpoints: list[Checkpoint] = []
+  problems: list[str] = []
+  for path, name in places:
+    try:
+      checkpoints.append(Checkpoint(path, name, read_metadata(path)))
+    except InputError as error:
+      problems += error.problems
+  check(problems)
+  return checkpoints
+
+
+def check_mergeable(
+  checkpoints: Sequence[Checkpoint], *, allow_unrelated: bool = False
+) -> None:
+  """Refuses checkpoints whose trees, tokenizers or runs differ.
+
+  Args:
+    checkpoints: two or more.
+    allow_unrelated: accept other runs and tokenizers, never other trees.
+
+  Raises:
+    InputError: lists every difference from the first checkpoint.
+  """
+  first, *rest = checkpoints
+  problems: list[str] = []
+  for other in rest:
+    problems += _tree_differences(first, other)
+    if not allow_unrelated:
+      found = [
+        _difference("run", first, other, lambda m: m.run_id),
+        _difference("tokenizer", first, other, lambda m: m.tokenizer_hash),
+      ]
+      problems += [f"{f}; --allow_unrelated accepts it" for f in found if f]
+  check(problems)
+
+
+def check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
+  """Refuses checkpoints that one model and one tokenizer cannot score.
+
+  Raises:
+    InputError: lists every difference from the first checkpoint.
+  """
+  first, *rest = checkpoints
+  problems: list[str] = []
+  for other in rest:
+    problems += _tree_differences(first, other)
+    found = _difference("tokenizer", first, other, lambda m: m.tokenizer_hash)
+    problems += [found] if found else []
+  check(problems)
+
+
+def _difference(
+  what: str,
+  first: Checkpoint,
+  other: Checkpoint,
+  of: Callable[[Metadata], str],
+) -> str:
+  a, b = of(first.metadata), of(other.metadata)
+  if a == b:
+    return ""
+  return (
+    f"{other.name} is of another {what} than {first.name} "
+    f"({b[:12]} against {a[:12]})"
+  )
+
+
+def _tree_differences(first: Checkpoint, other: Checkpoint) -> list[str]:
+  a = first.metadata.leaves["params"]
+  b = other.metadata.leaves["params"]
+  model_a, model_b = first.metadata.model, other.metadata.model
+  problems = [
+    f"{other.name}: model.{key} is {model_b.get(key)!r}, "
+    f"of {first.name} {model_a.get(key)!r}"
+    for key in sorted(model_a.keys() | model_b.keys())
+    if key not in _HOW_IT_RUNS and model_a.get(key) != model_b.get(key)
+  ]
+  problems += [f"{other.name} has no parameter {n}" for n in a if n not in b]
+  problems += [
+    f"{other.name} has a parameter {n} that {first.name} has not"
+    for n in b
+    if n not in a
+  ]
+  for name in a:
+    for key in ("shape", "dtype"):
+      if name in b and a[name][key] != b[name][key]:
+        problems.append(
+          f"{other.name}: {key} of {name} is {b[name][key]}, "
+          f"of {first.name} {a[name][key]}"
+        )
+  return problems

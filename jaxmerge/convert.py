@@ -1,0 +1,50 @@
+"""Converts a checkpoint between Orbax and Hugging Face (Llama), exactly.
+
+python -m jaxmerge.convert --input=DIR --output=DIR --format=hf|orbax
+"""
+
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from jaxmerge import runner
+from jaxmerge.checkpoints import models, trajectory
+
+
+def convert(input: str, output: epath.PathLike, format: str) -> None:
+  """Writes `input` as a new directory `output`.
+
+  Args:
+    input: a step directory, `workdir@step` or a Hugging Face directory.
+    output: a directory that does not exist yet.
+    format: "hf" or "orbax".
+
+  Raises:
+    InputError: the input is missing or damaged, or the output exists or cannot
+      be written.
+  """
+  is_theirs = models.hugging_face.is_hugging_face(input)
+  path = input if is_theirs else trajectory.open_inputs([input])[0].path
+  models.save(models.load(path), output, format, overwrite=False)
+  print(f"saved {output}")
+
+
+def main(argv: Sequence[str]) -> None:
+  flags = runner.parse(
+    argv,
+    doc=__doc__ or "",
+    configs={},
+    strings={
+      "input": (None, "a step directory, workdir@step or Hugging Face folder"),
+      "output": (None, "the directory to write"),
+      "format": (None, "hf or orbax"),
+    },
+    booleans={},
+  )
+  runner.set_up_jax()
+  convert(flags.input, flags.output, flags.format)
+
+
+if __name__ == "__main__":
+  sys.exit(runner.run("convert", lambda: main(sys.argv[1:])))

@@ -1,0 +1,197 @@
+"""TFDS catalogue names: read where they are prepared, else built here.
+
+Nothing of this needs TensorFlow: records are ArrayRecord.
+"""
+
+import contextlib
+import io
+import os
+import re
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder, registered
+
+from jaxmerge.data.tf_gfile import without_tensorflow
+from jaxmerge.errors import InputError
+
+_NAME = re.compile(r"\w+(/\w[\w.\-+=,]*)?(:[\d.*]+)?")
+_REACH_SECONDS = 4.0
+
+
+def _reason_unreachable(url: str) -> str | None:
+  """Why the host of `url` gives no answer at all, or None if it gives one."""
+  request = urllib.request.Request(url, method="HEAD")
+  try:
+    with urllib.request.urlopen(request, timeout=_REACH_SECONDS):
+      return None
+  except urllib.error.HTTPError:
+    return None  # an answer, though to HEAD
+  except urllib.error.URLError as error:
+    # The downloader brings its own certificates: let it judge them.
+    if isinstance(error.reason, ssl.SSLError):
+      return None
+    return str(error.reason)
+  except OSError as error:
+    return str(error)
+
+
+def why_unreachable(url: str) -> str | None:
+  """As above, within seconds even where the name server does not answer."""
+  if not url.startswith(("http://", "https://", "ftp://")):
+    return "only http, https and ftp can be downloaded without TensorFlow"
+  answer: list[str | None] = []
+  thread = threading.Thread(
+    target=lambda: answer.append(_reason_unreachable(url)), daemon=True
+  )
+  thread.start()
+  thread.join(timeout=2 * _REACH_SECONDS)
+  return answer[0] if answer else "no answer"
+
+
+def _fail_fast(builder: Any) -> None:
+  """Makes the builder look for a host before it downloads from it.
+
+  TFDS itself retries for more than three minutes on a machine that is offline.
+  """
+  make_manager = builder._make_download_manager
+
+  def make_checked_manager(**kwargs: Any) -> Any:
+    manager = make_manager(**kwargs)
+    download = manager._download
+
+    def checked_download(resource: Any) -> Any:
+      reason = why_unreachable(resource.url)
+      if reason:
+        raise InputError(
+          f"{builder.name} must be downloaded, and {resource.url} cannot be "
+          f"reached ({reason}); put the file into manual_dir, or give the "
+          "data_dir of a prepared copy"
+        )
+      return download(resource)
+
+    manager._download = checked_download
+    return manager
+
+  builder._make_download_manager = make_checked_manager
+
+
+def _builder_to_prepare(name: str, data_dir: str | None) -> Any:
+  try:
+    # Older text builders are known to TFDS only after this import.
+    import tensorflow_datasets.text  # noqa: F401
+
+    return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+  except registered.DatasetNotFoundError as error:
+    raise InputError(
+      f"unknown source {name!r}: neither python_source, text_files or sotu, "
+      "nor a TFDS name, nor a directory prepared by TFDS under data_dir="
+      f"{data_dir or 'the default of TFDS'}"
+    ) from error
+  except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+    raise InputError(
+      f"source {name!r} cannot be opened: {_first_line(error)}"
+    ) from error
+
+
+def _first_line(error: BaseException) -> str:
+  text = " ".join(str(error).split())
+  return f"{type(error).__name__}: {text[:400]}"
+
+
+def prepare_builder(
+  builder: Any,
+  *,
+  manual_dir: str | os.PathLike[str] | None = None,
+  progress: Callable[[str], None] | None = None,
+) -> None:
+  """Writes a builder's data as ArrayRecord unless that is already done.
+
+  TFDS writes into a temporary directory and renames it. Another process that
+  was faster is taken at its word.
+
+  Args:
+    builder: a tfds.core.DatasetBuilder.
+    manual_dir: files of this directory are taken, under the names that TFDS
+      has registered for them and if their checksums agree, for downloads.
+    progress: called with a line of text when something is to be done.
+
+  Raises:
+    InputError: the data cannot be downloaded or built, with the reason.
+  """
+  info_file = builder.data_path / "dataset_info.json"
+  if info_file.exists():
+    return
+  if progress:
+    progress(f"preparing {builder.info.full_name}")
+  _fail_fast(builder)
+  tfds.disable_progress_bar()
+  manual = os.fspath(manual_dir) if manual_dir is not None else None
+  config = tfds.download.DownloadConfig(
+    manual_dir=manual, try_download_gcs=False
+  )
+  try:
+    # TFDS prints to standard output, which belongs to the program.
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with without_tensorflow(builder), quiet:
+      builder.download_and_prepare(
+        download_config=config, file_format="array_record"
+      )
+  except InputError:
+    raise
+  except Exception as error:  # any error of any of a thousand builders
+    if not info_file.exists():
+      raise InputError(
+        f"{builder.name} cannot be prepared here: {_first_line(error)}; a copy "
+        "prepared elsewhere with file_format='array_record' can be read by "
+        "giving its data_dir"
+      ) from error
+    builder.info.read_from_directory(os.fspath(builder.data_path))
+
+
+def catalogue_builder(
+  name: str,
+  *,
+  data_dir: str | os.PathLike[str] | None = None,
+  manual_dir: str | os.PathLike[str] | None = None,
+  progress: Callable[[str], None] | None = None,
+) -> Any:
+  """A TFDS builder whose data can be read.
+
+  Args:
+    name: `name`, `name/config` or `name/config:version`.
+    data_dir: where prepared data lies or is written; None is TFDS's default.
+    manual_dir, progress: as in prepare_builder.
+
+  Returns:
+    A tfds.core.DatasetBuilder, without its class where the data is prepared.
+
+  Raises:
+    InputError: unknown name, or data that cannot be read or built.
+  """
+  if not _NAME.fullmatch(name):
+    raise InputError(f"{name!r} is not a name of a TFDS dataset")
+  where = None if data_dir is None else os.path.expanduser(data_dir)
+  try:
+    builder = read_only_builder.builder_from_files(name, data_dir=where)
+  except registered.DatasetNotFoundError:
+    builder = _builder_to_prepare(name, where)
+    prepare_builder(builder, manual_dir=manual_dir, progress=progress)
+  except (ValueError, OSError) as error:
+    raise InputError(
+      f"prepared data of {name!r} cannot be opened: {_first_line(error)}"
+    ) from error
+  formats = builder.info.available_file_formats()
+  if not any(form.value == "array_record" for form in formats):
+    raise InputError(
+      f"{builder.data_path} is prepared as "
+      f"{', '.join(sorted(form.value for form in formats))}, which needs "
+      "TensorFlow to read; prepare it with file_format='array_record', or give "
+      "another data_dir"
+    )
+  return builder

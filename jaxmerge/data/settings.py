@@ -1,0 +1,50 @@
+"""A corpus from the `data` section of a config or of a checkpoint."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxmerge.data.cache import TokenizedCorpus, prepare
+from jaxmerge.files import cache_root
+
+# The keys of the section. "", () and 0 mean: not given.
+SCHEMA: Mapping[str, type] = {
+  "source": str,
+  "globs": tuple,
+  "data_dir": str,
+  "split": str,
+  "text_feature": str,
+  "max_documents": int,
+  "vocab_size": int,
+  "tokenizer_path": str,
+  "cache_dir": str,
+}
+
+
+def open_corpus(
+  settings: Mapping[str, Any],
+  *,
+  tokenizer_path: str = "",
+  progress: Callable[[str], None],
+) -> TokenizedCorpus:
+  """Prepares the corpus that the settings describe, or opens its cache.
+
+  Args:
+    settings: exactly the keys of SCHEMA.
+    tokenizer_path: used instead of the settings' own tokenizer.
+    progress: called with a line of text as the work goes on.
+
+  Raises:
+    InputError: as `prepare`.
+  """
+  return prepare(
+    settings["source"],
+    globs=tuple(settings["globs"]),
+    data_dir=settings["data_dir"] or None,
+    split=settings["split"],
+    text_feature=settings["text_feature"],
+    max_documents=settings["max_documents"] or None,
+    vocab_size=settings["vocab_size"],
+    tokenizer_path=tokenizer_path or settings["tokenizer_path"] or None,
+    cache_dir=settings["cache_dir"] or cache_root() / "data",
+    progress=progress,
+  )

@@ -1,0 +1,138 @@
+"""Which document is trained on, searched on and reported on.
+
+A document goes where the hash of its id says: adding or removing other
+documents moves none, and no document is in two splits.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jaxmerge.data.corpora import Corpus, Document
+from jaxmerge.errors import check
+
+VERSION = 1  # of the rules below: part of every cache's identity
+SPLIT_NAMES = ("train", "search", "report", "validation")
+FEW_DOCUMENTS = 20
+_SALT = b"jaxmerge split 1:"
+_PARTS = 256
+_PART_BYTES = (2 << 10, 64 << 10)
+
+
+class SplitFractions(NamedTuple):
+  """Expected shares of the documents; positive, with sum 1."""
+
+  train: float = 0.85
+  search: float = 0.05
+  report: float = 0.05
+  validation: float = 0.05
+
+
+DEFAULT_FRACTIONS = SplitFractions()
+
+
+def check_fractions(fractions: SplitFractions) -> None:
+  """Raises InputError unless all are positive and their sum is 1."""
+  problems = [
+    f"the fraction of split {name!r} must be above 0, not {fraction}"
+    for name, fraction in zip(SPLIT_NAMES, fractions)
+    if not fraction > 0
+  ]
+  if not abs(sum(fractions) - 1) < 1e-6:
+    problems.append(f"the fractions of the splits sum to {sum(fractions)}")
+  check(problems)
+
+
+def split_of(document_id: str, fractions: SplitFractions) -> str:
+  """The split of a document: a pure function of its id and the fractions."""
+  digest = hashlib.sha256(_SALT + document_id.encode()).digest()
+  position = int.from_bytes(digest[:8], "big") / 2**64
+  upper = 0.0
+  for name, fraction in zip(SPLIT_NAMES, fractions):
+    upper += fraction
+    if position < upper:
+      return name
+  return SPLIT_NAMES[-1]
+
+
+def _pieces(line: str, limit: int) -> Iterator[str]:
+  if len(line.encode()) <= limit:
+    yield line
+  else:  # no line boundary in reach: cut between characters, of <= 4 bytes
+    step = limit // 4
+    yield from (line[i : i + step] for i in range(0, len(line), step))
+
+
+def parts(document: Document, limit: int) -> Iterator[Document]:
+  """Cuts a text into parts of at most `limit` bytes, at ends of lines.
+
+  The parts, named `id#0`, `id#1`, ..., joined give the text; a text that is
+  short enough stays as it is.
+  """
+  if len(document.text.encode()) <= limit:
+    yield document
+    return
+  held: list[str] = []
+  size = number = 0
+  for line in document.text.splitlines(keepends=True):
+    for piece in _pieces(line, limit):
+      length = len(piece.encode())
+      if held and size + length > limit:
+        yield Document(f"{document.id}#{number}", "".join(held))
+        held, size, number = [], 0, number + 1
+      held.append(piece)
+      size += length
+  yield Document(f"{document.id}#{number}", "".join(held))
+
+
+def _part_bytes(corpus: Corpus) -> int:
+  """About 256 parts: an expected 5% share of them is empty once in 500,000.
+
+  The bounds keep a part longer than a training sequence and a long text from
+  becoming thousands of parts.
+  """
+  total = sum(len(document.text.encode()) for document in corpus)
+  return min(max(total // _PARTS, _PART_BYTES[0]), _PART_BYTES[1])
+
+
+def assigned_documents(
+  corpus: Corpus, fractions: SplitFractions
+) -> Iterator[tuple[str, Document]]:
+  """Yields (split name, document) in the order of the corpus.
+
+  Of documents with equal texts only the first counts, so that no text is in
+  two splits under two names (about 100 bytes of memory a document).
+
+  A corpus of fewer than 20 documents is cut into parts first, of 2 to 64 KiB,
+  and the parts are split: tiny_shakespeare, for one, is a single document.
+  Neighbouring parts of one text may then lie in different splits, so that
+  held-out losses flatter the model a little; larger corpora are never cut.
+  """
+  limit = _part_bytes(corpus) if len(corpus) < FEW_DOCUMENTS else None
+  seen: set[bytes] = set()
+  for document in corpus:
+    whole = [document] if limit is None else parts(document, limit)
+    for part in whole:
+      digest = hashlib.sha256(part.text.encode()).digest()[:16]
+      if digest not in seen:
+        seen.add(digest)
+        yield split_of(part.id, fractions), part
+
+
+def check_filled(source: str, documents: dict[str, int]) -> None:
+  """Raises InputError if a split got no document.
+
+  Args:
+    source: the corpus, for the message.
+    documents: how many documents each split has.
+  """
+  empty = [name for name in SPLIT_NAMES if not documents[name]]
+  if empty:
+    total = sum(documents.values())
+    check(
+      [
+        f"source {source!r} gives {total} different documents, and none of "
+        f"them falls into: {', '.join(empty)}; give more text, or larger "
+        "fractions for these splits"
+      ]
+    )

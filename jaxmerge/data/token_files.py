@@ -1,0 +1,173 @@
+"""The files of a token cache: written in one pass, checked when opened.
+
+A cache is one directory, whole or absent:
+
+    tokenizer.json  meta.json
+    <split>.tokens     uint16 or uint32, little-endian: every document's tokens
+                       behind one end-of-text token, document after document
+    <split>.offsets    int64: where each document starts, then the end
+    <split>.ids        one JSON string a line: the documents' ids
+
+T: tokens of a split. D: its documents. V: size of the vocabulary.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tokenizers
+
+from jaxmerge.data import tokenizer as tokenizer_lib
+from jaxmerge.data.local_text import sha256_of_file
+from jaxmerge.data.splits import SPLIT_NAMES
+from jaxmerge.errors import check
+from jaxmerge.files import write_json
+
+VERSION = 1  # of the layout above
+KINDS = ("tokens", "offsets", "ids")
+META = "meta.json"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitTokens:
+  """The tokens of one split.
+
+  Attributes:
+    name: train, search, report or validation.
+    tokens_T: uint16 or uint32[T], a read-only memory map.
+    offsets_D1: int64[D + 1], document d is tokens_T[offsets[d]:offsets[d + 1]]
+      and starts with the end-of-text token.
+    end_of_text: the id of that token.
+    ids_path: the file of the documents' ids.
+  """
+
+  name: str
+  tokens_T: np.ndarray = dataclasses.field(repr=False)
+  offsets_D1: np.ndarray = dataclasses.field(repr=False)
+  end_of_text: int
+  ids_path: Path
+
+  def document_ids(self) -> tuple[str, ...]:
+    with open(self.ids_path, encoding="utf-8") as lines:
+      return tuple(json.loads(line) for line in lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedCorpus:
+  """An open token cache.
+
+  Attributes:
+    tokenizer_path: its tokenizer.json.
+    tokenizer: the same, loaded; names of special tokens in a text are text.
+    splits: by the names in SPLIT_NAMES.
+    bytes_per_token_V: int32[V], UTF-8 bytes that each token stands for.
+    fingerprint: sha256 of the cache's content and of where it came from.
+  """
+
+  tokenizer_path: Path
+  tokenizer: tokenizers.Tokenizer = dataclasses.field(repr=False)
+  splits: dict[str, SplitTokens]
+  bytes_per_token_V: np.ndarray = dataclasses.field(repr=False)
+  fingerprint: str
+
+
+class SplitWriter:
+  """Appends documents to the three files of a split."""
+
+  def __init__(
+    self, directory: Path, name: str, dtype: np.dtype, files: Any
+  ) -> None:
+    def opened(kind: str) -> BinaryIO:
+      file = open(directory / f"{name}.{kind}", "wb")  # noqa: SIM115
+      return files.enter_context(file)
+
+    self._tokens, self._offsets, self._ids = map(opened, KINDS)
+    self._dtype = dtype
+    self.documents = 0
+    self.tokens = 0
+    self._offsets.write(np.int64(0).astype("<i8").tobytes())
+
+  def add(self, document_id: str, ids: Sequence[int]) -> None:
+    self._tokens.write(np.asarray(ids, self._dtype).tobytes())
+    self.documents += 1
+    self.tokens += len(ids)
+    self._offsets.write(np.int64(self.tokens).astype("<i8").tobytes())
+    self._ids.write(json.dumps(document_id).encode() + b"\n")
+
+
+def _fingerprint(content: Any) -> str:
+  return hashlib.sha256(
+    json.dumps(content, sort_keys=True).encode()
+  ).hexdigest()
+
+
+def write_meta(directory: Path, about: dict[str, Any]) -> None:
+  """Closes a cache: what it is about, and the digest of each of its files."""
+  names = [f"{name}.{kind}" for name in SPLIT_NAMES for kind in KINDS]
+  content = about | {
+    "version": VERSION,
+    "sha256": {
+      name: sha256_of_file(directory / name) for name in [TOKENIZER, *names]
+    },
+  }
+  meta = {"fingerprint": _fingerprint(content), "content": content}
+  write_json(directory / META, meta)
+
+
+def cache_problems(directory: str | os.PathLike[str]) -> list[str]:
+  """What is wrong with a token cache; reads every byte of it (about 1 GB/s)."""
+  directory = Path(directory)
+  try:
+    meta = json.loads((directory / META).read_text(encoding="utf-8"))
+    content = meta["content"]
+    if meta["fingerprint"] != _fingerprint(content):
+      return [f"{directory / META} is damaged: its own hash does not agree"]
+    if content["version"] != VERSION:
+      return [f"{directory} is of version {content['version']}, not {VERSION}"]
+    digests = content["sha256"]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    return [f"{directory / META} cannot be read: {error}"]
+  problems = []
+  for name, digest in digests.items():
+    file = directory / name
+    if not file.is_file():
+      problems.append(f"{file} is missing")
+    elif sha256_of_file(file) != digest:
+      problems.append(f"{file} is damaged: its sha256 is not the recorded one")
+  return problems
+
+
+def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
+  """Opens a token cache after checking it.
+
+  Raises:
+    InputError: a file of it is missing or damaged.
+  """
+  directory = Path(directory)
+  check(cache_problems(directory))
+  meta = json.loads((directory / META).read_text(encoding="utf-8"))
+  tokenizer = tokenizer_lib.load_tokenizer(directory / TOKENIZER)
+  end = tokenizer_lib.end_of_text_id(tokenizer)
+  splits = {}
+  for name in SPLIT_NAMES:
+    dtype = f"<u{meta['content']['splits'][name]['token_size']}"
+    splits[name] = SplitTokens(
+      name=name,
+      tokens_T=np.memmap(directory / f"{name}.tokens", dtype, mode="r"),
+      offsets_D1=np.fromfile(directory / f"{name}.offsets", "<i8"),
+      end_of_text=end,
+      ids_path=directory / f"{name}.ids",
+    )
+  return TokenizedCorpus(
+    tokenizer_path=directory / TOKENIZER,
+    tokenizer=tokenizer,
+    splits=splits,
+    bytes_per_token_V=tokenizer_lib.token_bytes(tokenizer),
+    fingerprint=meta["fingerprint"],
+  )

@@ -1,0 +1,178 @@
+"""Scores checkpoints on text that they have not been trained on.
+
+  python -m jaxmerge.evaluate --config=configs/evaluate/quickstart.py \\
+      --inputs=A,B,... [--output=DIR]
+
+Prints nats/token and bits/byte, and the difference to the first input with its
+paired standard error.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+from ml_collections import config_dict
+
+from jaxmerge import runner
+from jaxmerge.checkpoints import trajectory
+from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.errors import check
+from jaxmerge.evaluation import paired
+from jaxmerge.evaluation.held_out_splits import open_scorer
+from jaxmerge.files import make_directory, write_json
+from jaxmerge.parallel.mesh import make_mesh
+from jaxmerge.parallel.rules import shardings
+from jaxmerge.training.loop import Progress
+
+SCHEMA: runner.Schema = {
+  "split": str,
+  "sequences": int,
+  "seq_len": int,
+  "batch_size": int,
+  "data": {
+    "source": str,
+    "globs": tuple,
+    "data_dir": str,
+    "split": str,
+    "text_feature": str,
+    "max_documents": int,
+    "cache_dir": str,
+  },
+  "mesh": {"data": int, "fsdp": int, "tensor": int},
+}
+_SPLITS = ("train", "search", "report", "validation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """One input's score; differences are to the first input, nats/token."""
+
+  name: str
+  nats_per_token: float
+  stderr: float
+  bits_per_byte: float
+  delta: float
+  delta_stderr: float
+
+
+def evaluate(
+  config: config_dict.ConfigDict,
+  inputs: Sequence[str],
+  *,
+  output: epath.PathLike = "",
+  progress: Progress,
+) -> list[Evaluation]:
+  """Scores each input on the same sequences and prints a table.
+
+  Args:
+    config: as configs/evaluate/quickstart.py.
+    inputs: step directories or `workdir@step`.
+    output: a directory that gets evaluation.json; "" writes nothing.
+    progress: called with a stage, inputs scored, inputs in all and a note.
+
+  Raises:
+    InputError: lists what is wrong with the config, the inputs or the output.
+  """
+  runner.check_config(config, SCHEMA)
+  check(_problems(config))
+  checkpoints = trajectory.open_inputs(inputs)
+  trajectory.check_comparable(checkpoints)
+  first = checkpoints[0].metadata
+  if output:
+    make_directory(output)
+  mesh = make_mesh(**config.mesh)
+  own = {**config.data, "vocab_size": 0, "tokenizer_path": ""}
+  scorer = open_scorer(
+    first,
+    mesh,
+    batch_size=config.batch_size,
+    settings=own if config.data.source else None,
+    seq_len=config.seq_len,
+    progress=lambda text: progress("data", 0, 0, text),
+  )
+  heldout = scorer.on(config.split, config.sequences)
+  where = shardings(abstract_params(first), mesh)
+  scores = []
+  for number, checkpoint in enumerate(checkpoints, start=1):
+    scores.append(heldout(restore_params(checkpoint.path, where)))
+    progress("evaluate", number, len(checkpoints), checkpoint.name)
+  rows = []
+  for checkpoint, score in zip(checkpoints, scores):
+    delta = paired.difference(score, scores[0])
+    rows.append(
+      Evaluation(
+        checkpoint.name,
+        score.nats_per_token,
+        paired.loss(score).stderr,
+        score.bits_per_byte,
+        delta.mean,
+        delta.stderr,
+      )
+    )
+  print(_table(rows, config.split))
+  if output:
+    write_json(
+      epath.Path(output) / "evaluation.json",
+      {
+        "split": config.split,
+        "sequences": len(scores[0].losses_N),
+        "tokens": int(scores[0].targets_N.sum()),
+        "rows": [dataclasses.asdict(row) for row in rows],
+      },
+    )
+  return rows
+
+
+def _problems(config: config_dict.ConfigDict) -> list[str]:
+  problems = [
+    f"config.{key} must be positive, got {config[key]}"
+    for key in ("sequences", "batch_size")
+    if config[key] < 1
+  ]
+  if config.seq_len < 0:
+    problems.append(f"config.seq_len must be >= 0, got {config.seq_len}")
+  if config.split not in _SPLITS:
+    problems.append(
+      f"config.split must be one of {', '.join(_SPLITS)}, got {config.split!r}"
+    )
+  return problems
+
+
+def _table(rows: Sequence[Evaluation], split: str) -> str:
+  width = max(len(row.name) for row in rows)
+  lines = [
+    f"{split + ' split':<{width}}  nats/token  stderr  bits/byte"
+    "  vs first  paired stderr"
+  ]
+  lines += [
+    f"{row.name:<{width}}  {row.nats_per_token:10.4f}  {row.stderr:6.4f}"
+    f"  {row.bits_per_byte:9.4f}  {row.delta:+8.4f}  {row.delta_stderr:13.4f}"
+    for row in rows
+  ]
+  return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+  flags = runner.parse(
+    argv,
+    doc=__doc__ or "",
+    configs={"config": None},
+    strings={
+      "inputs": (None, "step directories or workdir@step, comma-separated"),
+      "output": ("", "a directory that gets evaluation.json"),
+    },
+    booleans={},
+  )
+  runner.set_up_jax()
+  evaluate(
+    flags.config,
+    runner.split_list(flags.inputs),
+    output=flags.output,
+    progress=runner.TerminalProgress(),
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(runner.run("evaluate", lambda: main(sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""Held-out loss with paired, clustered standard errors, and the objective."""

@@ -1,0 +1,111 @@
+"""Opens the held-out splits that a checkpoint is to be scored on."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxmerge.checkpoints.metadata import Metadata
+from jaxmerge.data.cache import TokenizedCorpus
+from jaxmerge.data.heldout import held_out
+from jaxmerge.data.settings import open_corpus
+from jaxmerge.errors import InputError, check
+from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.files import cache_root, write_text
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import abstract_decoder
+from jaxmerge.parallel.rules import batch_shards
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """What is needed to score checkpoints of one model on one corpus.
+
+  Attributes:
+    graph: structure of the decoder.
+    mesh: where to compute.
+    corpus: tokens of all splits.
+    seq_len: targets in a sequence.
+    batch_size: sequences scored at once.
+  """
+
+  graph: nnx.GraphDef
+  mesh: Mesh
+  corpus: TokenizedCorpus
+  seq_len: int
+  batch_size: int
+
+  def on(self, split: str, max_sequences: int) -> HeldOutLoss:
+    """The loss on a split: "search", "report" or "validation".
+
+    Raises:
+      InputError: the chosen sequences are of fewer than two documents, so
+        that no standard error can be given.
+    """
+    sequences = held_out(
+      self.corpus.splits[split],
+      self.corpus.bytes_per_token_V,
+      seq_len=self.seq_len,
+      max_sequences=max_sequences,
+    )
+    if len(set(sequences.document_N.tolist())) < 2:
+      raise InputError(
+        f"the {split} split has fewer than two documents to score on; a larger "
+        "corpus or more sequences give a standard error"
+      )
+    return HeldOutLoss(self.graph, self.mesh, sequences, self.batch_size)
+
+
+def open_scorer(
+  metadata: Metadata,
+  mesh: Mesh,
+  *,
+  batch_size: int,
+  settings: Mapping[str, Any] | None = None,
+  seq_len: int = 0,
+  progress: Callable[[str], None],
+) -> Scorer:
+  """A scorer for a checkpoint, with the checkpoint's own tokenizer.
+
+  Args:
+    metadata: of the checkpoint.
+    mesh: where to compute.
+    batch_size: sequences scored at once, over all devices.
+    settings: a corpus other than the run's own.
+    seq_len: targets in a sequence, if other than the run's own.
+    progress: called with a line of text while a corpus is prepared.
+
+  Raises:
+    InputError: the checkpoint names no corpus or tokenizer and none is given,
+      or the batch does not fit the mesh.
+  """
+  shards = batch_shards(mesh)
+  check(
+    [f"config.batch_size {batch_size} is not a multiple of {shards} devices"]
+    if batch_size < 1 or batch_size % shards
+    else []
+  )
+  if not metadata.tokenizer:
+    raise InputError("the checkpoint carries no tokenizer to score text with")
+  run_data = dict(metadata.data)
+  length = seq_len or run_data.pop("seq_len", 0)
+  run_data.pop("seq_len", None)
+  chosen = settings or run_data
+  check(
+    [
+      f"the checkpoint names no {what}; give config.{key}"
+      for what, key, given in (
+        ("corpus", "data.source", chosen),
+        ("sequence length", "seq_len", length),
+      )
+      if not given
+    ]
+  )
+  path = cache_root() / "tokenizers" / f"{metadata.tokenizer_hash}.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_text(path, metadata.tokenizer)
+  corpus = open_corpus(chosen, tokenizer_path=str(path), progress=progress)
+  graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))
+  return Scorer(graph, mesh, corpus, length, batch_size)

@@ -1,0 +1,107 @@
+"""Whole-or-not-at-all writing of files and directories."""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from jaxmerge.errors import InputError
+
+
+def cache_root() -> epath.Path:
+  """Where prepared corpora and compiled programs are kept between runs."""
+  home = os.environ.get("XDG_CACHE_HOME")
+  return (epath.Path(home) if home else epath.Path("~/.cache").expanduser()) / (
+    "jaxmerge"
+  )
+
+
+def human_bytes(size: float) -> str:
+  """1536 -> "1.5 KiB"."""
+  units = ("B", "KiB", "MiB", "GiB", "TiB")
+  power = 0
+  while size >= 1024 and power < len(units) - 1:
+    size /= 1024
+    power += 1
+  return f"{size:.1f} {units[power]}" if power else f"{size:.0f} B"
+
+
+def _temporary_name(path: epath.Path) -> epath.Path:
+  return path.parent / f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def make_directory(path: epath.PathLike) -> epath.Path:
+  """Creates a directory that can be written to, or says why it cannot.
+
+  Raises:
+    InputError: the path is a file, or cannot be created or written.
+  """
+  path = epath.Path(path)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = _temporary_name(path / "probe")
+    probe.write_text("probe")
+    probe.unlink()
+  except OSError as error:
+    raise InputError(
+      f"cannot write to {path}: {error.strerror or error}"
+    ) from error
+  return path
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  """Writes a file under a temporary name, then renames it into place."""
+  path = epath.Path(path)
+  temporary = _temporary_name(path)
+  try:
+    temporary.write_text(text)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
+  """Yields a temporary path that becomes `path` when the block succeeds.
+
+  The block creates the temporary directory. Nothing of it is left behind when
+  the block raises, and an earlier `path` stays until the new one is whole.
+
+  Raises:
+    InputError: the place cannot be written to.
+  """
+  path = epath.Path(path)
+  make_directory(path.parent)
+  temporary = _temporary_name(path)
+  try:
+    yield temporary
+    if path.exists():
+      old = _temporary_name(path)
+      path.rename(old)
+      temporary.rename(path)
+      old.rmtree()
+    else:
+      temporary.rename(path)
+  except OSError as error:
+    raise InputError(
+      f"cannot write to {path}: {error.strerror or error}"
+    ) from error
+  finally:
+    if temporary.exists():
+      temporary.rmtree()
+
+
+@contextlib.contextmanager
+def whole_directory(path: epath.PathLike) -> Iterator[epath.Path]:
+  """Like `replace_directory`, with the temporary directory already made."""
+  with replace_directory(path) as temporary:
+    temporary.mkdir()
+    yield temporary

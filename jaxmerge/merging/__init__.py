@@ -1,0 +1,1 @@
+"""Averages of parameter trees, on device."""

@@ -1,0 +1,117 @@
+"""Weighted averages of equal trees: float32 inside, one cast at the end.
+
+theta = sum_k w_k theta_k (arXiv 2403.19390; for two adjacent checkpoints
+lambda theta_t + (1 - lambda) theta_{t-1}).
+
+K trees.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmerge.errors import InputError, check
+
+
+def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
+  """Weights divided by their sum, in float64 on the host.
+
+  Negative weights are allowed (extrapolation); the sum must be positive.
+
+  Raises:
+    InputError: there are none, one is not finite, or the sum is not positive.
+  """
+  values = [float(w) for w in weights_K]
+  if not values:
+    raise InputError("there are no weights")
+  check(f"weight {w} is not finite" for w in values if not math.isfinite(w))
+  total = math.fsum(values)
+  if not total > 0:
+    raise InputError(f"weights {values} sum to {total}, not above zero")
+  return tuple(w / total for w in values)
+
+
+def uniform(count: int) -> tuple[float, ...]:
+  """Equal weights for `count` trees."""
+  return (1.0 / count,) * count
+
+
+def check_equal_trees(trees: Sequence[Any]) -> None:
+  """Raises InputError with every difference in structure, shape or dtype."""
+  first, *rest = (jax.tree_util.tree_leaves_with_path(tree) for tree in trees)
+  expected = {jax.tree_util.keystr(path): leaf for path, leaf in first}
+  problems = [
+    f"tree 0, leaf {name or 'root'}: dtype {_dtype(leaf)} is not a "
+    "floating-point type of at most 32 bits"
+    for name, leaf in expected.items()
+    if not _is_averageable(leaf)
+  ]
+  for index, leaves in enumerate(rest, start=1):
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    for name in expected.keys() ^ found.keys():
+      where = "0" if name in found else str(index)
+      problems.append(f"tree {where} has no leaf {name or 'root'}")
+    for name in expected.keys() & found.keys():
+      a, b = (_kind(tree[name]) for tree in (expected, found))
+      if a != b:
+        problems.append(f"leaf {name or 'root'}: {a} in tree 0, {b} in {index}")
+  check(sorted(problems))
+
+
+def _kind(leaf: Any) -> str:
+  return f"{_dtype(leaf)}{list(jnp.shape(leaf))}"
+
+
+def _dtype(leaf: Any) -> str:
+  return str(getattr(leaf, "dtype", type(leaf).__name__))
+
+
+def _is_averageable(leaf: Any) -> bool:
+  dtype = getattr(leaf, "dtype", None)
+  if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    return False
+  return dtype.itemsize <= 4 or bool(jax.config.read("jax_enable_x64"))
+
+
+def weighted_average(trees: Sequence[Any], weights: Sequence[float]) -> Any:
+  """Averages equal trees of floating-point arrays with the given weights.
+
+  One compile for a number of trees, whatever the weights. Shardings are kept
+  and the inputs are never donated. A one-hot weight returns that very tree;
+  trees of weight zero are skipped, so that their Inf or NaN does not spread.
+
+  Args:
+    trees: K pytrees of equal structure, shapes and dtypes.
+    weights: K numbers; they are divided by their sum.
+
+  Returns:
+    A tree like the inputs: the sum in float32, then cast to their dtype.
+
+  Raises:
+    InputError: the trees differ or hold other than floats, or the weights are
+      not usable; the message lists every problem.
+  """
+  if len(trees) != len(weights):
+    raise InputError(f"{len(trees)} trees but {len(weights)} weights")
+  weights_K = normalise(weights)
+  check_equal_trees(trees)
+  used = [(tree, w) for tree, w in zip(trees, weights_K) if w != 0.0]
+  if len(used) == 1:
+    return used[0][0]
+  kept, kept_weights = zip(*used)
+  return _average(kept, jnp.asarray(kept_weights, jnp.float32))
+
+
+@jax.jit
+def _average(trees: tuple[Any, ...], weights_K: jax.Array) -> Any:
+  def average(*leaves: jax.Array) -> jax.Array:
+    terms = [
+      weights_K[k] * leaf.astype(jnp.float32) for k, leaf in enumerate(leaves)
+    ]
+    return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
+
+  return jax.tree.map(average, *trees)

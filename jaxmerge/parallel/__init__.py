@@ -1,0 +1,1 @@
+"""The device mesh, the sharding rule table and multi-process start-up."""

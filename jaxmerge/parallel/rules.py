@@ -1,0 +1,85 @@
+"""Sharding by an ordered table of rules over parameter names.
+
+The first pattern that matches a name decides; a name without a rule is an
+error, so that a new parameter is never replicated by accident.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxmerge.errors import check
+
+P = PartitionSpec
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+# Stacked layers lead with the layer axis, which is never sharded.
+DECODER_RULES: Rules = (
+  (r"embed/embedding", P("tensor", "fsdp")),
+  (r"layers/.*norm/scale", P(None, None)),
+  (
+    r"layers/(attention/(query|key|value)|mlp/(gate|up))/kernel",
+    P(None, "fsdp", "tensor"),
+  ),
+  (r"layers/(attention/out|mlp/down)/kernel", P(None, "tensor", "fsdp")),
+  (r"final_norm/scale", P(None)),
+  (r"head/kernel", P("fsdp", "tensor")),
+)
+
+
+def leaf_name(path: Sequence[Any]) -> str:
+  """A leaf's path in a tree as `a/b/c`."""
+  return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by name, in the tree's order."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {leaf_name(path): leaf for path, leaf in leaves}
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules = DECODER_RULES) -> Any:
+  """A NamedSharding for each leaf of a tree of arrays or shapes.
+
+  Raises:
+    InputError: names without a rule, or sizes that a mesh axis does not divide.
+  """
+  problems: list[str] = []
+
+  def sharding(path: Sequence[Any], leaf: Any) -> NamedSharding:
+    name = leaf_name(path)
+    spec = next(
+      (s for pattern, s in rules if re.fullmatch(pattern, name)), None
+    )
+    if spec is None:
+      problems.append(f"no sharding rule matches parameter {name!r}")
+      return replicated(mesh)
+    for size, axis in zip(leaf.shape, spec):
+      if axis is not None and size % mesh.shape[axis]:
+        problems.append(
+          f"{name}: size {size} is not a multiple of mesh axis "
+          f"{axis}={mesh.shape[axis]}"
+        )
+    return NamedSharding(mesh, spec)
+
+  result = jax.tree_util.tree_map_with_path(sharding, tree)
+  check(problems)
+  return result
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Sequences are spread over the data and fsdp axes."""
+  return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def batch_shards(mesh: Mesh) -> int:
+  """Over how many devices the sequences of a batch are spread."""
+  return math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))

@@ -1,0 +1,69 @@
+"""Pretrains, searches, merges and reports: the main job in one command.
+
+  python -m jaxmerge.quickstart [--workdir=runs/quickstart]
+
+Type the same command again to go on where it stopped. --pretrain, --search and
+--evaluate name other config files, and --pretrain.key=value overrides a key.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+from ml_collections import config_dict
+
+from jaxmerge import evaluate, pretrain, runner, search
+from jaxmerge.training.loop import Progress
+
+CONFIGS = {
+  verb: f"configs/{verb}/quickstart.py"
+  for verb in ("pretrain", "search", "evaluate")
+}
+
+
+def quickstart(
+  workdir: epath.PathLike,
+  configs: dict[str, config_dict.ConfigDict],
+  *,
+  progress: Progress,
+) -> epath.Path:
+  """Makes the three steps of the README and returns the merged checkpoint.
+
+  Args:
+    workdir: of the run; the report is in its report/ directory.
+    configs: one for each of "pretrain", "search" and "evaluate".
+    progress: called with a stage, done, in all and a note.
+  """
+  pretrain.train(configs["pretrain"], workdir, progress=progress)
+  merged = search.search(
+    configs["search"],
+    workdir,
+    commands=[f"python -m jaxmerge.quickstart --workdir={workdir}"],
+    progress=progress,
+  )
+  evaluate.evaluate(
+    configs["evaluate"],
+    [f"{workdir}@{merged.name}", str(merged)],
+    progress=progress,
+  )
+  return merged
+
+
+def main(argv: Sequence[str]) -> None:
+  flags = runner.parse(
+    argv,
+    doc=__doc__ or "",
+    configs=CONFIGS,
+    strings={"workdir": ("runs/quickstart", "where the run lives")},
+    booleans={},
+  )
+  runner.set_up_jax()
+  quickstart(
+    flags.workdir,
+    {verb: getattr(flags, verb) for verb in CONFIGS},
+    progress=runner.TerminalProgress(),
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(runner.run("quickstart", lambda: main(sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""Pretraining: optimiser, state, one jitted step, the loop and its metrics."""

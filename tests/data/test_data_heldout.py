@@ -1,0 +1,103 @@
+"""Held-out sequences: every token once, never across a document."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxmerge.data.heldout import held_out
+from jaxmerge.data.token_files import SplitTokens
+from jaxmerge.errors import InputError
+
+LENGTHS = [1, 4, 5, 9, 2, 12]  # tokens of each document, end of text aside
+V_BYTES = np.arange(64, dtype=np.int32) % 7
+V_BYTES[0] = 0
+
+
+@pytest.fixture
+def split(tmp_path):
+  documents, token = [], 1
+  for length in LENGTHS:
+    documents.append([0, *range(token, token + length)])
+    token += length
+  path = tmp_path / "ids"
+  path.write_text("".join(json.dumps(f"d{i}") + "\n" for i in range(6)))
+  return SplitTokens(
+    name="search",
+    tokens_T=np.array([t for d in documents for t in d], np.uint16),
+    offsets_D1=np.cumsum([0, *(len(d) for d in documents)]),
+    end_of_text=0,
+    ids_path=path,
+  )
+
+
+def _document_tokens(split, name):
+  number = int(name[1:])
+  return split.tokens_T[split.offsets_D1[number] : split.offsets_D1[number + 1]]
+
+
+def test_every_token_is_a_target_once(split):
+  held = held_out(split, V_BYTES, seq_len=4)
+  targets = held.tokens_NxL1[:, 1:][held.mask_NxL]
+  assert sorted(targets) == list(range(1, sum(LENGTHS) + 1))
+  assert len(held.mask_NxL) == sum(-(-n // 4) for n in LENGTHS)
+  assert held.tokens_NxL1.dtype == np.int32
+  assert held.mask_NxL.dtype == bool
+  assert held.document_N.dtype == held.bytes_N.dtype == np.int32
+
+
+def test_a_sequence_lies_in_one_document_and_carries_on(split):
+  held = held_out(split, V_BYTES, seq_len=4)
+  assert sorted(held.document_ids) == [f"d{i}" for i in range(6)]
+  for number, name in enumerate(held.document_ids):
+    rows = np.flatnonzero(held.document_N == number)
+    tokens = _document_tokens(split, name)
+    assert held.tokens_NxL1[rows[0], 0] == 0
+    for window, row in enumerate(rows):
+      count = held.mask_NxL[row].sum()
+      assert held.mask_NxL[row, :count].all()
+      part = tokens[4 * window : 4 * window + count + 1]
+      np.testing.assert_array_equal(held.tokens_NxL1[row, : count + 1], part)
+      assert (held.tokens_NxL1[row, count + 1 :] == split.end_of_text).all()
+
+
+def test_bytes_are_those_of_the_targets(split):
+  held = held_out(split, V_BYTES, seq_len=4)
+  assert held.bytes_N.sum() == V_BYTES[1 : sum(LENGTHS) + 1].sum()
+  for row in range(len(held.bytes_N)):
+    targets = held.tokens_NxL1[row, 1:][held.mask_NxL[row]]
+    assert held.bytes_N[row] == V_BYTES[targets].sum()
+
+
+def test_fewer_sequences_are_the_head_spread_over_documents(split):
+  whole = held_out(split, V_BYTES, seq_len=4)
+  for limit in (1, 3, 6, 8, 100):
+    some = held_out(split, V_BYTES, seq_len=4, max_sequences=limit)
+    rows = min(limit, len(whole.mask_NxL))
+    assert len(some.document_ids) == min(limit, 6)
+    np.testing.assert_array_equal(some.tokens_NxL1, whole.tokens_NxL1[:rows])
+    np.testing.assert_array_equal(some.document_N, whole.document_N[:rows])
+    np.testing.assert_array_equal(some.bytes_N, whole.bytes_N[:rows])
+    assert some.document_ids == whole.document_ids[: len(some.document_ids)]
+
+
+def test_the_order_is_one_of_hashes(split):
+  held = held_out(split, V_BYTES, seq_len=4, max_sequences=6)
+  assert held.document_ids != tuple(sorted(held.document_ids))
+  assert held.document_N.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_bytes_add_up_to_the_texts(texts, cached):
+  for name in ("search", "report", "validation"):
+    split = cached.splits[name]
+    held = held_out(split, cached.bytes_per_token_V, seq_len=32)
+    for number, document in enumerate(held.document_ids):
+      size = held.bytes_N[held.document_N == number].sum()
+      assert size == (texts / document).stat().st_size
+    assert len(held.document_ids) == len(split.document_ids())
+
+
+@pytest.mark.parametrize("name", ["seq_len", "max_sequences"])
+def test_bad_arguments(split, name):
+  with pytest.raises(InputError, match=f"{name} must be at least 1"):
+    held_out(split, V_BYTES, **{"seq_len": 4, "max_sequences": 4, name: 0})

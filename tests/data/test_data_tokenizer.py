@@ -1,0 +1,149 @@
+"""The tokenizer: deterministic, exact in bytes, strict about what it loads."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
+
+from jaxmerge.data.tokenizer import (
+  END_OF_TEXT,
+  end_of_text_id,
+  load_tokenizer,
+  token_bytes,
+  tokenizer_hash,
+  train_tokenizer,
+)
+from jaxmerge.errors import InputError
+
+TEXTS = ["the cat sat on the mat, the cat sat. naïve 猫 🐈\n"] * 20
+SMALL = train_tokenizer(TEXTS, vocab_size=280)
+
+
+def _ids(tokenizer, text):
+  return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_end_of_text_is_first_and_bytes_follow():
+  assert end_of_text_id(SMALL) == 0
+  assert SMALL.get_vocab_size() == 280
+  bytes_V = token_bytes(SMALL)
+  assert bytes_V.shape == (280,)
+  assert bytes_V.dtype == np.int32
+  assert bytes_V[0] == 0
+  assert (bytes_V[1:257] == 1).all()
+  assert (bytes_V[257:] > 1).all()
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=60))
+def test_bytes_add_up(text):
+  ids = _ids(SMALL, text)
+  assert token_bytes(SMALL)[ids].sum() == len(text.encode())
+  assert SMALL.decode(ids, skip_special_tokens=False) == text
+
+
+def test_the_name_of_a_special_token_in_a_text_is_text(tmp_path):
+  text = f"a{END_OF_TEXT}b"
+  SMALL.save(str(tmp_path / "t.json"))
+  for tokenizer in (SMALL, load_tokenizer(tmp_path / "t.json")):
+    ids = _ids(tokenizer, text)
+    assert 0 not in ids
+    assert token_bytes(tokenizer)[ids].sum() == len(text)
+
+
+def test_training_is_deterministic_over_processes():
+  program = f"""
+from jaxmerge.data.tokenizer import train_tokenizer, tokenizer_hash
+print(tokenizer_hash(train_tokenizer({TEXTS!r}, vocab_size=280)))
+"""
+  other = subprocess.run(
+    [sys.executable, "-c", program], check=True, capture_output=True, text=True
+  )
+  assert other.stdout.strip() == tokenizer_hash(SMALL)
+  more = train_tokenizer(TEXTS, vocab_size=281)
+  assert tokenizer_hash(more) != tokenizer_hash(SMALL)
+
+
+def test_only_the_sample_is_learnt_from():
+  def texts():
+    yield "aaaa bbbb " * 10
+    yield "xyz"
+    raise AssertionError("read past the sample")
+
+  short = train_tokenizer(texts(), vocab_size=300, sample_bytes=101)
+  alone = train_tokenizer(["aaaa bbbb " * 10], vocab_size=300)
+  assert tokenizer_hash(alone) == tokenizer_hash(short)
+  longer = train_tokenizer(["aaaa bbbb " * 10, "xyz"], vocab_size=300)
+  assert tokenizer_hash(alone) != tokenizer_hash(longer)
+
+
+def test_too_small_a_vocabulary():
+  with pytest.raises(InputError, match="at least 257"):
+    train_tokenizer(TEXTS, vocab_size=256)
+
+
+def test_a_saved_tokenizer_is_the_same(tmp_path):
+  SMALL.save(str(tmp_path / "tokenizer.json"))
+  loaded = load_tokenizer(tmp_path / "tokenizer.json")
+  assert tokenizer_hash(loaded) == tokenizer_hash(SMALL)
+  assert _ids(loaded, TEXTS[0]) == _ids(SMALL, TEXTS[0])
+
+
+def test_stored_truncation_and_padding_are_switched_off(tmp_path):
+  tokenizer = tokenizers.Tokenizer.from_str(SMALL.to_str())
+  tokenizer.enable_truncation(3)
+  tokenizer.enable_padding(length=64)
+  tokenizer.save(str(tmp_path / "t.json"))
+  loaded = load_tokenizer(tmp_path / "t.json")
+  assert _ids(loaded, TEXTS[0]) == _ids(SMALL, TEXTS[0])
+
+
+def test_other_names_of_the_end_and_added_words(tmp_path):
+  tokenizer = tokenizers.Tokenizer(
+    models.BPE(vocab={"a": 0, "Ġ": 1}, merges=[])
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  tokenizer.add_tokens(["naïve"])
+  tokenizer.add_special_tokens(["<|end_of_text|>"])
+  tokenizer.save(str(tmp_path / "t.json"))
+  loaded = load_tokenizer(tmp_path / "t.json")
+  assert end_of_text_id(loaded) == 3
+  assert token_bytes(loaded).tolist() == [1, 1, len("naïve".encode()), 0]
+
+
+def _without_end():
+  content = json.loads(SMALL.to_str())
+  content["added_tokens"] = []
+  del content["model"]["vocab"][END_OF_TEXT]
+  return json.dumps(content)
+
+
+def _not_byte_level():
+  content = json.loads(SMALL.to_str())
+  content["decoder"] = {"type": "Fuse"}
+  return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "cannot read tokenizer"),
+    ("{}", "is not a tokenizer.json"),
+    ("nonsense", "is not a tokenizer.json"),
+    (_without_end(), "no end-of-text token"),
+    (_not_byte_level(), "is not byte-level"),
+  ],
+)
+def test_what_is_refused(tmp_path, content, message):
+  path = tmp_path / "tokenizer.json"
+  if content is not None:
+    path.write_text(content)
+  with pytest.raises(InputError, match=message):
+    load_tokenizer(path)

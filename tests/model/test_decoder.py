@@ -1,0 +1,184 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxmerge.errors import InputError
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import (
+  Decoder,
+  abstract_decoder,
+  init_params,
+  rotate,
+)
+from jaxmerge.model.loss import token_losses
+
+CONFIG = DecoderConfig(
+  vocab_size=50,
+  width=16,
+  depth=3,
+  num_heads=4,
+  num_kv_heads=2,
+  mlp_width=24,
+  vocab_multiple=32,
+)
+TOKENS = np.random.default_rng(0).integers(0, 50, size=(2, 9)).astype(np.int32)
+
+
+def build(config=CONFIG):
+  graph, _ = abstract_decoder(config)
+  params = init_params(config, jax.random.key(1))
+  return graph, params
+
+
+def rms_norm(x, scale, eps):
+  return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * scale
+
+
+def rope(x, theta):
+  length, size = x.shape[1], x.shape[3]
+  out = np.empty_like(x)
+  for position in range(length):
+    for i in range(size // 2):
+      angle = position * theta ** (-2 * i / size)
+      a, b = x[:, position, :, i], x[:, position, :, i + size // 2]
+      out[:, position, :, i] = a * np.cos(angle) - b * np.sin(angle)
+      out[:, position, :, i + size // 2] = a * np.sin(angle) + b * np.cos(angle)
+  return out
+
+
+def numpy_logits(config, params, tokens):
+  """The decoder written once more, layer by layer, in float64."""
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  table = params["embed"]["embedding"]
+  x = table[tokens]
+  batch, length = tokens.shape
+  size, groups = config.head_size, config.num_heads // config.num_kv_heads
+  for i in range(config.depth):
+    layer = jax.tree.map(lambda p, i=i: p[i], params["layers"])
+    y = rms_norm(x, layer["attention_norm"]["scale"], config.norm_eps)
+    heads = {
+      name: (y @ layer["attention"][name]["kernel"]).reshape(
+        batch, length, -1, size
+      )
+      for name in ("query", "key", "value")
+    }
+    query, key = (rope(heads[n], config.rope_theta) for n in ("query", "key"))
+    mixed = np.empty_like(query)
+    for head in range(config.num_heads):
+      k, v = key[:, :, head // groups], heads["value"][:, :, head // groups]
+      scores = query[:, :, head] @ k.swapaxes(1, 2) / np.sqrt(size)
+      scores[:, np.triu(np.ones((length, length), bool), 1)] = -np.inf
+      scores = np.exp(scores - scores.max(-1, keepdims=True))
+      mixed[:, :, head] = scores / scores.sum(-1, keepdims=True) @ v
+    x = (
+      x + mixed.reshape(batch, length, -1) @ layer["attention"]["out"]["kernel"]
+    )
+    y = rms_norm(x, layer["mlp_norm"]["scale"], config.norm_eps)
+    mlp = layer["mlp"]
+    gate = y @ mlp["gate"]["kernel"]
+    silu = gate / (1 + np.exp(-gate))
+    x = x + silu * (y @ mlp["up"]["kernel"]) @ mlp["down"]["kernel"]
+  x = rms_norm(x, params["final_norm"]["scale"], config.norm_eps)
+  head = table.T if config.tied else params["head"]["kernel"]
+  return (x @ head)[..., : config.vocab_size]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_equals_an_unscanned_numpy_decoder(tied):
+  config = dataclasses.replace(CONFIG, tied=tied)
+  graph, params = build(config)
+  logits = nnx.merge(graph, params)(TOKENS)
+  expected = numpy_logits(config, params, TOKENS)
+  assert logits.shape == (2, 9, 50)
+  assert logits.dtype == jnp.float32
+  np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
+def test_a_token_never_sees_what_comes_after_it():
+  graph, params = build()
+  model = nnx.merge(graph, params)
+  changed = TOKENS.copy()
+  changed[:, 5:] = 0
+  np.testing.assert_array_equal(model(TOKENS)[:, :5], model(changed)[:, :5])
+
+
+def test_rotation_depends_on_relative_positions_only():
+  random = np.random.default_rng(0)
+  query, key = random.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+  queries = rotate(jnp.tile(query, (1, 6, 1, 1)), 100.0)[0, :, 0]
+  keys = rotate(jnp.tile(key, (1, 6, 1, 1)), 100.0)[0, :, 0]
+  products = np.asarray(queries @ keys.T)
+  for offset in range(5):
+    diagonal = np.diagonal(products, offset)
+    np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-5)
+
+
+def test_the_padding_of_the_vocabulary_takes_no_probability():
+  graph, params = build()
+  losses = token_losses(graph, params, TOKENS)
+  logits = numpy_logits(CONFIG, params, TOKENS[:, :-1])
+  shifted = logits - logits.max(-1, keepdims=True)
+  log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+  chosen = np.take_along_axis(log_p, TOKENS[:, 1:, None], axis=-1)[..., 0]
+  np.testing.assert_allclose(losses, -chosen, atol=2e-5)
+  # Whatever is in the padded rows of the table, the loss is the same.
+  table = params["embed"]["embedding"]
+  params["embed"]["embedding"] = table.at[50:].set(1e3)
+  np.testing.assert_array_equal(token_losses(graph, params, TOKENS), losses)
+
+
+def test_bfloat16_computes_in_bfloat16_over_float32_parameters():
+  config = dataclasses.replace(CONFIG, dtype="bfloat16")
+  graph, params = build(config)
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
+    jnp.dtype("float32")
+  }
+  exact = nnx.merge(build()[0], params)(TOKENS)
+  rounded = nnx.merge(graph, params)(TOKENS)
+  difference = np.abs(np.asarray(exact - rounded)).max()
+  assert 1e-4 < difference < 0.1
+
+
+def test_rematerialised_gradients_are_the_same():
+  graphs = [
+    build(dataclasses.replace(CONFIG, remat=remat))[0]
+    for remat in (False, True)
+  ]
+  _, params = build()
+  plain, remat = (
+    jax.grad(lambda p, g=graph: token_losses(g, p, TOKENS).mean())(params)
+    for graph in graphs
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, remat
+  )
+
+
+def test_initialisation_depends_on_the_key_alone():
+  first, again = (init_params(CONFIG, jax.random.key(3)) for _ in range(2))
+  other = init_params(CONFIG, jax.random.key(4))
+  assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
+  assert not np.array_equal(
+    first["embed"]["embedding"], other["embed"]["embedding"]
+  )
+  layers = first["layers"]["mlp"]["up"]["kernel"]
+  assert not np.array_equal(layers[0], layers[1])
+
+
+def test_the_model_carries_its_config():
+  model = Decoder(CONFIG, nnx.Rngs(0))
+  assert model.config is CONFIG
+
+
+def test_all_problems_of_a_config_are_listed():
+  with pytest.raises(InputError) as error:
+    dataclasses.replace(CONFIG, num_heads=3, num_kv_heads=2)
+  assert len(error.value.problems) == 2
+  with pytest.raises(InputError) as error:
+    DecoderConfig.from_dict({"widht": 3})
+  assert "unknown model key 'widht'" in error.value.problems
+  assert "missing model key 'width'" in error.value.problems
