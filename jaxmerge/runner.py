@@ -310,7 +310,7 @@ class TerminalProgress:
       self._bar = tqdm.tqdm(
         total=total,
         desc=stage,
-        initial=done - 1,
+        initial=done,
         file=sys.stdout if sys.stdout.isatty() else io.StringIO(),
         dynamic_ncols=True,
       )

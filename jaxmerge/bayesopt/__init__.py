@@ -1,0 +1,1 @@
+"""The search itself: weights and scores in, the next weights out."""

@@ -1,0 +1,60 @@
+"""Which process owns a lock or a trial, and whether it still lives."""
+
+import functools
+import os
+import pathlib
+import socket
+import subprocess
+from typing import NamedTuple
+
+
+class Owner(NamedTuple):
+  """A process, told apart from a later one with the same number.
+
+  Attributes:
+    host: host name.
+    pid: process number.
+    start: when the process started, in the words of its operating system.
+  """
+
+  host: str
+  pid: int
+  start: str
+
+
+def _process_start(pid: int) -> str | None:
+  """Start time of a process, None where there is none or it is a zombie."""
+  stat = pathlib.Path(f"/proc/{pid}/stat")
+  if pathlib.Path("/proc/self/stat").exists():
+    try:
+      # The name, in parentheses, may hold blanks; field 3 follows it.
+      fields = stat.read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+      return None
+    return None if fields[0] in "ZX" else fields[19]
+  listed = subprocess.run(
+    ["ps", "-o", "lstart=", "-p", str(pid)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return "-".join(listed.stdout.replace(":", ".").split()) or None
+
+
+@functools.lru_cache(maxsize=1)
+def _described(pid: int) -> Owner:
+  return Owner(socket.gethostname(), pid, _process_start(pid) or "")
+
+
+def this_process() -> Owner:
+  return _described(os.getpid())
+
+
+def is_here(owner: Owner) -> bool:
+  """Whether the owner runs, or ran, on this host."""
+  return owner.host == socket.gethostname()
+
+
+def is_alive(owner: Owner) -> bool:
+  """Whether a process of this host still runs."""
+  return is_here(owner) and _process_start(owner.pid) == owner.start

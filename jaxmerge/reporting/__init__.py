@@ -1,0 +1,1 @@
+"""Turns the numbers of a study into tables, figures and report.html."""

@@ -1,0 +1,103 @@
+"""Rows of the table of baselines, scored on both splits.
+
+Every choice is made on the search split; the report split is scored once for
+each finished choice.
+
+K checkpoints.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxmerge.bayesopt import simplex
+from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
+from jaxmerge.evaluation.paired import difference
+from jaxmerge.merging.average import uniform, weighted_average
+from jaxmerge.reporting.results import Row
+from jaxmerge.training.loop import Progress
+
+
+class Comparison:
+  """Scores ways to get a model out of K checkpoints against the last one.
+
+  Args:
+    steps: training step of each checkpoint, increasing.
+    trees: their parameters, on the mesh.
+    search: the split that choices are made on.
+    report: the split that choices never see.
+  """
+
+  def __init__(
+    self,
+    steps: Sequence[int],
+    trees: Sequence[Any],
+    search: HeldOutLoss,
+    report: HeldOutLoss,
+  ):
+    self._steps = steps
+    self._trees = trees
+    self._search = search
+    self._report = report
+    self._last_report = report(trees[-1])
+
+  def row(self, name: str, weights_K: Sequence[float], evaluations: int) -> Row:
+    """The row of one choice of weights."""
+    tree = weighted_average(self._trees, weights_K)
+    weights = dict(zip(self._steps, weights_K))
+    return self._row(name, tree, weights, evaluations)
+
+  def single(self, checkpoint: Checkpoint, shardings: Any) -> Row:
+    """The row of one checkpoint of the run alone."""
+    step = checkpoint.metadata.step
+    tree = self._tree(checkpoint, shardings)
+    return self._row(f"step_{step}", tree, {step: 1.0}, 1)
+
+  def report_loss(self, checkpoint: Checkpoint, shardings: Any) -> float:
+    """Report loss of a checkpoint, nats per token."""
+    return self._report(self._tree(checkpoint, shardings)).nats_per_token
+
+  def _tree(self, checkpoint: Checkpoint, shardings: Any) -> Any:
+    if checkpoint.metadata.step in self._steps:
+      return self._trees[self._steps.index(checkpoint.metadata.step)]
+    return restore_params(checkpoint.path, shardings)
+
+  def _row(
+    self, name: str, tree: Any, weights: Mapping[int, float], evaluations: int
+  ) -> Row:
+    report: Score = self._report(tree)
+    delta = difference(report, self._last_report)
+    return Row(
+      name=name,
+      evaluations=evaluations,
+      weights=weights,
+      search_loss=self._search(tree).nats_per_token,
+      report_loss=report.nats_per_token,
+      report_delta_vs_last=delta.mean,
+      report_delta_stderr=delta.stderr,
+    )
+
+  def last(self) -> Row:
+    """The later checkpoint alone: what a merge has to beat."""
+    one_hot = [0.0] * (len(self._steps) - 1) + [1.0]
+    return self.row("last", one_hot, 1)
+
+  def uniform(self) -> Row:
+    """Plain averaging."""
+    return self.row("uniform", uniform(len(self._steps)), 1)
+
+  def grid(self, alpha: float, evaluations: int, progress: Progress) -> Row:
+    """The best of regular weights, at no more evaluations than the search."""
+    points_PxK = simplex.grid(len(self._steps), evaluations)
+    best: tuple[float, list[float]] | None = None
+    for number, unit_K in enumerate(points_PxK, start=1):
+      weights_K = simplex.weights_from_unit(unit_K.tolist(), alpha)
+      merged = weighted_average(self._trees, weights_K)
+      loss = self._search(merged).nats_per_token
+      # On a tie the point nearer to the last checkpoint, asked later, wins.
+      if best is None or loss <= best[0]:
+        best = (loss, weights_K)
+      progress("grid", number, len(points_PxK), f"best {best[0]:.4f}")
+    assert best is not None, "a grid has at least the vertices"
+    return self.row("grid", best[1], len(points_PxK))

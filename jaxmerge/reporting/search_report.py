@@ -1,0 +1,224 @@
+"""The report of a finished search: rows, figures, page."""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from optuna.trial import FrozenTrial
+
+from jaxmerge.bayesopt import surrogate
+from jaxmerge.bayesopt.sampler import asked_by
+from jaxmerge.checkpoints.metadata import versions
+from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.evaluation.objective import weight_names, weights_of
+from jaxmerge.reporting import figures, search_figures
+from jaxmerge.reporting.comparison import Comparison
+from jaxmerge.reporting.metrics import read_metrics
+from jaxmerge.reporting.report import write_report
+from jaxmerge.reporting.results import Results, Row, Trial, tokens_saved
+from jaxmerge.reporting.table import text_table
+from jaxmerge.training.loop import Progress
+
+_BASELINES = ("last", "uniform", "grid")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchFacts:
+  """What a finished search knows.
+
+  Attributes:
+    workdir: of the run.
+    trail: the run's checkpoints by step (the inputs, where they were given).
+    where: shardings of a parameter tree.
+    trials: the study's finished trials.
+    best: the one that was chosen.
+    weights_K: its checkpoint weights.
+    alpha: lower end of the last weight.
+    merged: where the merged checkpoint lies.
+    commands: what a user types to get this report again.
+  """
+
+  workdir: epath.Path
+  trail: Sequence[Checkpoint]
+  where: Any
+  trials: Sequence[FrozenTrial]
+  best: FrozenTrial
+  weights_K: Sequence[float]
+  alpha: float
+  merged: epath.Path
+  commands: Sequence[str]
+
+
+def write_search_report(
+  directory: epath.Path,
+  comparison: Comparison,
+  facts: SearchFacts,
+  progress: Progress,
+) -> Results:
+  """Scores the baselines and writes report.html, figures and results.json.
+
+  Args:
+    directory: replaced as a whole.
+    comparison: scores on both splits.
+    facts: of the search.
+    progress: called with a stage, evaluations done, in all and a note.
+  """
+  rows = _rows(comparison, facts, progress)
+  last_step = max(weights_of(facts.best))
+  points = _points(comparison, facts, rows, progress)
+  merged = rows[-1]
+  tokens = next(p.tokens for p in points if p.step == last_step)
+  saved = tokens_saved(
+    merged.report_loss,
+    tokens,
+    [(p.tokens, p.loss) for p in points if p.step >= last_step],
+  )
+  results = Results(tuple(rows), tokens, saved)
+  trials = [
+    Trial(
+      number=trial.number,
+      weights=weights_of(trial),
+      loss=float(trial.value or 0.0),
+      stderr=float(trial.user_attrs["stderr"]),
+      asked_by=asked_by(trial),
+    )
+    for trial in facts.trials
+  ]
+  with tempfile.TemporaryDirectory() as folder:
+    images = _figures(epath.Path(folder), facts, results, points, trials)
+    page = write_report(
+      directory,
+      title=f"Merging {facts.workdir.name}",
+      results=results,
+      figures=images,
+      facts=_run_facts(facts),
+      commands=facts.commands,
+      trials=trials,
+    )
+  print(text_table(results))
+  progress("report", 0, 0, str(page))
+  return results
+
+
+def _rows(
+  comparison: Comparison, facts: SearchFacts, progress: Progress
+) -> list[Row]:
+  """The last checkpoint, each other up to it, and the three ways to merge."""
+  last_step = max(weights_of(facts.best))
+  others = [c for c in facts.trail if c.metadata.step < last_step]
+  rows = [comparison.last()]
+  for number, checkpoint in enumerate(others, start=1):
+    rows.append(comparison.single(checkpoint, facts.where))
+    progress("baselines", number, len(others), rows[-1].name)
+  evaluations = len(facts.trials)
+  rows.append(comparison.uniform())
+  rows.append(comparison.grid(facts.alpha, evaluations, progress))
+  rows.append(comparison.row("gp_hedge", facts.weights_K, evaluations))
+  return rows
+
+
+def _points(
+  comparison: Comparison,
+  facts: SearchFacts,
+  rows: Sequence[Row],
+  progress: Progress,
+) -> list[figures.Point]:
+  """Report loss of the run's checkpoints, as far as they are needed.
+
+  Checkpoints after the merged pair are scored until one is as good as the
+  merged model.
+  """
+  last_step = max(weights_of(facts.best))
+  known = dict.fromkeys([last_step], rows[0].report_loss)
+  known |= {
+    step: row.report_loss
+    for row in rows
+    if row.name.startswith("step_")
+    for step in row.weights
+  }
+  merged = rows[-1].report_loss
+  points: list[figures.Point] = []
+  for number, checkpoint in enumerate(facts.trail, start=1):
+    step = checkpoint.metadata.step
+    later = [point.loss for point in points if point.step >= last_step]
+    if step > last_step and min(later) <= merged:
+      break
+    if step not in known:
+      known[step] = comparison.report_loss(checkpoint, facts.where)
+    points.append(figures.Point(step, checkpoint.metadata.tokens, known[step]))
+    progress("later checkpoints", number, len(facts.trail), f"step {step}")
+  return points
+
+
+def _figures(
+  folder: epath.Path,
+  facts: SearchFacts,
+  results: Results,
+  points: Sequence[figures.Point],
+  trials: Sequence[Trial],
+) -> dict[str, bytes]:
+  """The PNG figures by name."""
+  merged = results.row("gp_hedge")
+  steps = sorted(merged.weights)
+  metrics = facts.workdir / "metrics.jsonl"
+  if metrics.exists():
+    records = read_metrics(metrics)
+    figures.training_curve(
+      folder / "training_curve.png",
+      [figures.Point(r["step"], r["tokens"], r["loss"]) for r in records],
+      points,
+      figures.Merged(results.tokens_trained, merged.report_loss, _label(steps)),
+      results.tokens_saved,
+    )
+  if len(steps) == 2:
+    _posterior(folder / "posterior.png", facts, trials)
+  search_figures.convergence(
+    folder / "convergence.png",
+    trials,
+    {name: results.row(name).search_loss for name in _BASELINES},
+  )
+  figures.baselines(folder / "baselines.png", results.rows)
+  return {p.stem: p.read_bytes() for p in sorted(folder.glob("*.png"))}
+
+
+def _label(steps: Sequence[int]) -> str:
+  return "merged " + " + ".join(map(str, steps))
+
+
+def _posterior(
+  path: epath.Path, facts: SearchFacts, trials: Sequence[Trial]
+) -> None:
+  """What the Gaussian process believes over lambda after the last trial."""
+  names = weight_names(2)
+  unit_M = np.linspace(0.0, 1.0, 201)
+  mean_M, std_M = surrogate.posterior(
+    np.array([[t.params[name] for name in names] for t in facts.trials]),
+    np.array([trial.loss for trial in trials]),
+    np.array([trial.stderr for trial in trials]),
+    np.stack([1.0 - unit_M, unit_M], axis=1),
+  )
+  lambda_M = facts.alpha + (1.0 - facts.alpha) * unit_M
+  search_figures.posterior(
+    path, lambda_M, mean_M, std_M, trials, facts.alpha, facts.best.number
+  )
+
+
+def _run_facts(facts: SearchFacts) -> dict[str, str]:
+  metadata = facts.trail[-1].metadata
+  leaves = metadata.leaves["params"].values()
+  count = sum(math.prod(leaf["shape"]) for leaf in leaves)
+  kinds = sorted({device.device_kind for device in jax.devices()})
+  return {
+    "corpus": str(metadata.data["source"]),
+    "vocabulary": f"{metadata.model['vocab_size']:,} tokens",
+    "parameters": f"{count:,}",
+    "run": metadata.run_id,
+    "merged checkpoint": str(facts.merged),
+    "devices": f"{jax.device_count()} x {', '.join(kinds)}",
+    **versions(),
+  }

@@ -1,0 +1,85 @@
+"""The table of baselines; text, Markdown and HTML share one formatter."""
+
+from collections.abc import Mapping
+
+from jaxmerge.reporting.results import Results, Row
+
+COLUMNS = (
+  "name",
+  "evaluations",
+  "weights",
+  "search loss",
+  "report loss",
+  "delta vs last ± 2 stderr",
+)
+_RIGHT_ALIGNED = (False, True, False, True, True, True)
+NOTE = (
+  "Losses in nats/token; delta on the report split, negative is better;"
+  " * = beyond two paired standard errors."
+)
+
+
+def format_weights(weights: Mapping[int, float]) -> str:
+  """For example "600: 0.350, 750: 0.650"; one checkpoint alone is its step."""
+  kept = {step: weight for step, weight in weights.items() if weight != 0}
+  if list(kept.values()) == [1.0]:
+    return f"{next(iter(kept))}"
+  return ", ".join(f"{step}: {w:.3f}" for step, w in sorted(weights.items()))
+
+
+def format_delta(row: Row) -> str:
+  """For example "-0.0271 ± 0.0044 *", the star beyond two standard errors."""
+  if row.name == "last":
+    return "reference"
+  mark = "*" if row.significant else " "
+  stderr = 2 * row.report_delta_stderr
+  return f"{row.report_delta_vs_last:+.4f} ± {stderr:.4f} {mark}"
+
+
+def cells(results: Results) -> list[tuple[str, ...]]:
+  """One tuple of strings per row, in the order of COLUMNS."""
+  return [
+    (
+      row.name,
+      f"{row.evaluations}",
+      format_weights(row.weights),
+      f"{row.search_loss:.4f}",
+      f"{row.report_loss:.4f}",
+      format_delta(row),
+    )
+    for row in results.rows
+  ]
+
+
+def text_table(results: Results) -> str:
+  """The table for a terminal, columns aligned with spaces."""
+  lines = _aligned(cells(results), separator="  ")
+  rule = "-" * max(map(len, lines))
+  return "\n".join([lines[0], rule, *lines[1:], rule, NOTE]) + "\n"
+
+
+def markdown_table(results: Results) -> str:
+  """The same table in Markdown."""
+  body = [
+    tuple(cell.replace("*", r"\*") for cell in row) for row in cells(results)
+  ]
+  header, *lines = [f"| {line} |" for line in _aligned(body, separator=" | ")]
+  widths = [len(cell) for cell in header[2:-2].split(" | ")]
+  rule = " | ".join(
+    "-" * (width - 1) + (":" if right else "-")
+    for width, right in zip(widths, _RIGHT_ALIGNED)
+  )
+  note = NOTE.replace("*", r"\*")
+  return "\n".join([header, f"| {rule} |", *lines, "", note]) + "\n"
+
+
+def _aligned(body: list[tuple[str, ...]], separator: str) -> list[str]:
+  rows = [COLUMNS, *body]
+  widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+  return [
+    separator.join(
+      cell.rjust(width) if right else cell.ljust(width)
+      for cell, width, right in zip(row, widths, _RIGHT_ALIGNED)
+    )
+    for row in rows
+  ]

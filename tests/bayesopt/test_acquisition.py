@@ -1,0 +1,95 @@
+"""Acquisitions against published vectors and 60-digit arithmetic."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+from jaxmerge.bayesopt import acquisition
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def _exact_log_h(z: float) -> float:
+  with mpmath.workdps(60):
+    z = mpmath.mpf(z)
+    return float(mpmath.log(mpmath.npdf(z) + z * mpmath.ncdf(z)))
+
+
+@pytest.mark.parametrize(
+  ("mean", "ei", "pi", "ucb"),
+  [(0.55, 0.00797885, 0.5, 0.5892), (0.52, 0.00058614, 0.0668072, 0.5592)],
+)
+def test_known_vectors(mean, ei, pi, ucb):
+  mean, std = jnp.array([mean]), jnp.array([0.02])
+  np.testing.assert_allclose(
+    acquisition.expected_improvement(mean, std, 0.54, xi=0.01)[0], ei, 1e-5
+  )
+  np.testing.assert_allclose(
+    acquisition.probability_of_improvement(mean, std, 0.54, xi=0.01)[0],
+    pi,
+    1e-5,
+  )
+  np.testing.assert_allclose(
+    acquisition.upper_confidence_bound(mean, std)[0], ucb, 1e-9
+  )
+
+
+def test_log_expected_improvement_equals_exact_arithmetic():
+  z_Q = np.concatenate([np.linspace(-40, 10, 401), [-5.0, -5.0000001]])
+  log_ei_Q = acquisition.log_expected_improvement(
+    jnp.asarray(z_Q), jnp.ones(len(z_Q)), 0.0, xi=0.0
+  )
+  exact_Q = [_exact_log_h(z) for z in z_Q]
+  np.testing.assert_allclose(log_ei_Q, exact_Q, rtol=1e-12, atol=1e-12)
+
+
+def test_log_expected_improvement_scales_with_std():
+  log_ei = acquisition.log_expected_improvement(
+    jnp.array([0.3]), jnp.array([1e-3]), 0.5, xi=0.01
+  )
+  exact = np.log(1e-3) + _exact_log_h((0.3 - 0.5 - 0.01) / 1e-3)
+  np.testing.assert_allclose(log_ei[0], exact, rtol=1e-12)
+
+
+def test_gradients_are_finite_where_ei_underflows():
+  z_Q = jnp.array([-1e6, -200.0, -5.0, -4.9, 0.0, 30.0])
+  gradient_Q = jax.vmap(
+    jax.grad(
+      lambda z: acquisition.log_expected_improvement(z, jnp.ones(()), 0.0, 0.0)
+    )
+  )(z_Q)
+  assert np.all(np.isfinite(gradient_Q))
+  assert np.all(np.asarray(gradient_Q) > 0)
+  np.testing.assert_allclose(gradient_Q[1], 200, rtol=1e-3)
+
+
+def test_zero_std_improves_nothing():
+  mean_Q, std_Q = jnp.array([1.0, -1.0]), jnp.zeros(2)
+  assert not np.any(acquisition.expected_improvement(mean_Q, std_Q, 0.0))
+  assert not np.any(acquisition.probability_of_improvement(mean_Q, std_Q, 0.0))
+  assert np.all(
+    acquisition.log_expected_improvement(mean_Q, std_Q, 0.0) == -np.inf
+  )
+
+
+@pytest.mark.parametrize("name", ["ei", "pi"])
+def test_xi_asks_for_a_larger_gain(name):
+  function = {
+    "ei": acquisition.expected_improvement,
+    "pi": acquisition.probability_of_improvement,
+  }[name]
+  mean_Q, std_Q = jnp.array([0.2]), jnp.array([0.1])
+  assert function(mean_Q, std_Q, 0.0, xi=0.1) < function(
+    mean_Q, std_Q, 0.0, xi=0.0
+  )
+
+
+def test_kappa_rewards_uncertainty():
+  mean_Q, std_Q = jnp.zeros(1), jnp.ones(1)
+  assert acquisition.upper_confidence_bound(mean_Q, std_Q, kappa=3.0) == 3.0

@@ -1,0 +1,172 @@
+"""Killed at any byte, then run again: the same study as never killed."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jaxmerge.bayesopt import owner
+from jaxmerge.bayesopt.journal import open_journal
+from jaxmerge.bayesopt.sampler import GPHedgeSampler
+from jaxmerge.bayesopt.study import (
+  LEASE_PREFIX,
+  Observation,
+  open_study,
+  run_study,
+)
+from jaxmerge.errors import InputError
+
+# Three names: all-start studies ask no Gaussian process and are cheap.
+_NAMES = ("w_0", "w_1", "w_2")
+
+
+def _objective(number, params):
+  value = sum((w - 0.1 * i) ** 2 for i, w in enumerate(params.values()))
+  if number == 1:
+    value = float("inf")
+  return Observation(value, 0.01 * number, {"tokens": 3 * number})
+
+
+def _search(path, num_trials, num_startup):
+  study = open_study(
+    path,
+    "search",
+    sampler=GPHedgeSampler(
+      seed=1, simplex=_NAMES, n_startup_trials=num_startup
+    ),
+    fingerprint={"config": "a"},
+    num_trials=num_trials,
+  )
+  run_study(study, _objective, num_trials=num_trials)
+  return [
+    (
+      t.number,
+      t.params,
+      t.value,
+      t.state,
+      t.user_attrs,
+      {
+        key: value
+        for key, value in t.system_attrs.items()
+        if not key.startswith(LEASE_PREFIX)
+      },
+    )
+    for t in study.trials
+  ]
+
+
+def _cuts(data: bytes, num_cuts: int, seed: int) -> list[int]:
+  rng = np.random.default_rng(seed)
+  ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+  at_ends = rng.choice(ends, num_cuts // 4, replace=False)
+  anywhere = rng.integers(0, len(data), num_cuts - len(at_ends))
+  return [0, len(data) - 1, *map(int, at_ends), *map(int, anywhere)]
+
+
+@pytest.mark.parametrize(
+  ("num_trials", "num_startup", "num_cuts"), [(5, 8, 48), (7, 3, 12)]
+)
+def test_cut_at_any_byte_equals_undisturbed(
+  tmp_path, num_trials, num_startup, num_cuts
+):
+  undisturbed = _search(tmp_path / "whole", num_trials, num_startup)
+  data = (tmp_path / "whole").read_bytes()
+  for cut in _cuts(data, num_cuts, seed=num_trials):
+    path = tmp_path / f"cut-{cut}"
+    path.write_bytes(data[:cut])
+    assert _search(path, num_trials, num_startup) == undisturbed, cut
+    torn = pathlib.Path(f"{path}.torn")
+    end = data[:cut].rfind(b"\n") + 1
+    assert torn.exists() == (end < cut)
+    if torn.exists():
+      assert torn.read_bytes() == data[end:cut] + b"\n"
+
+
+_WORKER = """
+import pathlib, sys, time
+sys.path.insert(0, {here!r})
+import test_journal as t
+real = t._objective
+def slow(number, params):
+  pathlib.Path({path!r} + ".at-%d" % number).touch()
+  time.sleep(60 if number == 2 else 0)
+  return real(number, params)
+t._objective = slow
+t._search({path!r}, 5, 8)
+"""
+
+
+def test_kill_9_during_an_evaluation(tmp_path):
+  undisturbed = _search(tmp_path / "whole", 5, 8)
+  path = tmp_path / "killed"
+  code = _WORKER.format(here=str(pathlib.Path(__file__).parent), path=str(path))
+  with subprocess.Popen([sys.executable, "-c", code]) as worker:
+    reached = pathlib.Path(f"{path}.at-2")
+    while not reached.exists():
+      assert worker.poll() is None
+      time.sleep(0.02)
+    with pytest.raises(InputError, match=f"pid {worker.pid}"):
+      _search(path, 5, 8)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+  assert _search(path, 5, 8) == undisturbed
+
+
+def test_a_dead_owners_lock_is_dropped_at_once(tmp_path):
+  path = tmp_path / "journal"
+  with subprocess.Popen(["true"]) as finished:
+    finished.wait()
+  host = owner.this_process().host
+  os.symlink(f"{host}:{finished.pid}:12345", f"{path}.lock")
+  began = time.monotonic()
+  open_journal(path)
+  # Not a speed test: Optuna's own lock would sit here for thirty seconds.
+  assert time.monotonic() - began < 10
+  assert not os.path.lexists(f"{path}.lock")
+
+
+def test_a_live_owners_lock_is_respected(tmp_path):
+  path = tmp_path / "journal"
+  open_journal(path)
+  code = (
+    "from jaxmerge.bayesopt.journal import open_journal; import sys;"
+    f"open_journal({str(path)!r}); print('opened')"
+  )
+  os.symlink(":".join(map(str, owner.this_process())), f"{path}.lock")
+  with subprocess.Popen(
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+  ) as waiting:
+    with pytest.raises(subprocess.TimeoutExpired):
+      waiting.wait(timeout=4)
+    os.unlink(f"{path}.lock")
+    assert waiting.communicate(timeout=30)[0] == "opened\n"
+
+
+def test_damage_in_the_middle_is_an_input_error(tmp_path):
+  _search(tmp_path / "whole", 3, 3)
+  lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+  damaged = tmp_path / "damaged"
+  damaged.write_bytes(b"".join([*lines[:4], lines[4][:9], *lines[5:]]))
+  with pytest.raises(InputError, match="damaged at line 5"):
+    open_journal(damaged)
+  missing = tmp_path / "missing"
+  missing.write_bytes(b"".join(lines[1:]))
+  before = missing.read_bytes()
+  with pytest.raises(InputError, match="damaged at line 1"):
+    open_journal(missing)
+  assert missing.read_bytes() == before
+  unfit = tmp_path / "unfit"
+  unfit.write_bytes(lines[0] + b'{"op_code":4,"worker_id":"x","study_id":0}\n')
+  with pytest.raises(InputError, match="do not fit together"):
+    open_journal(unfit)
+
+
+def test_an_unwritable_place_is_an_input_error(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="cannot open the journal"):
+    open_journal(tmp_path / "file" / "journal")

@@ -1,0 +1,249 @@
+"""The Optuna sampler: start points, replay, duplicates, odd scores."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from jaxmerge.bayesopt import hedge
+from jaxmerge.bayesopt.sampler import ASKED, GPHedgeSampler, asked_by
+from jaxmerge.errors import InputError
+
+_NAMES = ("w_0", "w_1")
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _ask(study, names=_NAMES):
+  trial = study.ask()
+  return trial, [trial.suggest_float(name, 0, 1) for name in names]
+
+
+def _study(direction="minimize", names=_NAMES, **kwargs):
+  sampler = GPHedgeSampler(**{"seed": 0, "simplex": names, **kwargs})
+  return optuna.create_study(direction=direction, sampler=sampler)
+
+
+def _run(study, score, num_trials, names=_NAMES):
+  for _ in range(num_trials):
+    trial, weights = _ask(study, names)
+    study.tell(trial, score(weights))
+  return study
+
+
+def _bowl(weights):
+  return (weights[-1] - 0.63) ** 2
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_finds_the_optimum_of_a_bowl(sign):
+  study = _run(
+    _study("minimize" if sign > 0 else "maximize"),
+    lambda w: sign * _bowl(w),
+    10,
+  )
+  assert abs(study.best_params["w_1"] - 0.63) < 0.01
+  for trial in study.trials:
+    assert abs(math.fsum(trial.params.values()) - 1) < 1e-12
+    assert all(type(value) is float for value in trial.params.values())
+
+
+def test_directions_mirror_each_other():
+  up = _run(_study("maximize"), lambda w: -_bowl(w), 6)
+  down = _run(_study("minimize"), _bowl, 6)
+  assert [t.params for t in up.trials] == [t.params for t in down.trials]
+
+
+def test_starts_with_the_vertices_last_first():
+  names = ("a", "b", "c")
+  study = _study(names=names, n_startup_trials=5)
+  asked = [_ask(study, names)[1] for _ in range(5)]
+  assert asked[:3] == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+  for weights in asked[3:]:
+    assert min(weights) > 0
+    assert abs(math.fsum(weights) - 1) < 1e-12
+  assert {asked_by(t) for t in study.trials} == {"start"}
+
+
+def test_a_replayed_study_asks_the_same_next_question():
+  study = _run(_study(), _bowl, 7)
+  replayed = _study()
+  replayed.add_trials(study.trials)
+  assert _ask(replayed)[1] == _ask(study)[1]
+  record = replayed.trials[7].system_attrs[ASKED]
+  assert record == study.trials[7].system_attrs[ASKED]
+
+
+def test_the_seed_changes_the_search():
+  params = {
+    str([t.params for t in _run(_study(seed=seed), _bowl, 7).trials])
+    for seed in range(4)
+  }
+  assert len(params) > 1
+
+
+def test_gains_add_rewards_and_choose_the_acquisition():
+  study = _run(_study(), _bowl, 8)
+  records = [t.system_attrs[ASKED] for t in study.trials]
+  assert "gains" not in records[1]
+  assert set(records[2]["gains"].values()) == {0.0}
+  gains = [list(r["gains"].values()) for r in records[2:]]
+  assert not np.allclose(gains[1], gains[0])
+  # Standardised: a step's reward is of the order of one, not of the score's.
+  assert 0.1 < np.abs(np.diff(gains, axis=0)).max() < 10
+  for number, record in enumerate(records[2:], start=2):
+    names = list(record["gains"])
+    rng = np.random.default_rng([0, number])
+    drawn = hedge.preference(np.array(list(record["gains"].values())), rng)[0]
+    if record["asked_by"] != "explore":
+      assert record["params"] == record["nominees"][record["asked_by"]]
+    fresh = record["asked_by"] == names[drawn]
+    assert fresh or record["params"] != record["nominees"][names[drawn]]
+
+
+@pytest.mark.parametrize("name", ["ei", "pi", "ucb"])
+def test_a_portfolio_of_one_follows_it(name):
+  study = _run(_study(acquisitions=(name,)), _bowl, 5)
+  assert {asked_by(t) for t in study.trials[2:]} <= {name, "explore"}
+  assert set(study.trials[4].system_attrs[ASKED]["nominees"]) == {name}
+
+
+def test_no_point_is_asked_twice():
+  # Flat at the top: the nominees pile up where they were.
+  study = _run(_study(), lambda w: 0.0 if w[-1] > 0.999 else 1.0, 14)
+  lambdas = sorted(t.params["w_1"] for t in study.trials)
+  assert np.diff(lambdas).min() >= 5e-4
+
+
+@pytest.mark.parametrize("all_taken", [False, True])
+def test_a_taken_nominee_gives_way_to_the_next_and_then_to_exploring(all_taken):
+  study = _run(_study(), _bowl, 5)
+  _ask(study)
+  record = study.trials[5].system_attrs[ASKED]
+  again = _study()
+  again.add_trials(study.trials[:5])
+  trial = again.ask()
+  nominees = record["nominees"]
+  # Somebody else takes the nominees between the ask and the first parameter.
+  for params in nominees.values() if all_taken else [record["params"]]:
+    again.add_trial(
+      create_trial(
+        state=TrialState.FAIL,
+        params=params,
+        distributions=study.trials[5].distributions,
+      )
+    )
+  asked = {name: trial.suggest_float(name, 0, 1) for name in _NAMES}
+  name = asked_by(again.trials[5])
+  assert asked not in (
+    [*nominees.values()] if all_taken else [record["params"]]
+  )
+  assert (name == "explore") == all_taken
+  assert name != record["asked_by"]
+
+
+def test_failed_pruned_and_infinite_trials_never_reach_the_process():
+  clean = _run(_study(), _bowl, 5)
+  dirty = _study()
+  dirty.add_trials(clean.trials)
+  space = clean.trials[0].distributions
+  for state, value in [
+    (TrialState.FAIL, None),
+    (TrialState.PRUNED, 50.0),
+    (TrialState.COMPLETE, math.inf),
+  ]:
+    dirty.add_trial(
+      create_trial(
+        state=state,
+        value=value,
+        params={"w_0": 0.9, "w_1": 0.1},
+        distributions=space,
+      )
+    )
+  # Only the trial's number may differ: the nominees are those of clean data.
+  _ask(clean)
+  _ask(dirty)
+  assert (
+    clean.trials[5].system_attrs[ASKED]["nominees"]
+    == dirty.trials[8].system_attrs[ASKED]["nominees"]
+  )
+
+
+def test_known_noise_changes_the_question():
+  def next_nominees(stderr):
+    study = _study()
+    for trial in _run(_study(), _bowl, 5).trials:
+      trial.user_attrs = {"stderr": stderr}
+      study.add_trial(trial)
+    _ask(study)
+    return study.trials[5].system_attrs[ASKED]["nominees"]
+
+  assert next_nominees(0.0) != next_nominees(0.2)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 1e9])
+def test_scores_of_any_scale(scale):
+  study = _run(_study(), lambda w: scale * _bowl(w), 7)
+  assert all(
+    math.isfinite(value) for t in study.trials for value in t.params.values()
+  )
+
+
+def test_nothing_finite_yet_explores():
+  study = _run(_study(), lambda w: math.nan, 5)
+  assert [asked_by(t) for t in study.trials] == ["start"] * 2 + ["explore"] * 3
+
+
+def test_a_mixed_search_space():
+  def objective(trial):
+    rate = trial.suggest_float("rate", 1e-5, 1.0, log=True)
+    part = trial.suggest_float("part", 0.0, 1.0, step=0.25)
+    count = trial.suggest_int("count", 1, 3)
+    kind = trial.suggest_categorical("kind", ["a", "b"])
+    assert part in (0.0, 0.25, 0.5, 0.75, 1.0)
+    return (math.log10(rate) + 2) ** 2 + part + 0.0 * count + (kind == "b") * 0
+
+  studies = [
+    optuna.create_study(sampler=GPHedgeSampler(seed=3)) for _ in range(2)
+  ]
+  for study in studies:
+    study.optimize(objective, n_trials=12)
+  first, second = studies
+  assert [t.params for t in first.trials] == [t.params for t in second.trials]
+  assert [asked_by(t) for t in first.trials[:5]] == ["start"] * 5
+  assert {asked_by(t) for t in first.trials[5:]} & {"ei", "pi", "ucb"}
+  assert first.best_value < 0.5
+  # A Latin hypercube: one start in each fifth of the logarithm.
+  fifths = [math.floor(math.log10(t.params["rate"]) + 5) for t in first.trials]
+  assert sorted(fifths[:5]) == [0, 1, 2, 3, 4]
+  assert len({t.params["count"] for t in first.trials}) > 1
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"acquisitions": ("ei", "what")},
+    {"acquisitions": ()},
+    {"acquisitions": ("ei", "ei")},
+    {"n_startup_trials": 0},
+    {"seed": -1},
+    {"simplex": ("w_0", "w_0")},
+    {"simplex": ("w_0",)},
+  ],
+)
+def test_bad_arguments_are_input_errors(wrong):
+  with pytest.raises(InputError):
+    GPHedgeSampler(**{"seed": 0, **wrong})
+
+
+def test_several_objectives_are_refused():
+  study = optuna.create_study(
+    directions=["minimize", "minimize"], sampler=GPHedgeSampler(seed=0)
+  )
+  with pytest.raises(ValueError, match="multi-objective"):
+    study.ask().suggest_float("x", 0, 1)

@@ -1,0 +1,94 @@
+import jax
+import numpy as np
+import pytest
+
+from jaxmerge.data.heldout import HeldOut
+from jaxmerge.evaluation.heldout_loss import HeldOutLoss, _batch_losses
+from jaxmerge.evaluation.objective import MergedLoss, make_objective
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.loss import token_losses
+from jaxmerge.parallel.mesh import make_mesh
+
+CONFIG = DecoderConfig(
+  vocab_size=40,
+  width=16,
+  depth=2,
+  num_heads=2,
+  num_kv_heads=1,
+  mlp_width=16,
+  vocab_multiple=16,
+)
+GRAPH, _ = abstract_decoder(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def split() -> HeldOut:
+  random = np.random.default_rng(0)
+  tokens = random.integers(0, 40, size=(7, 9)).astype(np.int32)
+  mask = np.arange(8) < random.integers(1, 9, size=(7, 1))
+  return HeldOut(
+    tokens_NxL1=tokens,
+    mask_NxL=mask,
+    document_N=np.int32([0, 0, 1, 1, 2, 3, 3]),
+    bytes_N=mask.sum(1).astype(np.int32) * 2,
+    document_ids=("a", "b", "c", "d"),
+  )
+
+
+def params(seed: int):
+  return init_params(CONFIG, jax.random.key(seed))
+
+
+def test_sums_only_the_targets_that_count(split):
+  tree = params(0)
+  score = HeldOutLoss(GRAPH, make_mesh(), split, 4)(tree)
+  losses = np.asarray(token_losses(GRAPH, tree, split.tokens_NxL1))
+  expected = (losses * split.mask_NxL).sum(1)
+  np.testing.assert_allclose(score.losses_N, expected, rtol=1e-6)
+  assert score.targets_N.tolist() == split.mask_NxL.sum(1).tolist()
+  mean = expected.sum() / split.mask_NxL.sum()
+  assert np.isclose(score.nats_per_token, mean)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
+def test_the_batch_size_changes_nothing(split, batch_size):
+  tree = params(0)
+  whole = HeldOutLoss(GRAPH, make_mesh(), split, 7)(tree)
+  parts = HeldOutLoss(GRAPH, make_mesh(), split, batch_size)(tree)
+  np.testing.assert_allclose(parts.losses_N, whole.losses_N, rtol=1e-6)
+
+
+def test_padding_never_reaches_the_sum(split):
+  """Not even a loss that is infinite where the mask is false."""
+  tree = params(0)
+  clean = HeldOutLoss(GRAPH, make_mesh(), split, 4)(tree)
+  tokens = split.tokens_NxL1.copy()
+  tokens[:, 1:][~split.mask_NxL] = CONFIG.vocab_size  # a padded row: -inf
+  dirty = split._replace(tokens_NxL1=tokens)
+  score = HeldOutLoss(GRAPH, make_mesh(), dirty, 4)(tree)
+  np.testing.assert_array_equal(score.losses_N, clean.losses_N)
+
+
+def test_one_compile_for_all_parameters(split):
+  heldout = HeldOutLoss(GRAPH, make_mesh(), split, 5)
+  before = _batch_losses._cache_size()
+  for seed in range(3):
+    heldout(params(seed))
+  assert _batch_losses._cache_size() == before + 1
+
+
+def test_the_objective_merges_scores_and_pairs(split):
+  trees = [params(0), params(1)]
+  merged = MergedLoss(trees, HeldOutLoss(GRAPH, make_mesh(), split, 7))
+  objective = make_objective(merged, alpha=0.5, steps=[10, 20])
+  last = objective(0, {"w_0": 0.0, "w_1": 1.0})
+  assert last.value == merged.last.nats_per_token
+  assert last.stderr == 0.0
+  assert last.attrs["weights"] == {"10": 0.0, "20": 1.0}
+  half = objective(1, {"w_0": 1.0, "w_1": 0.0})
+  assert half.attrs["weights"] == {"10": 0.5, "20": 0.5}
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *trees)
+  by_hand = HeldOutLoss(GRAPH, make_mesh(), split, 7)(mean)
+  assert np.isclose(half.value, by_hand.nats_per_token, rtol=1e-6)
+  assert half.stderr > 0

@@ -1,0 +1,131 @@
+"""kill -9 at several moments, the same command again: as if undisturbed."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from jaxmerge import runner, search
+from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints.store import restore_params
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def quiet(stage: str, done: int, total: int, note: str) -> None:
+  del stage, done, total, note
+
+
+def run_and_kill(argv: list[str], moment: Callable[[], bool]) -> bool:
+  """Runs until `moment`, then kills; True if it was killed before its end."""
+  process = subprocess.Popen(
+    [sys.executable, "-m", *argv],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    env=os.environ,
+  )
+  while process.poll() is None:
+    if moment():
+      process.send_signal(signal.SIGKILL)
+      break
+    time.sleep(0.001)
+  _, stderr = process.communicate(timeout=120)
+  assert process.returncode in (0, -signal.SIGKILL), stderr.decode()
+  return process.returncode != 0
+
+
+def lines_of(path: pathlib.Path) -> int:
+  return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_pretraining(tiny_run, tmp_path):
+  workdir = tmp_path / "run"
+  saved = workdir / "checkpoints"
+  argv = [
+    "jaxmerge.pretrain",
+    f"--config={ROOT / 'configs/pretrain/tiny.py'}",
+    f"--workdir={workdir}",
+  ]
+  moments: list[Callable[[], bool]] = [
+    lambda: (workdir / "run.json").exists(),
+    lambda: any(saved.glob("4.*")),  # in the middle of a save
+    lambda: (saved / "8").exists(),
+    lambda: lines_of(workdir / "metrics.jsonl") >= 10,
+    lambda: any(saved.glob("16*")),
+  ]
+  kills = sum(run_and_kill(argv, moment) for moment in moments)
+  assert kills >= 3
+  assert not run_and_kill(argv, lambda: False)
+  whole = tiny_run / "metrics.jsonl"
+  assert (workdir / "metrics.jsonl").read_text() == whole.read_text()
+  for step in (4, 8, 12, 16):
+    paths = [w / "checkpoints" / str(step) for w in (tiny_run, workdir)]
+    first, again = (read_metadata(path).leaves for path in paths)
+    assert first == again
+    params = [restore_params(path) for path in paths]
+    jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+def trials_of(workdir: pathlib.Path) -> list[tuple]:
+  journal = workdir / "search/pair/study.journal"
+  study = optuna.load_study(
+    study_name="pair",
+    storage=JournalStorage(JournalFileBackend(str(journal))),
+  )
+  return [
+    (
+      trial.number,
+      trial.state.name,
+      trial.params,
+      trial.value,
+      trial.user_attrs,
+      {k: v for k, v in trial.system_attrs.items() if "gp_hedge" in k},
+    )
+    for trial in study.trials
+  ]
+
+
+def test_searching(tiny_run, tmp_path):
+  undisturbed, workdir = tmp_path / "a" / "run", tmp_path / "b" / "run"
+  for copy in (undisturbed, workdir):
+    shutil.copytree(tiny_run, copy)
+  config_file = ROOT / "configs/search/tiny.py"
+  merged = search.search(
+    runner.load_config(str(config_file)), undisturbed, progress=quiet
+  )
+  argv = [
+    "jaxmerge.search",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+  ]
+  folder = workdir / "search/pair"
+  journal = folder / "study.journal"
+  moments: list[Callable[[], bool]] = [
+    lambda: lines_of(journal) >= 3,
+    lambda: lines_of(journal) >= 12,
+    lambda: lines_of(journal) >= 30,
+    lambda: any(folder.glob("merged/.*")),
+    lambda: any(workdir.glob(".report*")),
+  ]
+  kills = sum(run_and_kill(argv, moment) for moment in moments)
+  assert kills >= 3
+  assert not run_and_kill(argv, lambda: False)
+  assert trials_of(workdir) == trials_of(undisturbed)
+  assert len(trials_of(workdir)) == 5
+  names = [w / "report/results.json" for w in (undisturbed, workdir)]
+  first, again = (json.loads(name.read_text()) for name in names)
+  assert first == again
+  again_merged = workdir / merged.relative_to(undisturbed)
+  leaves = [read_metadata(p).leaves for p in (merged, again_merged)]
+  assert leaves[0] == leaves[1]

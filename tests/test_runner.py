@@ -1,0 +1,202 @@
+"""Bad input ends in one clear message, exit code 2 and nothing written."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxmerge import merge, pretrain, runner, search
+from jaxmerge.errors import InputError
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = str(ROOT / "configs/pretrain/tiny.py")
+
+
+def fails(module, argv, capsys) -> list[str]:
+  """Runs a verb in this process; returns its lines on stderr."""
+  code = runner.run("verb", lambda: module.main(argv))
+  captured = capsys.readouterr()
+  assert code == 2
+  assert "Traceback" not in captured.err
+  return [line.strip() for line in captured.err.splitlines()]
+
+
+def test_all_bad_flags_are_in_one_message(tmp_path, capsys):
+  lines = fails(
+    pretrain,
+    [
+      f"--config={TINY}",
+      "--config.sead=1",
+      "--config.model.dpeth=3",
+      "--wrokdir=x",
+      "stray",
+    ],
+    capsys,
+  )
+  assert lines == [
+    "jaxmerge.verb: error:",
+    "unknown config key config.sead",
+    "unknown config key config.model.dpeth",
+    "unknown flag --wrokdir=x",
+    "unknown argument stray",
+    "flag --workdir is required",
+  ]
+
+
+def test_a_value_of_another_type(tmp_path, capsys):
+  lines = fails(
+    pretrain,
+    [f"--config={TINY}", "--config.seed=many", f"--workdir={tmp_path / 'w'}"],
+    capsys,
+  )
+  assert any("--config.seed=many" in line for line in lines)
+  assert not (tmp_path / "w").exists()
+
+
+def test_a_config_file_that_is_not_there(tmp_path, capsys):
+  lines = fails(pretrain, ["--config=nope.py", "--workdir=w"], capsys)
+  assert lines[1] == "config file nope.py does not exist"
+
+
+def test_a_config_file_that_does_not_run(tmp_path, capsys):
+  (tmp_path / "bad.py").write_text("def get_config(:\n")
+  lines = fails(
+    pretrain, [f"--config={tmp_path / 'bad.py'}", "--workdir=w"], capsys
+  )
+  assert "bad.py" in lines[1]
+
+
+def test_keys_that_a_config_file_has_too_many_or_too_few(tmp_path):
+  config = runner.load_config(TINY)
+  with config.unlocked():
+    config.extra = 1
+    del config.seed
+    config.model.width = "wide"
+  with pytest.raises(InputError) as error:
+    pretrain.train(config, tmp_path / "w", progress=print)
+  assert error.value.problems == [
+    "unknown config key config.extra",
+    "missing config key config.seed",
+    "config.model.width must be int, got 'wide'",
+  ]
+  assert not (tmp_path / "w").exists()
+
+
+def test_numbers_out_of_range(tmp_path, capsys):
+  workdir = f"--workdir={tmp_path / 'w'}"
+  lines = fails(
+    pretrain,
+    [
+      f"--config={TINY}",
+      workdir,
+      "--config.batch_size=0",
+      "--config.num_steps=-1",
+    ],
+    capsys,
+  )
+  assert len(lines) == 3
+  lines = fails(
+    pretrain, [f"--config={TINY}", workdir, "--config.mesh.fsdp=3"], capsys
+  )
+  assert "does not fit 1 device" in lines[1]
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("alpha", ["1.0", "-0.1", "nan"])
+def test_alpha_outside_its_range(tiny_run, capsys, alpha):
+  lines = fails(
+    search,
+    [
+      f"--config={ROOT / 'configs/search/tiny.py'}",
+      f"--workdir={tiny_run}",
+      f"--config.alpha={alpha}",
+    ],
+    capsys,
+  )
+  assert "config.alpha must be in [0, 1)" in lines[1]
+  assert not (tiny_run / "search").exists()
+
+
+def test_steps_and_workdirs_that_are_not_there(tiny_run, tmp_path, capsys):
+  config = f"--config={ROOT / 'configs/search/tiny.py'}"
+  lines = fails(
+    search,
+    [config, f"--workdir={tiny_run}", "--config.steps=(5, 8, 9)"],
+    capsys,
+  )
+  assert len(lines) == 3
+  assert "has no step 5" in lines[1]
+  lines = fails(search, [config, f"--workdir={tmp_path / 'none'}"], capsys)
+  assert "does not exist" in lines[1]
+  assert not (tmp_path / "none").exists()
+  assert not (tiny_run / "search").exists()
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path, capsys):
+  (tmp_path / "file").write_text("")
+  lines = fails(
+    pretrain,
+    [f"--config={TINY}", f"--workdir={tmp_path / 'file/below'}"],
+    capsys,
+  )
+  assert "cannot write to" in lines[1]
+
+
+def test_a_merge_lists_what_is_wrong(tiny_run, tmp_path, capsys):
+  output = tmp_path / "out"
+  base = [
+    f"--config={ROOT / 'configs/merge/weights.py'}",
+    f"--inputs={tiny_run}@4,{tiny_run}@8",
+  ]
+  lines = fails(merge, [*base, f"--output={output}", "--weights=1,x"], capsys)
+  assert "'x' is not a number" in lines[1]
+  lines = fails(merge, [*base, f"--output={output}", "--weights=1"], capsys)
+  assert "2 inputs but 1 --weights" in lines[1]
+  lines = fails(merge, [*base, f"--output={tmp_path}", "--weights=1,1"], capsys)
+  assert "--overwrite" in lines[1]
+  assert not output.exists()
+
+
+def test_help_names_the_flags(capsys):
+  with pytest.raises(SystemExit) as stop:
+    pretrain.main(["--help"])
+  assert stop.value.code == 0
+  text = capsys.readouterr().out
+  for flag in ("--config", "--workdir", "--init_from", "--dry_run"):
+    assert flag in text
+
+
+@pytest.mark.parametrize(
+  "verb", ["pretrain", "merge", "search", "evaluate", "convert", "quickstart"]
+)
+def test_importing_a_verb_starts_no_backend(verb):
+  code = f"""
+import sys, jax
+import jaxmerge, jaxmerge.{verb}
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+assert "gpjax" not in sys.modules
+assert "tensorflow" not in sys.modules
+"""
+  subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+
+def test_the_public_names():
+  import jaxmerge
+
+  assert set(jaxmerge.__all__) <= set(dir(jaxmerge))
+  for name in jaxmerge.__all__:
+    assert getattr(jaxmerge, name).__name__ == name
+  with pytest.raises(AttributeError, match="nothing"):
+    _ = jaxmerge.nothing
+
+
+def test_a_full_disk_is_a_message(capsys):
+  def main():
+    raise OSError(28, "No space left on device", "/some/file")
+
+  assert runner.run("verb", main) == 2
+  text = capsys.readouterr().err
+  assert "cannot write /some/file: No space left on device" in text

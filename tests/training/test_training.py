@@ -1,0 +1,143 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmerge.errors import InputError
+from jaxmerge.training import run
+from jaxmerge.training.loop import Plan
+from jaxmerge.training.metrics import MetricsWriter
+from jaxmerge.training.optimizer import adamw, warmup_constant
+
+
+def test_the_rate_warms_up_and_stays():
+  schedule = warmup_constant(0.4, 4)
+  rates = [float(schedule(step)) for step in (0, 1, 2, 4, 5, 10_000)]
+  np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.4, 0.4, 0.4], rtol=1e-6)
+  assert float(warmup_constant(0.4, 0)(0)) == pytest.approx(0.4)
+
+
+def test_one_step_of_adamw_by_hand():
+  """First step: m/sqrt(v) is the sign, plus decay on matrices only."""
+  optimizer = adamw(
+    warmup_constant(0.1, 0), b1=0.9, b2=0.99, weight_decay=0.5, clip_norm=1e9
+  )
+  params = {"kernel": jnp.full((2, 2), 2.0), "scale": jnp.full((2, 2), 2.0)}
+  grads = {"kernel": jnp.full((2, 2), 3.0), "scale": jnp.full((2, 2), -3.0)}
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  np.testing.assert_allclose(updates["kernel"], -0.1 * (1 + 0.5 * 2), rtol=1e-4)
+  np.testing.assert_allclose(updates["scale"], 0.1, rtol=1e-4)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+  def first_moment(clip_norm):
+    optimizer = adamw(
+      warmup_constant(0.1, 0), b1=0, b2=0, weight_decay=0, clip_norm=clip_norm
+    )
+    params = {"kernel": jnp.zeros(4)}
+    grads = {"kernel": jnp.full(4, 3.0)}
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    return state[1][0].mu["kernel"]
+
+  np.testing.assert_allclose(first_moment(3.0), 1.5, rtol=1e-5)
+  np.testing.assert_allclose(first_moment(100.0), 3.0, rtol=1e-5)
+
+
+def test_bad_knobs_are_all_listed():
+  with pytest.raises(InputError) as error:
+    adamw(
+      warmup_constant(0.1, 0), b1=1.0, b2=-1, weight_decay=-1, clip_norm=0.0
+    )
+  assert len(error.value.problems) == 4
+
+
+def test_when_to_log_and_to_save():
+  plan = Plan(0, 10, tokens_per_step=8, log_every=2, save_every=5)
+  steps = range(1, 11)
+  assert [s for s in steps if plan.saves_at(s)] == [5, 10]
+  assert [s for s in steps if plan.logs_at(s)] == [2, 4, 5, 6, 8, 10]
+
+
+def records(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
+  rows = [{"step": s, "tokens": 8 * s, "loss": 1.0 / s} for s in range(1, 7)]
+  writer = MetricsWriter(tmp_path, restored_step=0)
+  writer.write(rows[:4], {"tokens_per_second": 1.0})
+  writer.write(rows[4:], {})
+  writer.close()
+  file = tmp_path / "metrics.jsonl"
+  whole = file.read_text()
+  file.write_text(whole + '{"step": 7, "tok')
+  MetricsWriter(tmp_path, restored_step=4).close()
+  assert records(file) == rows[:4]
+  again = MetricsWriter(tmp_path, restored_step=4)
+  again.write(rows[4:], {})
+  again.close()
+  assert file.read_text() == whole
+
+
+def test_tensorboard_reads_the_events(tmp_path):
+  writer = MetricsWriter(tmp_path, restored_step=0)
+  writer.write(
+    [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}],
+    {"tokens_per_second": 7.0},
+  )
+  writer.close()
+  [events] = (tmp_path / "tensorboard").iterdir()
+  content = events.read_bytes()
+  assert content.count(b"loss") == 2
+  assert content.count(b"tokens_per_second") == 1
+
+
+def test_a_workdir_belongs_to_one_run(tmp_path):
+  config = {"num_steps": 5, "seed": 0, "data": {"source": "a", "globs": ()}}
+  first = run.identity(config, "corpus", "")
+  run.claim(tmp_path, first)
+  longer = run.identity({**config, "num_steps": 9}, "corpus", "")
+  assert longer["run_id"] == first["run_id"]
+  run.claim(tmp_path, longer)
+  other = run.identity({**config, "seed": 1}, "other corpus", "parent")
+  assert other["run_id"] != first["run_id"]
+  with pytest.raises(InputError) as error:
+    run.claim(tmp_path, other)
+  assert len(error.value.problems) == 3
+  assert "config.seed was 0, is now 1" in str(error.value)
+  (tmp_path / "run.json").write_text("{")
+  with pytest.raises(InputError, match="damaged"):
+    run.claim(tmp_path, first)
+
+
+def test_the_state_is_donated_and_the_step_compiles_once():
+  from jaxmerge.model.config import DecoderConfig
+  from jaxmerge.parallel.mesh import make_mesh
+  from jaxmerge.training.trainer import Trainer
+
+  config = DecoderConfig(
+    vocab_size=20,
+    width=8,
+    depth=1,
+    num_heads=1,
+    num_kv_heads=1,
+    mlp_width=8,
+    vocab_multiple=4,
+  )
+  schedule = warmup_constant(0.05, 1)
+  optimizer = adamw(schedule, b1=0.9, b2=0.9, weight_decay=0.0, clip_norm=1.0)
+  trainer = Trainer.build(config, make_mesh(), optimizer, schedule)
+  state = trainer.random_start(0)
+  step = trainer.train_step()
+  tokens = jax.device_put(np.arange(20, dtype=np.int32).reshape(2, 10))
+  losses = []
+  for _ in range(20):
+    before = state.params["final_norm"]["scale"]
+    state, metrics = step(state, tokens)
+    losses.append(metrics.loss)
+  assert before.is_deleted()
+  assert int(state.step) == 20
+  assert losses[-1] < losses[0] / 2
+  assert step._cache_size() == 1
