@@ -22,6 +22,7 @@ from jaxmerge.errors import check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.files import make_directory, write_json
+from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 from jaxmerge.training.loop import Progress
@@ -76,6 +77,7 @@ def evaluate(
     InputError: lists what is wrong with the config, the inputs or the output.
   """
   runner.check_config(config, SCHEMA)
+  distributed.check_single_process("evaluate")
   check(_problems(config))
   checkpoints = trajectory.open_inputs(inputs)
   trajectory.check_comparable(checkpoints)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 from etils import epath
 
 from jaxmerge.errors import InputError
@@ -68,6 +69,15 @@ def write_json(path: epath.PathLike, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def _remove_leftovers(path: epath.Path) -> None:
+  """Removes what killed processes of this machine began for `path`."""
+  for leftover in path.parent.glob(f".{path.name}.tmp-*"):
+    pid = leftover.name.removeprefix(f".{path.name}.tmp-").partition("-")[0]
+    if pid.isdigit() and not psutil.pid_exists(int(pid)):
+      with contextlib.suppress(FileNotFoundError):
+        leftover.rmtree()
+
+
 @contextlib.contextmanager
 def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
   """Yields a temporary path that becomes `path` when the block succeeds.
@@ -80,6 +90,7 @@ def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
   """
   path = epath.Path(path)
   make_directory(path.parent)
+  _remove_leftovers(path)
   temporary = _temporary_name(path)
   try:
     yield temporary

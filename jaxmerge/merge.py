@@ -24,6 +24,7 @@ from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import human_bytes
 from jaxmerge.merging import average
+from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
 from jaxmerge.training.loop import Progress
@@ -61,6 +62,7 @@ def merge(
     InputError: lists what is wrong with the config, the inputs or the output.
   """
   runner.check_config(config, SCHEMA)
+  distributed.check_single_process("merge")
   weights_K = _weights(config.method, len(inputs), weights)
   output = epath.Path(output)
   if output.exists() and not overwrite:

@@ -23,6 +23,7 @@ from jaxmerge.errors import check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.files import make_directory, write_text
 from jaxmerge.model.config import DecoderConfig
+from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.training import loop, optimizer, run
 from jaxmerge.training.metrics import MetricsWriter
@@ -119,8 +120,10 @@ def train(
     corpus.fingerprint,
     parent.metadata.run_id if parent else "",
   )
-  run.claim(workdir, identity)
-  write_text(workdir / "tokenizer.json", corpus.tokenizer.to_str())
+  if distributed.is_first_process():
+    run.claim(workdir, identity)
+    write_text(workdir / "tokenizer.json", corpus.tokenizer.to_str())
+  distributed.wait_for_all("the workdir is claimed")
   manager = store.open_manager(workdir)
   latest = manager.latest_step()
   if latest is not None:
@@ -146,8 +149,12 @@ def train(
     tokenizer=corpus.tokenizer.to_str(),
     tokens_per_step=plan.tokens_per_step,
   )
-  metrics = MetricsWriter(workdir, restored_step=plan.start)
-  with contextlib.closing(metrics), contextlib.closing(manager):
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(contextlib.closing(manager))
+    metrics = None
+    if distributed.is_first_process():
+      metrics = MetricsWriter(workdir, restored_step=plan.start)
+      stack.enter_context(contextlib.closing(metrics))
     loop.train(
       state,
       trainer.train_step(),

@@ -289,7 +289,7 @@ class TerminalProgress:
   """A progress bar per stage; where there is no terminal, a line now and then.
 
   Called with a stage, steps done, steps in all and a note; a call whose total
-  is 0 prints its note as a line.
+  is 0 prints its note as a line. Only the first process of a job prints.
   """
 
   _SECONDS_BETWEEN_LINES = 10.0
@@ -300,6 +300,8 @@ class TerminalProgress:
     self._printed = 0.0
 
   def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+    if not distributed.is_first_process():
+      return
     if total == 0:
       self._close()
       print(f"{stage}: {note}", flush=True)

@@ -32,6 +32,7 @@ from jaxmerge.evaluation import objective
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
 from jaxmerge.files import human_bytes, make_directory
 from jaxmerge.merging.average import weighted_average
+from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
 from jaxmerge.reporting.comparison import Comparison
@@ -84,6 +85,7 @@ def search(
   """
   workdir = epath.Path(workdir)
   runner.check_config(config, SCHEMA)
+  distributed.check_single_process("search")
   check(_problems(config))
   merged_of, trail = _checkpoints(config, workdir, inputs)
   trajectory.check_mergeable(merged_of, allow_unrelated=allow_unrelated)

@@ -1,7 +1,7 @@
 """The plain average of all inputs.
 
   python -m jaxmerge.merge --config=configs/merge/uniform.py \
-      --inputs=runs/quickstart@600,runs/quickstart@750 --output=runs/average
+      --inputs=runs/quickstart@600,runs/quickstart@700 --output=runs/average
 
 Seconds for a small model; the time of reading the inputs for a large one.
 """

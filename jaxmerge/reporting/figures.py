@@ -14,6 +14,9 @@ from jaxmerge.errors import check
 from jaxmerge.reporting import style
 from jaxmerge.reporting.results import Row
 
+# More step names than this do not fit beside each other.
+_MOST_NAMES = 10
+
 
 class Point(NamedTuple):
   """A loss during training: step, tokens seen, loss in nats per token."""
@@ -142,7 +145,7 @@ def _zoom(
   low, high = style.padded(np.append(loss_N, merged.loss), 0.16)
   axes.set_ylim(low, high)
   axes.set_title("Around the merge")
-  for point in near:
+  for point in near if len(near) <= _MOST_NAMES else before:
     axes.annotate(
       f"step {point.step}",
       (point.tokens / unit, point.loss),

@@ -96,15 +96,15 @@ def write_report(
       something else or cannot be written.
   """
   directory = epath.Path(directory)
-  check(_directory_problems(directory))
   images = _read_figures(figures)
   page = _render(title, results, images, facts, commands, trials)
   try:
+    check(_directory_problems(directory))
     with whole_directory(directory) as folder:
       write_results(folder / "results.json", results)
       for name, image in images.items():
         (folder / f"{name}.png").write_bytes(image)
-      (folder / "report.html").write_text(page)
+      (folder / "report.html").write_bytes(page.encode())
   except OSError as error:
     raise InputError(
       f"cannot write {directory}: {error.strerror or error}"

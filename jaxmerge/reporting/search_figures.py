@@ -23,7 +23,7 @@ _ASKED_BY = {
   "explore": ("v", style.PURPLE, "explore"),
 }
 # More numbers than this do not fit beside each other.
-_MOST_NUMBERS = 40
+_MOST_NUMBERS = 30
 
 
 def posterior(
@@ -125,7 +125,7 @@ def _number_trials(
   else:
     kept = np.ones(len(trials), bool)
   low, high = axes.get_xlim()
-  gap = (high - low) * (0.03 if kept.sum() <= 30 else 0.024)
+  gap = 0.03 * (high - low)
   at = style.spread(x_N[kept], gap, low + gap / 2, high - gap / 2)
   numbers = np.array([trial.number for trial in trials])[kept]
   for number, x, y, x_text in zip(numbers, x_N[kept], loss_N[kept], at):

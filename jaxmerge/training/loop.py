@@ -50,7 +50,7 @@ def train(
   *,
   save: Callable[[int, TrainState], None],
   validate: Callable[[TrainState], float],
-  metrics: MetricsWriter,
+  metrics: MetricsWriter | None,
   progress: Progress,
 ) -> TrainState:
   """Trains from `plan.start` to `plan.num_steps`.
@@ -61,6 +61,7 @@ def train(
   Args:
     save: starts saving `(step, state)`; the state may be donated afterwards.
     validate: validation loss in nats/token.
+    metrics: None in the processes of a job that write none.
     progress: called with a stage, steps done, steps in all and a note.
   """
   sharding = batch_sharding(mesh)
@@ -80,7 +81,8 @@ def train(
     note = f"loss {records[-1]['loss']:.4f}, {speed:,.0f} tokens/s"
     if plan.saves_at(step):
       records[-1]["validation_loss"] = validate(state)
-    metrics.write(records, {"tokens_per_second": speed})
+    if metrics is not None:
+      metrics.write(records, {"tokens_per_second": speed})
     if plan.saves_at(step):
       save(step, state)
     progress("pretrain", step, plan.num_steps, note)

@@ -19,6 +19,8 @@ class MetricsWriter:
   Args:
     workdir: the run's directory.
     restored_step: records after it are cut: they will be written again.
+
+  Only the first process of a job makes one.
   """
 
   def __init__(self, workdir: epath.PathLike, restored_step: int):

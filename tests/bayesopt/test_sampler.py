@@ -79,6 +79,17 @@ def test_a_replayed_study_asks_the_same_next_question():
   assert record == study.trials[7].system_attrs[ASKED]
 
 
+def test_a_trial_keeps_its_point_whatever_finishes_meanwhile():
+  study = _run(_study(), _bowl, 5)
+  left_behind = study.ask()
+  first = left_behind.suggest_float("w_0", 0, 1)
+  _run(study, _bowl, 2)
+  resumed = optuna.trial.Trial(study, left_behind._trial_id)
+  weights = [resumed.suggest_float(name, 0, 1) for name in _NAMES]
+  assert weights[0] == first
+  assert abs(math.fsum(weights) - 1) < 1e-12
+
+
 def test_the_seed_changes_the_search():
   params = {
     str([t.params for t in _run(_study(seed=seed), _bowl, 7).trials])

@@ -189,10 +189,11 @@ def test_a_live_worker_on_this_host_is_not_disturbed(tmp_path):
       study, 0, owner.this_process()._replace(pid=other.pid, start=start)
     )
     message = rf"another search \(pid {other.pid}\) is at work"
-    with pytest.raises(InputError, match=message):
-      run_study(study, _objective, num_trials=4)
-    other.kill()
-    other.wait()
+    try:
+      with pytest.raises(InputError, match=message):
+        run_study(study, _objective, num_trials=4)
+    finally:
+      other.kill()
   run_study(study, _objective, num_trials=4)
   assert len(study.trials) == 4
 
