@@ -21,6 +21,12 @@ def cache_root() -> epath.Path:
   )
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+  """A local path from the root, as Orbax wants it; URLs stay as they are."""
+  path = epath.Path(path)
+  return path if "://" in str(path) else path.absolute()
+
+
 def human_bytes(size: float) -> str:
   """1536 -> "1.5 KiB"."""
   units = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Set before any test imports jax: compiled programs and prepared corpora are
@@ -16,6 +17,35 @@ import pytest  # noqa: E402
 
 def no_progress(stage: str, done: int, total: int, note: str) -> None:
   del stage, done, total, note
+
+
+def _trials_of(workdir: pathlib.Path) -> list[tuple]:
+  import optuna
+  from optuna.storages import JournalStorage
+  from optuna.storages.journal import JournalFileBackend
+
+  journal = workdir / "search/pair/study.journal"
+  study = optuna.load_study(
+    study_name="pair",
+    storage=JournalStorage(JournalFileBackend(str(journal))),
+  )
+  return [
+    (
+      trial.number,
+      trial.state.name,
+      trial.params,
+      trial.value,
+      trial.user_attrs,
+      {k: v for k, v in trial.system_attrs.items() if "gp_hedge" in k},
+    )
+    for trial in study.trials
+  ]
+
+
+@pytest.fixture(scope="session")
+def trials_of() -> Callable[[pathlib.Path], list[tuple]]:
+  """All that a search decided, without who did it and when."""
+  return _trials_of
 
 
 @pytest.fixture(scope="session")

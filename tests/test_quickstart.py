@@ -89,12 +89,11 @@ def test_the_merged_checkpoint_is_one_like_any_other(workdir):
   assert logits.shape == (1, 4, metadata.model["vocab_size"])
 
 
-def test_the_same_command_again_changes_nothing(workdir):
-  journal = workdir / "search/pair/study.journal"
+def test_the_same_command_again_changes_nothing(workdir, trials_of):
   report = workdir / "report/report.html"
-  before = journal.read_bytes(), report.read_bytes()
+  before = trials_of(workdir), report.read_bytes()
   quickstart.quickstart(workdir, tiny_configs(), progress=quiet)
-  assert (journal.read_bytes(), report.read_bytes()) == before
+  assert (trials_of(workdir), report.read_bytes()) == before
 
 
 def test_another_search_of_the_same_name_is_refused(workdir):

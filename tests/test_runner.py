@@ -73,7 +73,7 @@ def test_keys_that_a_config_file_has_too_many_or_too_few(tmp_path):
   with config.unlocked():
     config.extra = 1
     del config.seed
-    config.model.width = "wide"
+    config.model = config.model.to_dict() | {"width": "wide"}
   with pytest.raises(InputError) as error:
     pretrain.train(config, tmp_path / "w", progress=print)
   assert error.value.problems == [

@@ -27,7 +27,7 @@ from jaxmerge.checkpoints.metadata import (
   to_json,
 )
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import replace_directory
+from jaxmerge.files import absolute, replace_directory
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
   """The run's manager: asynchronous, and it never deletes a step."""
   with _quiet():
     return ocp.CheckpointManager(
-      epath.Path(workdir) / "checkpoints",
+      absolute(workdir) / "checkpoints",
       options=ocp.CheckpointManagerOptions(
         max_to_keep=None, enable_async_checkpointing=True
       ),
@@ -123,7 +123,7 @@ def save_params(
     InputError: `path` exists and is not to be overwritten, or cannot be
       written.
   """
-  path = epath.Path(path).absolute()
+  path = absolute(path)
   if path.exists() and not overwrite:
     raise InputError(f"{path} exists; use --overwrite to replace it")
   with replace_directory(path) as temporary, _quiet():
@@ -203,7 +203,7 @@ def restore_params(path: epath.PathLike, shardings: Any = None) -> Any:
   Raises:
     InputError: the directory is damaged; the message names the leaves.
   """
-  path = epath.Path(path).absolute()
+  path = absolute(path)
   metadata = read_metadata(path)
   abstract = abstract_params(metadata)
   if shardings is None:
@@ -230,7 +230,7 @@ def restore_training(
   Raises:
     InputError: the directory is damaged, or its tree is another one.
   """
-  path = epath.Path(path).absolute()
+  path = absolute(path)
   metadata = read_metadata(path)
   restored = _restore(path, "opt_state", opt_state)
   _verify(path, "opt_state", restored, metadata.leaves["opt_state"])

@@ -55,7 +55,10 @@ def training_curve(
     InputError: there is no training point or no checkpoint, or the path cannot
       be written.
   """
-  check([f"no {n} to draw" for n, v in _named(training, checkpoints) if not v])
+  check(
+    ([] if training else ["no training loss to draw"])
+    + ([] if checkpoints else ["no checkpoint to draw"])
+  )
   train_tokens_N, train_loss_N = _columns(training)
   check_tokens_N, check_loss_N = _columns(checkpoints)
   unit, xlabel = style.token_unit(max(train_tokens_N[-1], check_tokens_N[-1]))
@@ -73,29 +76,7 @@ def training_curve(
         lw=1.6,
         label="training loss, running mean",
       )
-      axes.plot(
-        check_tokens_N / unit,
-        check_loss_N,
-        color=style.ORANGE,
-        marker="o",
-        ms=5.5,
-        mec="white",
-        mew=0.6,
-        lw=1.3,
-        label="checkpoint, held-out loss",
-      )
-      axes.plot(
-        merged.tokens / unit,
-        merged.loss,
-        color=style.VERMILION,
-        marker="*",
-        ms=13,
-        mec="white",
-        mew=0.8,
-        ls="",
-        zorder=5,
-        label=merged.label,
-      )
+      _held_out(axes, check_tokens_N / unit, check_loss_N, merged, unit)
       axes.set_ylabel("loss (nats/token)")
     # The first twentieth is the fall from the initial loss.
     settled = train_tokens_N[-1] / 20
@@ -113,10 +94,37 @@ def training_curve(
     near.set_xlabel(xlabel)
 
 
-def _named(
-  training: Sequence[Point], checkpoints: Sequence[Point]
-) -> list[tuple[str, Sequence[Point]]]:
-  return [("training loss", training), ("checkpoint", checkpoints)]
+def _held_out(
+  axes: Axes,
+  check_at_N: np.ndarray,
+  check_loss_N: np.ndarray,
+  merged: Merged,
+  unit: int,
+) -> None:
+  """The checkpoints' curve and the merged model's star."""
+  axes.plot(
+    check_at_N,
+    check_loss_N,
+    color=style.ORANGE,
+    marker="o",
+    ms=5.5,
+    mec="white",
+    mew=0.6,
+    lw=1.3,
+    label="checkpoint, held-out loss",
+  )
+  axes.plot(
+    merged.tokens / unit,
+    merged.loss,
+    color=style.VERMILION,
+    marker="*",
+    ms=13,
+    mec="white",
+    mew=0.8,
+    ls="",
+    zorder=5,
+    label=merged.label,
+  )
 
 
 def _columns(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:

@@ -98,17 +98,14 @@ def write_report(
   directory = epath.Path(directory)
   images = _read_figures(figures)
   page = _render(title, results, images, facts, commands, trials)
-  try:
+  with whole_directory(directory) as folder:
+    # In here, a directory that cannot even be listed is reported like one
+    # that cannot be written.
     check(_directory_problems(directory))
-    with whole_directory(directory) as folder:
-      write_results(folder / "results.json", results)
-      for name, image in images.items():
-        (folder / f"{name}.png").write_bytes(image)
-      (folder / "report.html").write_bytes(page.encode())
-  except OSError as error:
-    raise InputError(
-      f"cannot write {directory}: {error.strerror or error}"
-    ) from error
+    write_results(folder / "results.json", results)
+    for name, image in images.items():
+      (folder / f"{name}.png").write_bytes(image)
+    (folder / "report.html").write_bytes(page.encode())
   return directory / "report.html"
 
 

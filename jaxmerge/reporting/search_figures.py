@@ -64,16 +64,7 @@ def posterior(
   stderr_N = np.array([trial.stderr for trial in trials])
   with style.figure(path, 7.2, 4.6) as figure:
     axes = figure.subplots()
-    axes.fill_between(
-      lambda_M,
-      mean_M - 1.96 * std_M,
-      mean_M + 1.96 * std_M,
-      color=style.SKY,
-      alpha=0.3,
-      lw=0,
-      label="95% band",
-    )
-    axes.plot(lambda_M, mean_M, color=style.BLUE, lw=1.6, label="mean")
+    _belief(axes, lambda_M, mean_M, std_M)
     axes.errorbar(
       asked_N, loss_N, 2 * stderr_N, fmt="none", ecolor=style.GREY, elinewidth=1
     )
@@ -94,6 +85,21 @@ def posterior(
     )
     axes.set_ylabel("search loss (nats/token)")
     style.legend_above(figure)
+
+
+def _belief(
+  axes: Axes, lambda_M: np.ndarray, mean_M: np.ndarray, std_M: np.ndarray
+) -> None:
+  axes.fill_between(
+    lambda_M,
+    mean_M - 1.96 * std_M,
+    mean_M + 1.96 * std_M,
+    color=style.SKY,
+    alpha=0.3,
+    lw=0,
+    label="95% band",
+  )
+  axes.plot(lambda_M, mean_M, color=style.BLUE, lw=1.6, label="mean")
 
 
 def _posterior_limits(

@@ -128,30 +128,21 @@ def _points(
   rows: Sequence[Row],
   progress: Progress,
 ) -> list[figures.Point]:
-  """Report loss of the run's checkpoints, as far as they are needed.
-
-  Checkpoints after the merged pair are scored until one is as good as the
-  merged model.
-  """
-  last_step = max(weights_of(facts.best))
-  known = dict.fromkeys([last_step], rows[0].report_loss)
+  """Report loss of each checkpoint of the trail, by step."""
+  known = {max(weights_of(facts.best)): rows[0].report_loss}
   known |= {
     step: row.report_loss
     for row in rows
     if row.name.startswith("step_")
     for step in row.weights
   }
-  merged = rows[-1].report_loss
   points: list[figures.Point] = []
   for number, checkpoint in enumerate(facts.trail, start=1):
     step = checkpoint.metadata.step
-    later = [point.loss for point in points if point.step >= last_step]
-    if step > last_step and min(later) <= merged:
-      break
     if step not in known:
       known[step] = comparison.report_loss(checkpoint, facts.where)
     points.append(figures.Point(step, checkpoint.metadata.tokens, known[step]))
-    progress("later checkpoints", number, len(facts.trail), f"step {step}")
+    progress("trail", number, len(facts.trail), f"step {step}")
   return points
 
 

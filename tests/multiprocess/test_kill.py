@@ -12,9 +12,6 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from jaxmerge import runner, search
 from jaxmerge.checkpoints.metadata import read_metadata
@@ -77,26 +74,7 @@ def test_pretraining(tiny_run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *params)
 
 
-def trials_of(workdir: pathlib.Path) -> list[tuple]:
-  journal = workdir / "search/pair/study.journal"
-  study = optuna.load_study(
-    study_name="pair",
-    storage=JournalStorage(JournalFileBackend(str(journal))),
-  )
-  return [
-    (
-      trial.number,
-      trial.state.name,
-      trial.params,
-      trial.value,
-      trial.user_attrs,
-      {k: v for k, v in trial.system_attrs.items() if "gp_hedge" in k},
-    )
-    for trial in study.trials
-  ]
-
-
-def test_searching(tiny_run, tmp_path):
+def test_searching(tiny_run, trials_of, tmp_path):
   undisturbed, workdir = tmp_path / "a" / "run", tmp_path / "b" / "run"
   for copy in (undisturbed, workdir):
     shutil.copytree(tiny_run, copy)

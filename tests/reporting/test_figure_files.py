@@ -12,6 +12,7 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from jaxmerge.errors import InputError
 from jaxmerge.reporting import figures, search_figures, style
@@ -149,39 +150,64 @@ def test_every_argument_of_the_posterior_shows(tmp_path, trials):
   assert len(set(images)) == len(images)
 
 
-def test_far_values_do_not_flatten_the_rest(tmp_path, trials, results):
-  def limits(monitored: list) -> tuple[float, float]:
-    return monitored[0].axes[0].get_ylim()
-
-  seen: list = []
-  original = style.Figure.savefig
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+  """The figures that were saved, the latest last."""
+  saved: list[Figure] = []
+  original = Figure.savefig
 
   def spy(self, *args, **kwargs):
-    seen[:] = [self]
+    saved.append(self)
     return original(self, *args, **kwargs)
 
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(style.Figure, "savefig", spy)
-    far = [*trials, trials[-1]._replace(number=6, loss=50.0)]
-    search_figures.convergence(tmp_path / "c.png", far, {"last": 1.2247})
-    assert limits(seen)[1] < 1.3
-    rows = [*results.rows]
-    rows[1] = dataclasses.replace(rows[1], report_delta_vs_last=3.0)
-    figures.baselines(tmp_path / "b.png", rows)
-    assert seen[0].axes[0].get_xlim()[1] < 0.1
-    # The fall from the initial loss stays out of the training curve.
-    figures.training_curve(
-      tmp_path / "t.png", TRAINING, CHECKPOINTS, MERGED, None
-    )
-    low, high = limits(seen)
-    assert low < 1.1
-    assert high < TRAINING[0].loss
+  monkeypatch.setattr(Figure, "savefig", spy)
+  return saved
+
+
+def test_the_band_covers_95_percent_on_both_sides(tmp_path, trials, drawn):
+  search_figures.posterior(
+    tmp_path / "p.png", LAMBDA_M, MEAN_M, STD_M, trials, 0.0, 4
+  )
+  edge = drawn[-1].axes[0].collections[0].get_paths()[0].vertices
+  middle = edge[edge[:, 0] == LAMBDA_M[25]][:, 1]
+  np.testing.assert_allclose(
+    sorted(middle), MEAN_M[25] + STD_M[25] * np.array([-1.96, 1.96])
+  )
+
+
+def test_the_arrow_ends_where_the_run_is_as_good(tmp_path, drawn):
+  figures.training_curve(
+    tmp_path / "t.png", TRAINING, CHECKPOINTS, MERGED, 1203
+  )
+  texts = {text.get_text(): text for text in drawn[-1].axes[1].texts}
+  assert texts[""].xy == (8.703, 1.1954)
+  assert texts[""].get_position() == (7.5, 1.1954)
+  assert {"1,203 tokens saved", "step 750", "step 900"} <= set(texts)
+
+
+def test_far_values_do_not_flatten_the_rest(tmp_path, trials, results, drawn):
+  far = [*trials, trials[-1]._replace(number=6, loss=50.0)]
+  search_figures.convergence(tmp_path / "c.png", far, {"last": 1.2247})
+  assert drawn[-1].axes[0].get_ylim()[1] < 1.3
+  rows = [*results.rows]
+  rows[1] = dataclasses.replace(rows[1], report_delta_vs_last=3.0)
+  figures.baselines(tmp_path / "b.png", rows)
+  assert drawn[-1].axes[0].get_xlim()[1] < 0.1
+  # The fall from the initial loss stays out of the training curve.
+  figures.training_curve(
+    tmp_path / "t.png", TRAINING, CHECKPOINTS, MERGED, None
+  )
+  low, high = drawn[-1].axes[0].get_ylim()
+  assert low < 1.1
+  assert high < TRAINING[0].loss
 
 
 def test_bad_arguments(tmp_path, trials):
   path = tmp_path / "f.png"
   with pytest.raises(InputError, match="no training loss"):
     figures.training_curve(path, [], CHECKPOINTS, MERGED, None)
+  with pytest.raises(InputError, match="no checkpoint"):
+    figures.training_curve(path, TRAINING, [], MERGED, None)
   with pytest.raises(InputError, match="no row"):
     figures.baselines(path, [])
   with pytest.raises(InputError, match="no trial"):

@@ -32,6 +32,13 @@ def test_a_letter_torn_in_two_is_left_out(tmp_path):
   assert read_metrics(tmp_path / "m.jsonl") == RECORDS
 
 
+def test_a_damaged_letter_inside_is_an_error(tmp_path):
+  damaged = b'{"step": 0, "tokens": 0, "loss": 1, "note": "\xff"}\n'
+  (tmp_path / "m.jsonl").write_bytes(damaged + LINES.encode())
+  with pytest.raises(InputError, match="line 1: not JSON"):
+    read_metrics(tmp_path / "m.jsonl")
+
+
 def test_empty_file(tmp_path):
   (tmp_path / "m.jsonl").write_text("")
   assert read_metrics(tmp_path / "m.jsonl") == []
