@@ -111,8 +111,9 @@ def search(
   )
   best = objective.best_trial(study.trials)
   weights_K = [objective.weights_of(best)[step] for step in steps]
-  path = save_merged(
-    _merged_path(config, workdir, merged_of),
+  path = _merged_path(config, workdir, merged_of)
+  save_merged(
+    path,
     weighted_average(trees, weights_K),
     merged_of,
     weights_K,

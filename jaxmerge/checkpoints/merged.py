@@ -29,7 +29,7 @@ def save_merged(
   *,
   method: str,
   overwrite: bool,
-) -> epath.Path:
+) -> None:
   """Saves a step directory of kind `merged` with its provenance.
 
   Args:
@@ -70,4 +70,4 @@ def save_merged(
     },
     versions=versions(),
   )
-  return save_params(path, params, metadata, overwrite=overwrite)
+  save_params(path, params, metadata, overwrite=overwrite)

@@ -116,7 +116,7 @@ def save_params(
   metadata: Metadata,
   *,
   overwrite: bool = False,
-) -> epath.Path:
+) -> None:
   """Saves a step directory of params and metadata only, whole or not at all.
 
   Raises:
@@ -136,7 +136,6 @@ def save_params(
       ),
     )
     checkpointer.close()
-  return path
 
 
 @contextlib.contextmanager

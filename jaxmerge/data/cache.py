@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,9 +34,10 @@ from jaxmerge.data.token_files import (
   write_meta,
 )
 from jaxmerge.errors import InputError
-from jaxmerge.files import make_directory, whole_directory
+from jaxmerge.files import make_directory, whole_directory, write_text
 
 _BATCH_BYTES = 1 << 20
+_SECONDS_BETWEEN_LINES = 2.0
 
 
 def _batches(
@@ -65,7 +67,7 @@ def _write_splits(
   end = tokenizer_lib.end_of_text_id(tokenizer)
   largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
   dtype = np.dtype("<u2" if largest < 2**16 else "<u4")
-  done = 0
+  done, said = 0, 0.0
   with contextlib.ExitStack() as files:
     writers = {
       name: SplitWriter(directory, name, dtype, files) for name in SPLIT_NAMES
@@ -77,7 +79,9 @@ def _write_splits(
       for (name, document), encoding in zip(batch, encodings):
         writers[name].add(document.id, [end, *encoding.ids])
       done += sum(len(text) for text in texts)
-      progress(f"tokenizing {corpus.source}: {done / 1e6:.1f} M characters")
+      if time.monotonic() > said + _SECONDS_BETWEEN_LINES:
+        said = time.monotonic()
+        progress(f"tokenizing {corpus.source}: {done / 1e6:.1f} M characters")
   return {
     name: {
       "documents": writer.documents,
@@ -93,25 +97,38 @@ class _AlreadyThereError(Exception):
 
 
 def _trained(
-  corpus: Corpus, vocab_size: int, fractions: SplitFractions
+  home: Path,
+  corpus: Corpus,
+  vocab_size: int,
+  fractions: SplitFractions,
+  progress: Callable[[str], None],
 ) -> tokenizers.Tokenizer:
+  """The BPE of the train split: trained, or as it was trained before."""
+  key = _key(corpus, [vocab_size, tokenizer_lib.SAMPLE_BYTES], fractions)
+  path = home / "tokenizers" / f"{key}.json"
+  if path.exists():
+    try:
+      return tokenizer_lib.load_tokenizer(path)
+    except InputError as damage:
+      progress(f"training the tokenizer anew: {damage.problems[0]}")
+  progress(f"training a tokenizer of {vocab_size} tokens")
   assigned = splits_lib.assigned_documents(corpus, fractions)
   texts = (document.text for name, document in assigned if name == "train")
-  return tokenizer_lib.train_tokenizer(texts, vocab_size=vocab_size)
+  tokenizer = tokenizer_lib.train_tokenizer(texts, vocab_size=vocab_size)
+  make_directory(path.parent)
+  write_text(path, tokenizer.to_str())
+  return tokenizer
 
 
 def _build(
   directory: Path,
   corpus: Corpus,
-  tokenizer: tokenizers.Tokenizer | int,
+  tokenizer: tokenizers.Tokenizer,
   fractions: SplitFractions,
   progress: Callable[[str], None],
 ) -> None:
   with whole_directory(directory) as path:
     temporary = Path(path)
-    if isinstance(tokenizer, int):
-      progress(f"training a tokenizer of {tokenizer} tokens")
-      tokenizer = _trained(corpus, tokenizer, fractions)
     tokenizer.save(str(temporary / TOKENIZER))
     counts = _write_splits(temporary, corpus, tokenizer, fractions, progress)
     documents = {name: count["documents"] for name, count in counts.items()}
@@ -129,18 +146,12 @@ def _build(
       raise _AlreadyThereError
 
 
-def _cache_key(
-  corpus: Corpus,
-  tokenizer: tokenizers.Tokenizer | int,
-  fractions: SplitFractions,
+def _key(
+  corpus: Corpus, made_with: list[int | str], fractions: SplitFractions
 ) -> str:
-  """A hash of all that decides what the cache holds."""
-  if isinstance(tokenizer, int):
-    made = ["trained", tokenizer, tokenizer_lib.SAMPLE_BYTES]
-  else:
-    made = ["loaded", tokenizer_lib.tokenizer_hash(tokenizer)]
+  """A hash of all that decides what is made of a corpus."""
   rules = [VERSION, splits_lib.VERSION, list(fractions)]
-  key = json.dumps([corpus.fingerprint, made, rules])
+  key = json.dumps([corpus.fingerprint, made_with, rules])
   return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
@@ -156,12 +167,10 @@ def _open_or_build(
     build()
   except _AlreadyThereError:
     progress(f"another process wrote {directory}")
-  except OSError as error:
+  except InputError:
     # The rename loses a race against a process that wrote the same.
     if not directory.exists() or cache_problems(directory):
-      raise InputError(
-        f"cannot write the token cache {directory}: {error.strerror or error}"
-      ) from error
+      raise
   return open_cache(directory)
 
 
@@ -202,13 +211,10 @@ def prepare(
       a split without a document; a directory that cannot be written.
   """
   splits_lib.check_fractions(fractions)
-  tokenizer: tokenizers.Tokenizer | int
+  if tokenizer_path is None and not vocab_size:
+    raise InputError("give a vocab_size or a tokenizer_path")
   if tokenizer_path is not None:
     tokenizer = tokenizer_lib.load_tokenizer(tokenizer_path)
-  elif vocab_size:
-    tokenizer = vocab_size
-  else:
-    raise InputError("give a vocab_size or a tokenizer_path")
   say = progress or (lambda text: None)
   home = Path(make_directory(cache_dir))
   if data_dir is None and source in LOCAL_SOURCES:
@@ -223,8 +229,10 @@ def prepare(
     manual_dir=manual_dir,
     progress=progress,
   )
+  if tokenizer_path is None:
+    tokenizer = _trained(home, corpus, vocab_size or 0, fractions, say)
   name = re.sub(r"\W+", "-", source)
-  key = _cache_key(corpus, tokenizer, fractions)
+  key = _key(corpus, [tokenizer_lib.tokenizer_hash(tokenizer)], fractions)
   directory = home / "tokens" / f"{name}-{key}"
   return _open_or_build(
     directory,

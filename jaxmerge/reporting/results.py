@@ -84,7 +84,8 @@ class Results:
 
   Attributes:
     rows: in the order in which they are shown; one of them is "last".
-    tokens_trained: tokens that the run has trained on.
+    tokens_trained: tokens that the run had trained on at its last merged
+      checkpoint.
     tokens_saved: more tokens that the run needs to reach the merged loss; None
       when it never reaches it.
   """
