@@ -105,7 +105,7 @@ def test_the_page_says_what_was_found_and_how(tmp_path, arguments):
     "corpus python <source>",
     "parameters 812,544",
     "s 312.5",
-    "tokens trained 3,072,000",
+    "tokens trained, to the last merged step 3,072,000",
   ):
     assert part in page.text
   images = [attributes for name, attributes in page.tags if name == "img"]
