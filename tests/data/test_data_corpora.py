@@ -14,6 +14,10 @@ from jaxmerge.data.corpora import load_corpus
 from jaxmerge.errors import InputError
 
 
+# Without a time stamp: the two workers must collect the same test names.
+DAMAGED_GZIP = gzip.compress(b"{}" * 999, mtime=0)[:-9]
+
+
 def _load(folder, data, **kwargs):
   return load_corpus(
     "text_files", globs=[f"{folder}/**/*"], data_dir=data, **kwargs
@@ -89,7 +93,7 @@ def test_json_lines(tmp_path):
     ("a.jsonl", b'{"text": "a"}\n{"text": ', "a.jsonl, line 2: not JSON"),
     ("a.jsonl", b'{"body": "a"}', 'a.jsonl, line 1: no "text"'),
     ("a.jsonl", b'["text"]', 'a.jsonl, line 1: no "text"'),
-    ("a.jsonl.gz", gzip.compress(b"{}" * 999)[:-9], "damaged gzip file"),
+    ("a.jsonl.gz", DAMAGED_GZIP, "damaged gzip file"),
     ("a.jsonl", b'{"text":"a","id":1}\n{"text":"b","id":1}', "cannot be prep"),
     ("a.pdf", b"text", "not .txt"),
   ],
