@@ -13,7 +13,6 @@ from jaxmerge.data import local_text
 from jaxmerge.data.corpora import load_corpus
 from jaxmerge.errors import InputError
 
-
 # Without a time stamp: the two workers must collect the same test names.
 DAMAGED_GZIP = gzip.compress(b"{}" * 999, mtime=0)[:-9]
 
