@@ -139,7 +139,8 @@ def parse(
   if {"--help", "-h", "--helpfull"} & set(argv):
     print(_help(doc, configs, strings, booleans))
     raise SystemExit(0)
-  argv, problems = _resolve(_joined(argv, [*configs, *strings]), configs)
+  typed = _joined(argv, [*configs, *strings])
+  argv, problems = _resolve(typed, configs)
   values = flags.FlagValues()
   for name, (default, help_text) in strings.items():
     flags.DEFINE_string(name, default, help_text, flag_values=values)
@@ -148,17 +149,20 @@ def parse(
   words = ["jaxmerge", *argv]
   for name in configs:
     config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=words)
-  try:
-    rest = values(words, known_only=True)[1:]
-  except (flags.Error, OSError, ValueError, TypeError, LookupError) as error:
-    raise InputError([*problems, str(error).strip()]) from error
+  for word in argv:  # one by one: absl stops at the first that it refuses
+    try:
+      rest = values(["jaxmerge", word], known_only=True)[1:]
+    except (flags.Error, OSError, ValueError, TypeError, LookupError) as error:
+      problems.append(str(error).strip())
+    else:
+      kind = "flag" if word.startswith("-") else "argument"
+      problems += [f"unknown {kind} {unknown}" for unknown in rest]
+  required = [name for name, (default, _) in strings.items() if default is None]
+  required += [name for name, default in configs.items() if default is None]
   problems += [
-    f"unknown {'flag' if word.startswith('-') else 'argument'} {word}"
-    for word in rest
-  ]
-  required = [*(n for n, (d, _) in strings.items() if d is None), *configs]
-  problems += [
-    f"flag --{name} is required" for name in required if not values[name].value
+    f"flag --{name} is required"
+    for name in required
+    if not any(_words(typed, name)[-1:])
   ]
   check(problems)
   names = [*strings, *booleans, *configs]
@@ -212,8 +216,6 @@ def _resolve(
         resolved.append(word)
       continue
     resolved.append(word)
-  if problems and len(loaded) < len(configs):
-    raise InputError(problems)
   return resolved, problems
 
 

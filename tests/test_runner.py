@@ -45,6 +45,32 @@ def test_all_bad_flags_are_in_one_message(tmp_path, capsys):
   ]
 
 
+def test_values_that_do_not_parse_hide_no_other_problem(capsys):
+  lines = fails(
+    pretrain,
+    [
+      f"--config={TINY}",
+      "--config.seed=many",
+      "--config.batch_size=few",
+      "--dry_run=perhaps",
+      "--wrokdir=x",
+    ],
+    capsys,
+  )
+  for part in ("seed=many", "batch_size=few", "dry_run", "--wrokdir=x"):
+    assert sum(part in line for line in lines) == 1, part
+  assert lines[-1] == "flag --workdir is required"
+
+
+def test_a_config_that_is_not_there_hides_no_other_problem(capsys):
+  lines = fails(pretrain, ["--config=nope.py", "--wrokdir=x"], capsys)
+  assert lines[1:] == [
+    "config file nope.py does not exist",
+    "unknown flag --wrokdir=x",
+    "flag --workdir is required",
+  ]
+
+
 def test_a_value_of_another_type(tmp_path, capsys):
   lines = fails(
     pretrain,
