@@ -76,9 +76,8 @@ def evaluate(
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
   """
-  runner.check_config(config, SCHEMA)
+  check_config(config)
   distributed.check_single_process("evaluate")
-  check(_problems(config))
   checkpoints = trajectory.open_inputs(inputs)
   trajectory.check_comparable(checkpoints)
   first = checkpoints[0].metadata
@@ -125,6 +124,12 @@ def evaluate(
       },
     )
   return rows
+
+
+def check_config(config: config_dict.ConfigDict) -> None:
+  """Refuses what is wrong with a config whatever the inputs."""
+  runner.check_config(config, SCHEMA)
+  check(_problems(config))
 
 
 def _problems(config: config_dict.ConfigDict) -> list[str]:

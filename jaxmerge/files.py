@@ -48,15 +48,17 @@ def make_directory(path: epath.PathLike) -> epath.Path:
     InputError: the path is a file, or cannot be created or written.
   """
   path = epath.Path(path)
+  probe = _temporary_name(path / "probe")
   try:
     path.mkdir(parents=True, exist_ok=True)
-    probe = _temporary_name(path / "probe")
     probe.write_text("probe")
-    probe.unlink()
   except OSError as error:
     raise InputError(
       f"cannot write to {path}: {error.strerror or error}"
     ) from error
+  finally:
+    with contextlib.suppress(OSError):
+      probe.unlink(missing_ok=True)
   return path
 
 
@@ -111,9 +113,9 @@ def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
     raise InputError(
       f"cannot write to {path}: {error.strerror or error}"
     ) from error
-  finally:
-    if temporary.exists():
-      temporary.rmtree()
+  finally:  # with what Orbax began beside it, under a longer name
+    for leftover in path.parent.glob(f"{temporary.name}*"):
+      leftover.rmtree()
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def train(
       usable; a trail that is already in the workdir stays as it was.
   """
   workdir = epath.Path(workdir)
-  mesh = _checked_mesh(config)
+  mesh = check_config(config)
   parent = trajectory.open_inputs([init_from])[0] if init_from else None
   if dry_run:
     print(_plan(config, mesh))
@@ -171,8 +171,12 @@ def train(
     store.finish(manager)
 
 
-def _checked_mesh(config: config_dict.ConfigDict) -> Mesh:
-  """Everything that can be known to be wrong before anything is read."""
+def check_config(config: config_dict.ConfigDict) -> Mesh:
+  """Refuses what is wrong with a config before anything is read.
+
+  Returns:
+    The mesh that it asks for.
+  """
   runner.check_config(config, SCHEMA)
   check(
     f"config.{key} must be positive, got {config[key]}"

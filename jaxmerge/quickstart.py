@@ -13,6 +13,7 @@ from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge import evaluate, pretrain, runner, search
+from jaxmerge.errors import InputError, check
 from jaxmerge.training.loop import Progress
 
 CONFIGS = {
@@ -33,7 +34,11 @@ def quickstart(
     workdir: of the run; the report is in its report/ directory.
     configs: one for each of "pretrain", "search" and "evaluate".
     progress: called with a stage, done, in all and a note.
+
+  Raises:
+    InputError: lists what is wrong with any of the configs, before training.
   """
+  check(_problems(configs))
   pretrain.train(configs["pretrain"], workdir, progress=progress)
   merged = search.search(
     configs["search"],
@@ -47,6 +52,26 @@ def quickstart(
     progress=progress,
   )
   return merged
+
+
+def _problems(configs: dict[str, config_dict.ConfigDict]) -> list[str]:
+  """Everything that can be known before the minutes of training."""
+  problems = []
+  verbs = {"pretrain": pretrain, "search": search, "evaluate": evaluate}
+  for name, verb in verbs.items():
+    try:
+      verb.check_config(configs[name])
+    except InputError as error:
+      problems += [f"{name}: {problem}" for problem in error.problems]
+  if not problems:
+    run = configs["pretrain"]
+    saved = {*range(0, run.num_steps, run.save_every), run.num_steps} - {0}
+    problems = [
+      f"search: config.steps has {step}, which the run will not save"
+      for step in configs["search"].steps
+      if step not in saved
+    ]
+  return problems
 
 
 def main(argv: Sequence[str]) -> None:

@@ -264,9 +264,8 @@ def run(verb: str, main: Callable[[], None]) -> int:
   except OSError as error:
     if error.errno not in _CANNOT_WRITE:
       raise
-    return _fail(
-      verb, [f"cannot write {error.filename or ''}: {error.strerror}"]
-    )
+    where = f" {error.filename}" if error.filename else ""
+    return _fail(verb, [f"cannot write{where}: {error.strerror}"])
   except KeyboardInterrupt:
     print(f"\njaxmerge.{verb}: interrupted; the same command goes on from here")
     return 130

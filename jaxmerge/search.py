@@ -84,9 +84,8 @@ def search(
       a study of that name.
   """
   workdir = epath.Path(workdir)
-  runner.check_config(config, SCHEMA)
+  check_config(config)
   distributed.check_single_process("search")
-  check(_problems(config))
   merged_of, trail = _checkpoints(config, workdir, inputs)
   trajectory.check_mergeable(merged_of, allow_unrelated=allow_unrelated)
   mesh = make_mesh(**config.mesh)
@@ -137,6 +136,12 @@ def search(
     progress,
   )
   return path
+
+
+def check_config(config: config_dict.ConfigDict) -> None:
+  """Refuses what is wrong with a config whatever the inputs."""
+  runner.check_config(config, SCHEMA)
+  check(_problems(config))
 
 
 def _checkpoints(

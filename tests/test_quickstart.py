@@ -45,6 +45,23 @@ def workdir(tmp_path_factory) -> pathlib.Path:
   return workdir
 
 
+def test_a_bad_config_stops_before_training(tmp_path):
+  configs = tiny_configs()
+  configs["search"].alpha = 1.0
+  configs["evaluate"].split = "train set"
+  with pytest.raises(InputError) as error:
+    quickstart.quickstart(tmp_path / "run", configs, progress=quiet)
+  assert [p.split(":")[0] for p in error.value.problems] == [
+    "search",
+    "evaluate",
+  ]
+  configs = tiny_configs()
+  configs["search"].steps = (8, 10, 20)
+  with pytest.raises(InputError, match=r"has 10.*\n.*has 20"):
+    quickstart.quickstart(tmp_path / "run", configs, progress=quiet)
+  assert not (tmp_path / "run").exists()
+
+
 def test_results_have_their_exact_shape(workdir):
   results = json.loads((workdir / "report/results.json").read_text())
   assert list(results) == ["rows", "tokens_trained", "tokens_saved"]

@@ -44,7 +44,10 @@ def asked_by(trial: FrozenTrial) -> str:
 
 
 class GPHedgeSampler(BaseSampler):
-  """Gaussian process with a portfolio of acquisitions (METHODS: GP-Hedge).
+  """Gaussian process with a portfolio of acquisitions (GP-Hedge).
+
+  Hoffman, Brochu and de Freitas, "Portfolio Allocation for Bayesian
+  Optimization" (UAI 2011), Algorithm 2.
 
   Trial 0 onwards, with `simplex`, the named parameters (each a float in
   [0, 1]) sum to 1 and the first trials are the vertices, last name first.

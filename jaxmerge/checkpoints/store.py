@@ -6,7 +6,6 @@ the digests of its metadata, leaf by leaf.
 
 import contextlib
 import gc
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,33 +25,23 @@ from jaxmerge.checkpoints.metadata import (
   read_metadata,
   to_json,
 )
+from jaxmerge.checkpoints.quiet import silence_orbax
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import absolute, replace_directory
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps library warnings about a damaged directory off the terminal."""
-  loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-  levels = [logger.level for logger in loggers]
-  for logger in loggers:
-    logger.setLevel(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    for logger, level in zip(loggers, levels):
-      logger.setLevel(level)
+# What Orbax and TensorStore say of a full disk.
+_FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota")
 
 
 def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
   """The run's manager: asynchronous, and it never deletes a step."""
-  with _quiet():
-    return ocp.CheckpointManager(
-      absolute(workdir) / "checkpoints",
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=None, enable_async_checkpointing=True
-      ),
-    )
+  silence_orbax()
+  return ocp.CheckpointManager(
+    absolute(workdir) / "checkpoints",
+    options=ocp.CheckpointManagerOptions(
+      max_to_keep=None, enable_async_checkpointing=True
+    ),
+  )
 
 
 def iterator_digest(iterator: grain.DatasetIterator) -> str:
@@ -82,7 +71,7 @@ def save_step(
     leaves={name: describe_leaves(tree) for name, tree in items.items()},
     iterator=iterator_digest(iterator),
   )
-  with _quiet(), _writing(manager):
+  with _writing(manager.directory):
     manager.save(
       step,
       args=ocp.args.Composite(
@@ -95,18 +84,22 @@ def save_step(
 
 def finish(manager: ocp.CheckpointManager) -> None:
   """Waits until the last save is on disk; InputError when it is not."""
-  with _quiet(), _writing(manager):
+  with _writing(manager.directory):
     manager.wait_until_finished()
 
 
 @contextlib.contextmanager
-def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
+def _writing(path: epath.Path) -> Iterator[None]:
+  """Turns whatever a full disk makes Orbax raise into an InputError."""
   try:
     yield
   except (OSError, ValueError, RuntimeError) as error:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
+    reason = str(error).strip() or type(error).__name__
+    if any(words in reason for words in _FULL):
+      reason = "no space left on device"
+    reason = reason.partition("\n")[0][:200]
     raise InputError(
-      f"cannot save a checkpoint under {manager.directory}: {reason[0][:200]}"
+      f"cannot save a checkpoint under {path}: {reason}"
     ) from error
 
 
@@ -126,7 +119,8 @@ def save_params(
   path = absolute(path)
   if path.exists() and not overwrite:
     raise InputError(f"{path} exists; use --overwrite to replace it")
-  with replace_directory(path) as temporary, _quiet():
+  silence_orbax()
+  with replace_directory(path) as temporary, _writing(path.parent):
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     checkpointer.save(
       temporary,
@@ -142,13 +136,13 @@ def save_params(
 def _reading(path: epath.Path, item: str) -> Iterator[None]:
   """Turns whatever a damaged item makes Orbax raise into an InputError."""
   problem = ""
-  with _quiet():
-    try:
-      yield
-    except Exception as error:  # noqa: BLE001  (Orbax raises Exception itself)
-      reason = str(error).partition(". ")[0].partition("\n")[0][:160]
-      problem = f"{path} is damaged: its {item} cannot be read"
-      problem += f" ({reason or type(error).__name__})"
+  silence_orbax()
+  try:
+    yield
+  except Exception as error:  # noqa: BLE001  (Orbax raises Exception itself)
+    reason = str(error).partition(". ")[0].partition("\n")[0][:160]
+    problem = f"{path} is damaged: its {item} cannot be read"
+    problem += f" ({reason or type(error).__name__})"
   if problem:
     _drop_unfinished_reads()
     raise InputError(problem)
@@ -159,7 +153,7 @@ def _drop_unfinished_reads() -> None:
   hook = sys.unraisablehook
   sys.unraisablehook = lambda unraisable: None
   try:
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings():
       warnings.simplefilter("ignore", RuntimeWarning)
       gc.collect()
   finally:

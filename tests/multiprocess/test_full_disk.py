@@ -1,0 +1,84 @@
+"""A disk that is really full: one message, exit code 2, and nothing lost."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# A small disk of its own, in a name space that any user may open.
+DISK = "mount -t tmpfs -o size={size}k tmpfs {disk}"
+GROW = "mount -o remount,size=64m {disk}"
+
+
+def script(*lines: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    + ["\n".join(lines)],
+    capture_output=True,
+    text=True,
+    env=os.environ,
+  )
+
+
+@pytest.fixture
+def disk(tmp_path):
+  path = tmp_path / "disk"
+  path.mkdir()
+  if (
+    shutil.which("unshare") is None
+    or script(DISK.format(size=64, disk=path)).returncode
+  ):
+    pytest.skip("this machine gives no user its own mounts")
+  return path
+
+
+def assert_one_message(stderr: str, part: str) -> None:
+  lines = stderr.strip().splitlines()
+  assert len(lines) == 2, stderr
+  assert part in lines[1].lower()
+
+
+@pytest.mark.parametrize("size", [100, 1000, 1500])
+def test_pretraining(tiny_run, disk, size):
+  command = (
+    f"{sys.executable} -m jaxmerge.pretrain --workdir={disk}/run "
+    f"--config={ROOT / 'configs/pretrain/tiny.py'}"
+  )
+  done = script(
+    DISK.format(size=size, disk=disk),
+    f"{command} > /dev/null; test $? = 2 || exit 1",
+    GROW.format(disk=disk),
+    f"{command} > /dev/null || exit 3",
+    f"cat {disk}/run/metrics.jsonl",
+  )
+  assert done.returncode == 0, done.stderr
+  assert_one_message(done.stderr, "no space left on device")
+  assert done.stdout == (tiny_run / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("room", [8, 50, 250])
+def test_search(tiny_run, disk, room):
+  command = (
+    f"{sys.executable} -m jaxmerge.search --workdir={disk}/run "
+    f"--config={ROOT / 'configs/search/tiny.py'}"
+  )
+  done = script(
+    DISK.format(size=64 * 1024, disk=disk),
+    f"cp -r {tiny_run} {disk}/run",
+    f"used=$(df --output=used -k {disk} | tail -1)",
+    f"mount -o remount,size=$((used + {room}))k {disk}",
+    f"{command} > /dev/null; test $? = 2 || exit 1",
+    f"find {disk}/run -name '*tmp*'; ls {disk}/run/report 2> /dev/null",
+    GROW.format(disk=disk),
+    f"{command} > /dev/null || exit 3",
+    f"cat {disk}/run/report/results.json",
+  )
+  assert done.returncode == 0, done.stderr
+  assert_one_message(done.stderr, "no space left on device")
+  rows = json.loads(done.stdout)["rows"]  # and nothing half-written before it
+  assert rows[-1]["evaluations"] == 5
