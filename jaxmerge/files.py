@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,9 @@ import psutil
 from etils import epath
 
 from jaxmerge.errors import InputError
+
+_SETTLE_SECONDS = 0.2
+_SETTLE_TRIES = 25
 
 
 def cache_root() -> epath.Path:
@@ -62,6 +66,23 @@ def make_directory(path: epath.PathLike) -> epath.Path:
   return path
 
 
+def check_can_make(path: epath.PathLike) -> None:
+  """Says why a directory could not be made here, and makes nothing.
+
+  Raises:
+    InputError: the path or a parent of it is a file, or is read-only.
+  """
+  path = absolute(path)
+  if "://" in str(path):  # an object store answers only to a write
+    return
+  while not path.exists():
+    path = path.parent
+  if not path.is_dir():
+    raise InputError(f"cannot write to {path}: it is a file")
+  if not os.access(path, os.W_OK | os.X_OK):
+    raise InputError(f"cannot write to {path}: it is read-only")
+
+
 def write_text(path: epath.PathLike, text: str) -> None:
   """Writes a file under a temporary name, then renames it into place."""
   path = epath.Path(path)
@@ -84,6 +105,21 @@ def _remove_leftovers(path: epath.Path) -> None:
     if pid.isdigit() and not psutil.pid_exists(int(pid)):
       with contextlib.suppress(FileNotFoundError):
         leftover.rmtree()
+
+
+def _remove_for_good(temporary: epath.Path) -> None:
+  """Removes a directory and what Orbax began beside it, under longer names.
+
+  The threads of a save that failed may write for a moment more.
+  """
+  for _ in range(_SETTLE_TRIES):
+    leftovers = list(temporary.parent.glob(f"{temporary.name}*"))
+    if not leftovers:
+      return
+    for leftover in leftovers:
+      with contextlib.suppress(OSError):  # not empty again: the next try
+        leftover.rmtree()
+    time.sleep(_SETTLE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -113,9 +149,8 @@ def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
     raise InputError(
       f"cannot write to {path}: {error.strerror or error}"
     ) from error
-  finally:  # with what Orbax began beside it, under a longer name
-    for leftover in path.parent.glob(f"{temporary.name}*"):
-      leftover.rmtree()
+  finally:
+    _remove_for_good(temporary)
 
 
 @contextlib.contextmanager

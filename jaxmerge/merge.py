@@ -22,7 +22,7 @@ from jaxmerge.checkpoints.merged import save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import human_bytes
+from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.merging import average
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
@@ -72,6 +72,7 @@ def merge(
   abstract = abstract_params(sources[0].metadata)
   where = shardings(abstract, make_mesh(**config.mesh))
   if dry_run:
+    check_can_make(output.parent)
     size = sum(
       math.prod(leaf.shape) * leaf.dtype.itemsize
       for leaf in named_leaves(abstract).values()

@@ -21,7 +21,7 @@ from jaxmerge.checkpoints import metadata, store, trajectory
 from jaxmerge.data import cache, heldout, pipeline, settings
 from jaxmerge.errors import check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.files import make_directory, write_text
+from jaxmerge.files import check_can_make, make_directory, write_text
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
@@ -99,6 +99,7 @@ def train(
   mesh = check_config(config)
   parent = trajectory.open_inputs([init_from])[0] if init_from else None
   if dry_run:
+    check_can_make(workdir)
     print(_plan(config, mesh))
     return
   make_directory(workdir)

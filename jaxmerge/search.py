@@ -30,7 +30,7 @@ from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import check
 from jaxmerge.evaluation import objective
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
-from jaxmerge.files import human_bytes, make_directory
+from jaxmerge.files import check_can_make, human_bytes, make_directory
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
@@ -91,6 +91,7 @@ def search(
   mesh = make_mesh(**config.mesh)
   where = shardings(abstract_params(merged_of[-1].metadata), mesh)
   if dry_run:
+    check_can_make(workdir / "search" / config.name)
     print(_plan(config, workdir, merged_of))
     return _merged_path(config, workdir, merged_of)
   folder = make_directory(workdir / "search" / config.name)

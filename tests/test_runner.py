@@ -170,6 +170,30 @@ def test_a_workdir_that_cannot_be_written(tmp_path, capsys):
   assert "cannot write to" in lines[1]
 
 
+def test_a_dry_run_sees_it_too(tiny_run, tmp_path, capsys):
+  (tmp_path / "file").write_text("")
+  below = tmp_path / "file/run"
+  inputs = f"--inputs={tiny_run}@4,{tiny_run}@8"
+  config = f"--config={ROOT / 'configs/{verb}/{name}.py'}"
+  for module, argv in (
+    (pretrain, [f"--config={TINY}", f"--workdir={below}"]),
+    (
+      search,
+      [config.format(verb="search", name="tiny"), f"--workdir={below}", inputs],
+    ),
+    (
+      merge,
+      [
+        config.format(verb="merge", name="uniform"),
+        f"--output={below}",
+        inputs,
+      ],
+    ),
+  ):
+    lines = fails(module, [*argv, "--dry_run"], capsys)
+    assert lines[1:] == [f"cannot write to {tmp_path / 'file'}: it is a file"]
+
+
 def test_a_merge_lists_what_is_wrong(tiny_run, tmp_path, capsys):
   output = tmp_path / "out"
   base = [

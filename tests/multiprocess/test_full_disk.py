@@ -1,4 +1,4 @@
-"""A disk that is really full: one message, exit code 2, and nothing lost."""
+"""A disk that is full or read-only: one message, code 2, and nothing lost."""
 
 import json
 import os
@@ -82,3 +82,21 @@ def test_search(tiny_run, disk, room):
   assert_one_message(done.stderr, "no space left on device")
   rows = json.loads(done.stdout)["rows"]  # and nothing half-written before it
   assert rows[-1]["evaluations"] == 5
+
+
+@pytest.mark.parametrize("flag", ["", "--dry_run"])
+def test_a_read_only_disk(tiny_run, disk, flag):
+  python = f"{sys.executable} -m jaxmerge"
+  configs = ROOT / "configs"
+  inputs = f"--inputs={tiny_run}@4,{tiny_run}@8"
+  commands = (
+    f"pretrain --config={configs}/pretrain/tiny.py --workdir={disk}/run",
+    f"search --config={configs}/search/tiny.py --workdir={disk}/run {inputs}",
+    f"merge --config={configs}/merge/uniform.py --output={disk}/out {inputs}",
+  )
+  for command in commands:
+    done = script(
+      f"mount -t tmpfs -o ro tmpfs {disk}", f"{python}.{command} {flag}"
+    )
+    assert done.returncode == 2
+    assert_one_message(done.stderr, "read-only")
