@@ -81,8 +81,6 @@ def evaluate(
   checkpoints = trajectory.open_inputs(inputs)
   trajectory.check_comparable(checkpoints)
   first = checkpoints[0].metadata
-  if output:
-    make_directory(output)
   mesh = make_mesh(**config.mesh)
   own = {**config.data, "vocab_size": 0, "tokenizer_path": ""}
   scorer = open_scorer(
@@ -114,6 +112,7 @@ def evaluate(
     )
   print(_table(rows, config.split))
   if output:
+    make_directory(output)
     write_json(
       epath.Path(output) / "evaluation.json",
       {
@@ -140,6 +139,13 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
   ]
   if config.seq_len < 0:
     problems.append(f"config.seq_len must be >= 0, got {config.seq_len}")
+  if not config.data.source:
+    unused = ("globs", "data_dir", "split", "max_documents", "cache_dir")
+    problems += [
+      f"config.data.{key} means nothing without config.data.source"
+      for key in unused
+      if config.data[key]
+    ]
   if config.split not in _SPLITS:
     problems.append(
       f"config.split must be one of {', '.join(_SPLITS)}, got {config.split!r}"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 from etils import epath
 
+from jaxmerge import owner
 from jaxmerge.errors import InputError
 
 _SETTLE_SECONDS = 0.2
@@ -41,8 +43,29 @@ def human_bytes(size: float) -> str:
   return f"{size:.1f} {units[power]}" if power else f"{size:.0f} B"
 
 
-def _temporary_name(path: epath.Path) -> epath.Path:
-  return path.parent / f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+def _temporary_name(path: epath.Path, what: str = "tmp") -> epath.Path:
+  """A name of this process beside a path, which tells whose it is."""
+  me = owner.this_process()
+  end = f"{me.host}-{me.pid}-{uuid.uuid4().hex[:8]}"
+  return path.parent / f".{path.name}.{what}-{end}"
+
+
+def _leftovers(path: epath.Path, what: str) -> list[epath.Path]:
+  """What dead processes of this machine left under `_temporary_name`s."""
+  form = re.compile(
+    rf"\.{re.escape(path.name)}\.{what}-(.+)-(\d+)-[0-9a-f]{{8}}"
+  )
+  found = [
+    (name, match)
+    for name in path.parent.glob(f".{path.name}.{what}-*")
+    if (match := form.match(name.name))
+  ]
+  return [
+    name
+    for name, match in found
+    if match[1] == owner.this_process().host
+    and not psutil.pid_exists(int(match[2]))
+  ]
 
 
 def make_directory(path: epath.PathLike) -> epath.Path:
@@ -98,13 +121,18 @@ def write_json(path: epath.PathLike, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def _remove_leftovers(path: epath.Path) -> None:
-  """Removes what killed processes of this machine began for `path`."""
-  for leftover in path.parent.glob(f".{path.name}.tmp-*"):
-    pid = leftover.name.removeprefix(f".{path.name}.tmp-").partition("-")[0]
-    if pid.isdigit() and not psutil.pid_exists(int(pid)):
-      with contextlib.suppress(FileNotFoundError):
-        leftover.rmtree()
+def _clear_leftovers(path: epath.Path) -> None:
+  """Takes back or removes what killed processes of this machine began.
+
+  One that was killed between the two renames of a replacement has left the
+  earlier `path` beside its place.
+  """
+  for old in _leftovers(path, "old"):
+    if not path.exists():
+      old.rename(path)
+  for leftover in _leftovers(path, "tmp") + _leftovers(path, "old"):
+    with contextlib.suppress(FileNotFoundError):
+      leftover.rmtree()
 
 
 def _remove_for_good(temporary: epath.Path) -> None:
@@ -134,12 +162,12 @@ def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
   """
   path = epath.Path(path)
   make_directory(path.parent)
-  _remove_leftovers(path)
+  _clear_leftovers(path)
   temporary = _temporary_name(path)
   try:
     yield temporary
     if path.exists():
-      old = _temporary_name(path)
+      old = _temporary_name(path, "old")
       path.rename(old)
       temporary.rename(path)
       old.rmtree()

@@ -20,8 +20,8 @@ from jaxmerge import runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.merged import save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.store import restore_params
-from jaxmerge.errors import InputError, check
+from jaxmerge.checkpoints.store import check_output, restore_params
+from jaxmerge.errors import check
 from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.merging import average
 from jaxmerge.parallel import distributed
@@ -65,14 +65,13 @@ def merge(
   distributed.check_single_process("merge")
   weights_K = _weights(config.method, len(inputs), weights)
   output = epath.Path(output)
-  if output.exists() and not overwrite:
-    raise InputError(f"{output} exists; use --overwrite to replace it")
+  check_output(output, overwrite=overwrite)
   sources = trajectory.open_inputs(inputs)
   trajectory.check_mergeable(sources, allow_unrelated=allow_unrelated)
   abstract = abstract_params(sources[0].metadata)
   where = shardings(abstract, make_mesh(**config.mesh))
+  check_can_make(output.parent)
   if dry_run:
-    check_can_make(output.parent)
     size = sum(
       math.prod(leaf.shape) * leaf.dtype.itemsize
       for leaf in named_leaves(abstract).values()
@@ -81,11 +80,12 @@ def merge(
     for source, weight in zip(sources, weights_K):
       print(f"  {weight:.6f}  {source.name}")
     return
+  used = [(source, w) for source, w in zip(sources, weights_K) if w]
   trees = []
-  for number, source in enumerate(sources, start=1):
+  for number, (source, _) in enumerate(used, start=1):
     trees.append(restore_params(source.path, where))
-    progress("merge", number, len(sources), source.name)
-  merged = average.weighted_average(trees, weights_K)
+    progress("merge", number, len(used), source.name)
+  merged = average.weighted_average(trees, [w for _, w in used])
   save_merged(
     output,
     merged,

@@ -11,20 +11,21 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-import jax
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
 from jaxmerge import runner
-from jaxmerge.checkpoints import metadata, store, trajectory
+from jaxmerge.checkpoints import merged, metadata, store, trajectory
 from jaxmerge.data import cache, heldout, pipeline, settings
-from jaxmerge.errors import check
+from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
+from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.files import check_can_make, make_directory, write_text
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
+from jaxmerge.parallel.rules import batch_share
 from jaxmerge.training import loop, optimizer, run
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.trainer import Trainer, batch_problems, plan_text
@@ -98,41 +99,47 @@ def train(
   workdir = epath.Path(workdir)
   mesh = check_config(config)
   parent = trajectory.open_inputs([init_from])[0] if init_from else None
+  check_can_make(workdir)
   if dry_run:
-    check_can_make(workdir)
     print(_plan(config, mesh))
     return
-  make_directory(workdir)
   corpus = settings.open_corpus(
     config.data, progress=lambda text: progress("data", 0, 0, text)
   )
-  trainer = _build(config, mesh, corpus.tokenizer.get_vocab_size())
+  trainer = _build(config, mesh, vocabulary_size(corpus.tokenizer))
+  share, shares = batch_share(mesh)
   iterator = pipeline.train_iterator(
     corpus.splits["train"],
     seq_len=config.seq_len,
     batch_size=config.batch_size,
     seed=config.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=share,
+    process_count=shares,
   )
   validation = _validation(config, trainer, corpus)
   identity = run.identity(
     config.to_dict(),
     corpus.fingerprint,
-    parent.metadata.run_id if parent else "",
+    merged.identity(parent) if parent else "",
   )
-  if distributed.is_first_process():
+
+  make_directory(workdir)
+
+  def claim() -> None:
     run.claim(workdir, identity)
     write_text(workdir / "tokenizer.json", corpus.tokenizer.to_str())
-  distributed.wait_for_all("the workdir is claimed")
+
+  distributed.on_first_process(claim)
   manager = store.open_manager(workdir)
   latest = manager.latest_step()
   if latest is not None:
     path = trajectory.step_path(workdir, latest)
     state = trainer.resume(path, identity["run_id"], iterator)
     progress("pretrain", 0, 0, f"going on from step {latest}")
+    if latest >= config.num_steps:
+      progress("pretrain", 0, 0, f"config.num_steps {config.num_steps} is done")
   elif parent is not None:
-    state = trainer.start_from(parent)
+    state = trainer.start_from(parent, corpus.tokenizer.to_str())
   else:
     state = trainer.random_start(config.seed)
   plan = loop.Plan(
@@ -147,6 +154,7 @@ def train(
     parent=parent.name if parent else "",
     model=dataclasses.asdict(trainer.config),
     data={**run.flatten(config.data), "seq_len": config.seq_len},
+    corpus=corpus.fingerprint,
     tokenizer=corpus.tokenizer.to_str(),
     tokens_per_step=plan.tokens_per_step,
   )
@@ -180,9 +188,14 @@ def check_config(config: config_dict.ConfigDict) -> Mesh:
   """
   runner.check_config(config, SCHEMA)
   check(
-    f"config.{key} must be positive, got {config[key]}"
-    for key in _POSITIVE
-    if config[key] < 1
+    [
+      f"config.{key} must be positive, got {config[key]}"
+      for key in _POSITIVE
+      if config[key] < 1
+    ]
+    + optimizer.rate_problems(
+      config.optimizer.learning_rate, config.optimizer.warmup_steps
+    )
   )
   mesh = make_mesh(**config.mesh)
   check(
@@ -190,8 +203,24 @@ def check_config(config: config_dict.ConfigDict) -> Mesh:
     for name in ("batch_size", "eval_batch_size")
     for problem in batch_problems(name, config[name], mesh)
   )
-  _build(config, mesh, config.data.vocab_size)
+  _build(config, mesh, _vocabulary_size(config.data))
   return mesh
+
+
+def _vocabulary_size(data: config_dict.ConfigDict) -> int:
+  """Of the tokenizer that is given, or of the one that will be trained.
+
+  A short text may give fewer tokens than asked for.
+  """
+  if not data.tokenizer_path:
+    return data.vocab_size
+  size = vocabulary_size(load_tokenizer(data.tokenizer_path))
+  if data.vocab_size not in (0, size):
+    raise InputError(
+      f"config.data.vocab_size is {data.vocab_size}, but the tokenizer of "
+      f"config.data.tokenizer_path has {size} tokens; 0 takes what it has"
+    )
+  return size
 
 
 def _build(
@@ -215,7 +244,7 @@ def _build(
 
 def _plan(config: config_dict.ConfigDict, mesh: Mesh) -> str:
   return plan_text(
-    DecoderConfig(vocab_size=config.data.vocab_size, **config.model),
+    DecoderConfig(vocab_size=_vocabulary_size(config.data), **config.model),
     mesh,
     steps=config.num_steps,
     saves=-(-config.num_steps // config.save_every),

@@ -6,6 +6,7 @@ Type the same command again to go on where it stopped. --pretrain, --search and
 --evaluate name other config files, and --pretrain.key=value overrides a key.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ def quickstart(
   workdir: epath.PathLike,
   configs: dict[str, config_dict.ConfigDict],
   *,
+  commands: Sequence[str] = (),
   progress: Progress,
 ) -> epath.Path:
   """Makes the three steps of the README and returns the merged checkpoint.
@@ -33,6 +35,7 @@ def quickstart(
   Args:
     workdir: of the run; the report is in its report/ directory.
     configs: one for each of "pretrain", "search" and "evaluate".
+    commands: shown in the report as the way to get it again.
     progress: called with a stage, done, in all and a note.
 
   Raises:
@@ -43,7 +46,7 @@ def quickstart(
   merged = search.search(
     configs["search"],
     workdir,
-    commands=[f"python -m jaxmerge.quickstart --workdir={workdir}"],
+    commands=commands,
     progress=progress,
   )
   evaluate.evaluate(
@@ -86,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
   quickstart(
     flags.workdir,
     {verb: getattr(flags, verb) for verb in CONFIGS},
+    commands=[shlex.join(["python", "-m", "jaxmerge.quickstart", *argv])],
     progress=runner.TerminalProgress(),
   )
 

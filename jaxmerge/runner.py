@@ -60,10 +60,9 @@ def load_config(name: str) -> config_dict.ConfigDict:
   try:
     spec.loader.exec_module(module)
     return module.get_config(*([argument] if argument else []))
-  except (SyntaxError, ImportError, LookupError, TypeError, NameError) as error:
-    raise InputError(f"config file {file}: {error}") from error
-  except AttributeError as error:
-    raise InputError(f"config file {file}: {error}") from error
+  except Exception as error:  # noqa: BLE001  (the user's own code)
+    what = f"{type(error).__name__}: {error}"
+    raise InputError(f"config file {file} does not run: {what}") from error
 
 
 def check_config(

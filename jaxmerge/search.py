@@ -27,7 +27,7 @@ from jaxmerge.checkpoints.merged import identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.errors import check
+from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import objective
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
 from jaxmerge.files import check_can_make, human_bytes, make_directory
@@ -71,7 +71,8 @@ def search(
     workdir: of a run; gets search/<name>/{study.journal, merged/<step>} and
       the report's directory.
     inputs: checkpoints to merge instead of the workdir's own.
-    allow_unrelated: merge checkpoints of different runs or tokenizers.
+    allow_unrelated: merge checkpoints of different runs or tokenizers, and
+      score on a corpus that has changed since training.
     dry_run: print the plan and stop after the checks.
     commands: shown in the report as the way to get it again.
     progress: called with a stage, evaluations done, in all and a note.
@@ -86,30 +87,32 @@ def search(
   workdir = epath.Path(workdir)
   check_config(config)
   distributed.check_single_process("search")
-  merged_of, trail = _checkpoints(config, workdir, inputs)
+  merged_of, trail = _checkpoints(config, workdir, inputs, progress)
   trajectory.check_mergeable(merged_of, allow_unrelated=allow_unrelated)
   mesh = make_mesh(**config.mesh)
   where = shardings(abstract_params(merged_of[-1].metadata), mesh)
+  check_can_make(workdir / "search" / config.name)
   if dry_run:
-    check_can_make(workdir / "search" / config.name)
     print(_plan(config, workdir, merged_of))
     return _merged_path(config, workdir, merged_of)
-  folder = make_directory(workdir / "search" / config.name)
   scorer = open_scorer(
     merged_of[-1].metadata,
     mesh,
     batch_size=config.batch_size,
+    allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),
   )
   search_split = scorer.on("search", config.search_sequences)
   report_split = scorer.on("report", config.report_sequences)
   trees = [restore_params(c.path, where) for c in merged_of]
   steps = [c.metadata.step for c in merged_of]
+  folder = make_directory(workdir / "search" / config.name)
   study = _open_study(config, folder, merged_of, scorer)
   _run(
     study, config, objective.MergedLoss(trees, search_split), steps, progress
   )
-  best = objective.best_trial(study.trials)
+  trials = objective.finished(study.trials, config.num_trials)
+  best = objective.best_trial(trials)
   weights_K = [objective.weights_of(best)[step] for step in steps]
   path = _merged_path(config, workdir, merged_of)
   save_merged(
@@ -127,7 +130,7 @@ def search(
       workdir=workdir,
       trail=trail,
       where=where,
-      trials=objective.finished(study.trials),
+      trials=trials,
       best=best,
       weights_K=weights_K,
       alpha=config.alpha,
@@ -146,9 +149,15 @@ def check_config(config: config_dict.ConfigDict) -> None:
 
 
 def _checkpoints(
-  config: config_dict.ConfigDict, workdir: epath.Path, inputs: Sequence[str]
+  config: config_dict.ConfigDict,
+  workdir: epath.Path,
+  inputs: Sequence[str],
+  progress: Progress,
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
-  """The checkpoints to merge and the whole trail, both by step."""
+  """The checkpoints to merge and the whole trail, both by step.
+
+  A damaged checkpoint that is not to be merged is left out of the trail.
+  """
   if inputs:
     chosen = trajectory.open_inputs(inputs)
     trail = chosen
@@ -156,7 +165,12 @@ def _checkpoints(
     saved = trajectory.saved_steps(workdir)
     steps = sorted(set(config.steps)) or saved[-2:]
     chosen = trajectory.open_steps(workdir, steps)
-    trail = trajectory.open_steps(workdir, saved)
+    trail = []
+    for step in saved:
+      try:
+        trail += trajectory.open_steps(workdir, [step])
+      except InputError as damage:
+        progress("search", 0, 0, f"left out: {damage.problems[0]}")
   chosen.sort(key=lambda c: c.metadata.step)
   steps = [c.metadata.step for c in chosen]
   problems = []
@@ -186,6 +200,8 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
       problems.append(
         f"config.{key} must be a plain file name, got {config[key]!r}"
       )
+  if config.report in ("checkpoints", "search", "tensorboard"):
+    problems.append(f"config.report must not be the run's own {config.report}")
   known = ("ei", "pi", "ucb")
   if not config.acquisitions or set(config.acquisitions) - set(known):
     problems.append(
@@ -230,7 +246,9 @@ def _run(
   """Runs what is left of the study's budget."""
 
   def show(trial: FrozenTrial) -> None:
-    best = objective.best_trial(study.trials)
+    best = objective.best_trial(
+      objective.finished(study.trials, config.num_trials)
+    )
     weights = ", ".join(
       f"{step}: {w:.3f}" for step, w in objective.weights_of(best).items()
     )
@@ -296,7 +314,7 @@ def main(argv: Sequence[str]) -> None:
     inputs=runner.split_list(flags.inputs),
     allow_unrelated=flags.allow_unrelated,
     dry_run=flags.dry_run,
-    commands=[f"python -m jaxmerge.search {shlex.join(argv)}"],
+    commands=[shlex.join(["python", "-m", "jaxmerge.search", *argv])],
     progress=runner.TerminalProgress(),
   )
 

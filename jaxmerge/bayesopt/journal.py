@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
-from jaxmerge.bayesopt import owner
+from jaxmerge import owner
 from jaxmerge.errors import InputError
 
 # An owner that cannot be looked up (another host, another program) is taken

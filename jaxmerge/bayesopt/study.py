@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from jaxmerge.bayesopt import owner
+from jaxmerge import owner
 from jaxmerge.bayesopt.journal import open_journal
 from jaxmerge.errors import InputError
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jaxmerge.checkpoints.metadata import tree_of_leaves
+from jaxmerge.checkpoints.store import check_output
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import replace_directory, write_json, write_text
 from jaxmerge.model.config import DecoderConfig
@@ -58,6 +59,7 @@ LLAMA_NAMES: Mapping[str, tuple[str, bool]] = {
 }
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 _WEIGHTS = "model.safetensors"
+_EXACT = ("float32", "bfloat16", "float16")
 
 
 def is_hugging_face(path: epath.PathLike) -> bool:
@@ -115,6 +117,11 @@ def from_tensors(
       for n, part in zip(names, parts)
       if part.shape != expected
     ]
+    wrong += [
+      f"tensor {n} is {tensors[n].dtype}, which float32 does not hold exactly"
+      for n in names
+      if str(tensors[n].dtype) not in _EXACT
+    ]
     problems += wrong
     if not wrong:
       stacked = np.stack(parts) if "{}" in theirs else parts[0]
@@ -162,6 +169,9 @@ def from_config(value: Mapping[str, Any]) -> DecoderConfig:
   Raises:
     InputError: the model is not a Llama that this decoder computes exactly.
   """
+  if not isinstance(value, dict):
+    raise InputError("config.json is not a JSON object")
+  value = {key: item for key, item in value.items() if item is not None}
   problems = [
     f"config.json: {key} is {value.get(key)!r}, only {only!r} is supported"
     for key, only in (
@@ -217,9 +227,7 @@ def save_directory(
   Raises:
     InputError: `path` exists without `overwrite`, or cannot be written.
   """
-  path = epath.Path(path)
-  if path.exists() and not overwrite:
-    raise InputError(f"{path} exists; use --overwrite to replace it")
+  check_output(path, overwrite=overwrite)
   with replace_directory(path) as temporary:
     temporary.mkdir()
     write_json(temporary / "config.json", to_config(config))
@@ -238,6 +246,8 @@ def load_directory(
   """
   path = epath.Path(path)
   read: Callable[[str], str] = lambda name: (path / name).read_text()
+  if (path / f"{_WEIGHTS}.index.json").exists():
+    raise InputError(f"{path}: sharded safetensors are not supported")
   try:
     config = from_config(json.loads(read("config.json")))
     tensors = load_file(path / _WEIGHTS)
@@ -247,8 +257,14 @@ def load_directory(
     raise InputError([f"{path}: {p}" for p in error.problems]) from error
   except ValueError as error:
     raise InputError(f"{path}: config.json is damaged: {error}") from error
-  if config.tied:
-    tensors.pop("lm_head.weight", None)
+  if config.tied and "lm_head.weight" in tensors:
+    head = tensors.pop("lm_head.weight")
+    embedding = tensors.get("model.embed_tokens.weight", head)
+    if not np.array_equal(head, embedding):
+      raise InputError(
+        f"{path}: the head is said to be tied, but lm_head.weight is not "
+        "model.embed_tokens.weight"
+      )
   tokenizer = path / "tokenizer.json"
   return (
     from_tensors(tensors, config),

@@ -52,6 +52,7 @@ def save_merged(
     parent=latest.parent,
     model=latest.model,
     data=latest.data,
+    corpus=latest.corpus,
     tokenizer=latest.tokenizer,
     leaves={"params": describe_leaves(params)},
     iterator="",

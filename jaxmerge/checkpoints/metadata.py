@@ -23,13 +23,15 @@ class Metadata:
   """The `metadata` item of a step directory.
 
   Attributes:
-    kind: "trained" or "merged"; the trainer resumes only from the former.
+    kind: "trained", "merged", "converted" or "imported"; the trainer resumes
+      only from the first.
     step: optimiser steps taken (of the latest source, for a merged tree).
     tokens: training tokens seen up to `step`.
     run_id: identity of the run: its config, its corpus and its parent.
     parent: what the run was started from ("" for a random start).
     model: fields of the model's DecoderConfig.
     data: arguments from which the run's corpus was prepared.
+    corpus: fingerprint of what they gave ("" without a corpus).
     tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable.
     leaves: for each item, each leaf's shape, dtype and digest.
     iterator: digest of the data iterator's position ("" without one).
@@ -44,6 +46,7 @@ class Metadata:
   parent: str
   model: Mapping[str, Any]
   data: Mapping[str, Any]
+  corpus: str
   tokenizer: str
   leaves: Mapping[str, Mapping[str, Mapping[str, Any]]]
   iterator: str
@@ -149,6 +152,7 @@ def describer(
   parent: str,
   model: Mapping[str, Any],
   data: Mapping[str, Any],
+  corpus: str,
   tokenizer: str,
   tokens_per_step: int,
 ) -> Callable[..., Metadata]:
@@ -165,6 +169,7 @@ def describer(
       parent=parent,
       model=model,
       data=data,
+      corpus=corpus,
       tokenizer=tokenizer,
       leaves=leaves,
       iterator=iterator,

@@ -67,6 +67,13 @@ def save(
     )
     return
   metadata = saved.metadata or _imported(saved)
+  if metadata.kind == "trained":  # no optimiser state: nothing to resume from
+    metadata = dataclasses.replace(
+      metadata,
+      kind="converted",
+      leaves={"params": metadata.leaves["params"]},
+      iterator="",
+    )
   save_params(path, saved.params, metadata, overwrite=overwrite)
 
 
@@ -79,6 +86,7 @@ def _imported(saved: SavedModel) -> Metadata:
     parent="",
     model=dataclasses.asdict(saved.config),
     data={},
+    corpus="",
     tokenizer=saved.tokenizer,
     leaves={"params": describe_leaves(saved.params)},
     iterator="",

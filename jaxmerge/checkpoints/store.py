@@ -103,6 +103,41 @@ def _writing(path: epath.Path) -> Iterator[None]:
     ) from error
 
 
+def check_output(path: epath.PathLike, *, overwrite: bool) -> None:
+  """Refuses a place where a step directory must not be written.
+
+  Raises:
+    InputError: `path` exists and is not to be overwritten, is something else
+      than a step directory, or lies among the checkpoints of a run.
+  """
+  path = absolute(path)
+  problems = []
+  if path.exists() and not overwrite:
+    problems.append(f"{path} exists; use --overwrite to replace it")
+  elif path.exists() and (not path.is_dir() or _other_content(path)):
+    problems.append(
+      f"{path} is not a checkpoint, so --overwrite does not replace it"
+    )
+  if (
+    path.parent.name == "checkpoints"
+    and (path.parent.parent / "run.json").exists()
+  ):
+    problems.append(
+      f"{path} lies among the checkpoints of a run, which could then not go on"
+    )
+  check(problems)
+
+
+def _other_content(path: epath.Path) -> list[str]:
+  """What is in a directory that no step directory of ours has."""
+  return [
+    p.name
+    for p in path.iterdir()
+    if p.name not in ("params", "metadata", "config.json", "tokenizer.json")
+    and not p.name.endswith((".txt", ".safetensors", "_METADATA"))
+  ]
+
+
 def save_params(
   path: epath.PathLike,
   params: Any,
@@ -116,9 +151,8 @@ def save_params(
     InputError: `path` exists and is not to be overwritten, or cannot be
       written.
   """
+  check_output(path, overwrite=overwrite)
   path = absolute(path)
-  if path.exists() and not overwrite:
-    raise InputError(f"{path} exists; use --overwrite to replace it")
   silence_orbax()
   with replace_directory(path) as temporary, _writing(path.parent):
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
@@ -227,6 +261,13 @@ def restore_training(
   metadata = read_metadata(path)
   restored = _restore(path, "opt_state", opt_state)
   _verify(path, "opt_state", restored, metadata.leaves["opt_state"])
+  positions = [p.stem for p in (path / "data").glob("process_*-of-*.json")]
+  counts = {int(name.rpartition("-")[2]) for name in positions}
+  if counts and jax.process_count() not in counts:
+    raise InputError(
+      f"{path} was saved by {max(counts)} processes and cannot be resumed by "
+      f"{jax.process_count()}: each has its own place in the data"
+    )
   with (
     _reading(path, "data position"),
     ocp.CheckpointManager(path.parent) as manager,

@@ -129,6 +129,10 @@ def check_mergeable(
         _difference("run", first, other, lambda m: m.run_id),
         _difference("tokenizer", first, other, lambda m: m.tokenizer_hash),
       ]
+      if not first.metadata.run_id and not other.metadata.run_id:
+        found.append(
+          f"neither {first.name} nor {other.name} says of which run it is"
+        )
       problems += [f"{f}; --allow_unrelated accepts it" for f in found if f]
   check(problems)
 

@@ -65,8 +65,8 @@ def _write_splits(
 ) -> dict[str, dict[str, int]]:
   """Tokenizes the whole corpus; returns documents and tokens by split."""
   end = tokenizer_lib.end_of_text_id(tokenizer)
-  largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-  dtype = np.dtype("<u2" if largest < 2**16 else "<u4")
+  size = tokenizer_lib.vocabulary_size(tokenizer)
+  dtype = np.dtype("<u2" if size <= 2**16 else "<u4")
   done, said = 0, 0.0
   with contextlib.ExitStack() as files:
     writers = {

@@ -70,8 +70,7 @@ def _fail_fast(builder: Any) -> None:
       if reason:
         raise InputError(
           f"{builder.name} must be downloaded, and {resource.url} cannot be "
-          f"reached ({reason}); put the file into manual_dir, or give the "
-          "data_dir of a prepared copy"
+          f"reached ({reason}); give the data_dir of a prepared copy"
         )
       return download(resource)
 

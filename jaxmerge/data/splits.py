@@ -1,7 +1,8 @@
 """Which document is trained on, searched on and reported on.
 
-A document goes where the hash of its id says: adding or removing other
-documents moves none, and no document is in two splits.
+A document goes where the hash of its id says, so that no document is in two
+splits, and adding or removing others moves none (but fewer than 20 documents
+are cut, and of equal texts only the first counts).
 """
 
 import hashlib
@@ -132,7 +133,7 @@ def check_filled(source: str, documents: dict[str, int]) -> None:
     check(
       [
         f"source {source!r} gives {total} different documents, and none of "
-        f"them falls into: {', '.join(empty)}; give more text, or larger "
-        "fractions for these splits"
+        f"them falls into: {', '.join(empty)}; 100 documents or more fill "
+        "every split, and fewer than 20 are cut into parts that do"
       ]
     )

@@ -123,6 +123,11 @@ def end_of_text_id(tokenizer: tokenizers.Tokenizer) -> int:
   )
 
 
+def vocabulary_size(tokenizer: tokenizers.Tokenizer) -> int:
+  """One more than the largest id: ids may have gaps."""
+  return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
 def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
   """How many UTF-8 bytes of text each token stands for.
 
@@ -134,7 +139,7 @@ def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
     int32[V]; 0 for special tokens and for ids without a token.
   """
   vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-  bytes_V = np.zeros(max(vocabulary.values()) + 1, np.int32)
+  bytes_V = np.zeros(vocabulary_size(tokenizer), np.int32)
   for token, number in vocabulary.items():
     bytes_V[number] = len(token)  # byte-level: one character is one byte
   for number, added in tokenizer.get_added_tokens_decoder().items():

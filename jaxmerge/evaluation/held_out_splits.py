@@ -65,6 +65,7 @@ def open_scorer(
   batch_size: int,
   settings: Mapping[str, Any] | None = None,
   seq_len: int = 0,
+  allow_unrelated: bool = False,
   progress: Callable[[str], None],
 ) -> Scorer:
   """A scorer for a checkpoint, with the checkpoint's own tokenizer.
@@ -75,11 +76,13 @@ def open_scorer(
     batch_size: sequences scored at once, over all devices.
     settings: a corpus other than the run's own.
     seq_len: targets in a sequence, if other than the run's own.
+    allow_unrelated: accept that the run's corpus has changed since training.
     progress: called with a line of text while a corpus is prepared.
 
   Raises:
     InputError: the checkpoint names no corpus or tokenizer and none is given,
-      or the batch does not fit the mesh.
+      its corpus is no longer what it was trained on, or the batch does not fit
+      the mesh.
   """
   shards = batch_shards(mesh)
   check(
@@ -107,5 +110,20 @@ def open_scorer(
   path.parent.mkdir(parents=True, exist_ok=True)
   write_text(path, metadata.tokenizer)
   corpus = open_corpus(chosen, tokenizer_path=str(path), progress=progress)
+  if not settings and not allow_unrelated:
+    check(_changes(metadata, corpus.fingerprint))
   graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))
   return Scorer(graph, mesh, corpus, length, batch_size)
+
+
+def _changes(metadata: Metadata, fingerprint: str) -> list[str]:
+  """Why text that is held out now may have been trained on."""
+  if metadata.corpus == fingerprint:
+    return []
+  return [
+    f"corpus {metadata.data['source']!r} is no longer what step "
+    f"{metadata.step} was trained on ({fingerprint[:12]} against "
+    f"{metadata.corpus[:12]}), so its held-out text may have been trained on; "
+    "bring the old text back, or name a corpus of your own for evaluate "
+    "(config.data), or let search accept it with --allow_unrelated"
+  ]

@@ -3,6 +3,7 @@
 K checkpoints.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt import simplex
 from jaxmerge.bayesopt.study import Observation
+from jaxmerge.errors import InputError
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
 from jaxmerge.evaluation.paired import Estimate, difference
 from jaxmerge.merging.average import weighted_average
@@ -23,12 +25,20 @@ class MergedLoss:
   Args:
     trees: K trees of parameters on the mesh, oldest first.
     heldout: what to score on.
+
+  Raises:
+    InputError: the last tree has no finite loss to compare with.
   """
 
   def __init__(self, trees: Sequence[Any], heldout: HeldOutLoss):
     self._trees = trees
     self._heldout = heldout
     self.last = heldout(trees[-1])
+    if not math.isfinite(self.last.nats_per_token):
+      raise InputError(
+        "the last checkpoint to merge has a loss that is not a finite number: "
+        "the run has diverged; choose earlier steps"
+      )
 
   def score(self, weights_K: Sequence[float]) -> Score:
     return self._heldout(weighted_average(self._trees, weights_K))
@@ -73,13 +83,15 @@ def weights_of(trial: FrozenTrial) -> dict[int, float]:
   return {int(s): float(w) for s, w in trial.user_attrs[WEIGHTS].items()}
 
 
-def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-  """The trials that have a loss, by number."""
-  return [t for t in trials if t.state == TrialState.COMPLETE]
+def finished(trials: Sequence[FrozenTrial], budget: int) -> list[FrozenTrial]:
+  """The trials within the budget that have a loss, by number."""
+  return [
+    t for t in trials if t.state == TrialState.COMPLETE and t.number < budget
+  ]
 
 
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial:
-  """The lowest observed loss; of equals the nearest to the last checkpoint.
+  """The finished trial of lowest loss; of equals the nearest to the last.
 
   Algorithm 1 of arXiv 2403.19390 returns the best observation, so a merge is
   never worse than the last checkpoint on the search split.
@@ -90,4 +102,4 @@ def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial:
     assert trial.value is not None
     return trial.value, -weights[max(weights)]
 
-  return min(finished(trials), key=key)
+  return min(trials, key=key)

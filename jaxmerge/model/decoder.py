@@ -153,13 +153,19 @@ class Decoder(nnx.Module):
     run_layers = nnx.scan(run_layer, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
     x_BxLxD = self.final_norm(run_layers(x_BxLxD, self.layers))
     if self.config.tied:
-      logits = self.embed.attend(x_BxLxD)
+      kernel_DxP = self.embed.embedding[...].T
     else:
-      logits = self.head(x_BxLxD)
+      kernel_DxP = self.head.kernel[...]
+    # Summed and kept in float32: logits of 16 in bfloat16 are 1/8 apart.
+    logits = jnp.matmul(
+      x_BxLxD,
+      kernel_DxP.astype(x_BxLxD.dtype),
+      preferred_element_type=jnp.float32,
+    )
     padding_P = (
       jnp.arange(self.config.padded_vocab_size) >= self.config.vocab_size
     )
-    return jnp.where(padding_P, -jnp.inf, logits.astype(jnp.float32))
+    return jnp.where(padding_P, -jnp.inf, logits)
 
   def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
     """int32[B, L] -> float32[B, L, V], without the padding."""

@@ -1,13 +1,16 @@
 """Start-up of a multi-process JAX job, before anything touches a backend."""
 
 import os
+from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmerge.errors import InputError
+from jaxmerge.errors import InputError, check
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
+_NUMBERS = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _CLUSTERS = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 
 
@@ -20,10 +23,16 @@ def start() -> None:
   if jax.distributed.is_initialized():
     return
   if _COORDINATOR in os.environ:
+    numbers = [os.environ.get(name, "") for name in _NUMBERS]
+    check(
+      f"{_COORDINATOR} is set, so {name} must be a whole number, not {value!r}"
+      for name, value in zip(_NUMBERS, numbers)
+      if not value.isdigit()
+    )
     jax.distributed.initialize(
       coordinator_address=os.environ[_COORDINATOR],
-      num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-      process_id=int(os.environ["JAX_PROCESS_ID"]),
+      num_processes=int(numbers[0]),
+      process_id=int(numbers[1]),
     )
   elif any(_several(os.environ.get(name, "")) for name in _CLUSTERS):
     jax.distributed.initialize()
@@ -37,10 +46,24 @@ def is_first_process() -> bool:
   return jax.process_index() == 0
 
 
-def wait_for_all(what: str) -> None:
-  """Returns once every process of the job has come to this point."""
+def on_first_process(action: Callable[[], None]) -> None:
+  """Does something in the first process; every process goes on after it.
+
+  Raises:
+    InputError: in the first process what the action raised, in the others
+      that it did.
+  """
+  problems: list[str] = []
+  if is_first_process():
+    try:
+      action()
+    except InputError as error:
+      problems = error.problems
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+    refused = multihost_utils.broadcast_one_to_all(np.int32(bool(problems)))
+    if refused and not is_first_process():
+      problems = ["process 0 of the job refused its input and says why"]
+  check(problems)
 
 
 def check_single_process(verb: str) -> None:

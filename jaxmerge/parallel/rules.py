@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxmerge.errors import check
+from jaxmerge.errors import InputError, check
 
 P = PartitionSpec
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -78,6 +79,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Sequences are spread over the data and fsdp axes."""
   return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+  """Which share of every batch this process feeds: (its index, of how many).
+
+  Processes that only the tensor axis tells apart feed the same share.
+
+  Raises:
+    InputError: the mesh gives this process sequences that do not follow each
+      other.
+  """
+  shards = batch_shards(mesh)
+  places = batch_sharding(mesh).addressable_devices_indices_map((shards,))
+  mine = sorted({place[0].start or 0 for place in places.values() if place})
+  size = len(mine)
+  if shards % size or mine != list(range(mine[0], mine[0] + size)):
+    raise InputError(
+      f"the mesh gives process {jax.process_index()} scattered shares of a "
+      f"batch ({mine} of {shards}); order the axes so that they are together"
+    )
+  return mine[0] // size, shards // size
+
+
+def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
+  """The whole batch on the devices, from the share that this process feeds."""
+  _, count = batch_share(mesh)
+  shape = (count * local.shape[0], *local.shape[1:])
+  return jax.make_array_from_process_local_data(
+    batch_sharding(mesh), local, shape
+  )
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -1,7 +1,6 @@
 """Reads the metrics.jsonl that a training run leaves behind."""
 
 import json
-import math
 from typing import Any
 
 from etils import epath
@@ -13,8 +12,9 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
   """One dictionary per logged step, in order.
 
   Each has at least "step" and "tokens" (whole numbers) and "loss" (nats per
-  token). A last line without its end, as a killed writer leaves it, is left
-  out; anything else that is not such a line is an error.
+  token; not finite where the run has diverged). A last line without its end,
+  as a killed writer leaves it, is left out; anything else that is not such a
+  line is an error.
 
   Raises:
     InputError: the file cannot be read, or a line is bad; lists every one.
@@ -58,6 +58,4 @@ def _parse(line: bytes) -> tuple[dict[str, Any], str]:
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, kinds):
       return {}, f'no number for "{key}": {value!r}'
-    if not math.isfinite(value):
-      return {}, f'"{key}" is not finite: {value!r}'
   return record, ""

@@ -108,13 +108,18 @@ def write_search_report(
 def _rows(
   comparison: Comparison, facts: SearchFacts, progress: Progress
 ) -> list[Row]:
-  """The last checkpoint, each other up to it, and the three ways to merge."""
+  """The last checkpoint, each other up to it, and the three ways to merge.
+
+  A checkpoint that has diverged, without a finite loss, gets no row.
+  """
   last_step = max(weights_of(facts.best))
   others = [c for c in facts.trail if c.metadata.step < last_step]
   rows = [comparison.last()]
   for number, checkpoint in enumerate(others, start=1):
-    rows.append(comparison.single(checkpoint, facts.where))
-    progress("baselines", number, len(others), rows[-1].name)
+    row = comparison.single(checkpoint, facts.where)
+    if math.isfinite(row.report_loss) and math.isfinite(row.search_loss):
+      rows.append(row)
+    progress("baselines", number, len(others), row.name)
   evaluations = len(facts.trials)
   rows.append(comparison.uniform())
   rows.append(comparison.grid(facts.alpha, evaluations, progress))
@@ -128,7 +133,7 @@ def _points(
   rows: Sequence[Row],
   progress: Progress,
 ) -> list[figures.Point]:
-  """Report loss of each checkpoint of the trail, by step."""
+  """Finite report losses of the checkpoints of the trail, by step."""
   known = {max(weights_of(facts.best)): rows[0].report_loss}
   known |= {
     step: row.report_loss
@@ -141,7 +146,9 @@ def _points(
     step = checkpoint.metadata.step
     if step not in known:
       known[step] = comparison.report_loss(checkpoint, facts.where)
-    points.append(figures.Point(step, checkpoint.metadata.tokens, known[step]))
+    if math.isfinite(known[step]):
+      tokens = checkpoint.metadata.tokens
+      points.append(figures.Point(step, tokens, known[step]))
     progress("trail", number, len(facts.trail), f"step {step}")
   return points
 
@@ -161,7 +168,11 @@ def _figures(
     records = read_metrics(metrics)
     figures.training_curve(
       folder / "training_curve.png",
-      [figures.Point(r["step"], r["tokens"], r["loss"]) for r in records],
+      [
+        figures.Point(r["step"], r["tokens"], r["loss"])
+        for r in records
+        if math.isfinite(r["loss"])
+      ],
       points,
       figures.Merged(results.tokens_trained, merged.report_loss, _label(steps)),
       results.tokens_saved,

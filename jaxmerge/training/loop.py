@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmerge.parallel.rules import batch_sharding
+from jaxmerge.parallel.rules import place_batch
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.state import TrainState
 from jaxmerge.training.step import StepMetrics, TrainStep
@@ -64,12 +64,10 @@ def train(
     metrics: None in the processes of a job that write none.
     progress: called with a stage, steps done, steps in all and a note.
   """
-  sharding = batch_sharding(mesh)
   pending: list[StepMetrics] = []
   clock, clock_step = time.monotonic(), plan.start
   for step in range(plan.start + 1, plan.num_steps + 1):
-    local = next(batches)["tokens"]
-    tokens = jax.make_array_from_process_local_data(sharding, local)
+    tokens = place_batch(mesh, next(batches)["tokens"])
     state, step_metrics = train_step(state, tokens)
     pending.append(step_metrics)
     if not plan.logs_at(step):

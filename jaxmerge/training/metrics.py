@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from jaxmerge.errors import InputError
 from jaxmerge.files import write_text
 
 
@@ -57,6 +58,9 @@ def _cut_back(path: epath.Path, step: int) -> None:
     return
   lines = path.read_text().splitlines(keepends=True)
   whole = [line for line in lines if line.endswith("\n")]
-  kept = [line for line in whole if json.loads(line)["step"] <= step]
+  try:
+    kept = [line for line in whole if json.loads(line)["step"] <= step]
+  except (ValueError, LookupError, TypeError) as error:
+    raise InputError(f"{path} is damaged: {error}") from error
   if kept != lines:
     write_text(path, "".join(kept))

@@ -1,5 +1,6 @@
 """AdamW under warm-up then constant: the schedule under which merging pays."""
 
+import math
 import re
 from typing import Any
 
@@ -23,6 +24,18 @@ def warmup_constant(learning_rate: float, warmup_steps: int) -> optax.Schedule:
     ],
     [warmup_steps],
   )
+
+
+def rate_problems(learning_rate: float, warmup_steps: int) -> list[str]:
+  """What is wrong with the knobs of warmup_constant."""
+  problems = []
+  if not (learning_rate > 0 and math.isfinite(learning_rate)):
+    problems.append(
+      f"optimizer.learning_rate must be positive, got {learning_rate}"
+    )
+  if warmup_steps < 0:
+    problems.append(f"optimizer.warmup_steps must be >= 0, got {warmup_steps}")
+  return problems
 
 
 def _decays(params: Any) -> Any:
@@ -50,7 +63,7 @@ def adamw(
     for name, value in (("b1", b1), ("b2", b2))
     if not 0 <= value < 1
   ]
-  if weight_decay < 0:
+  if not (weight_decay >= 0 and math.isfinite(weight_decay)):
     problems.append(f"optimizer.weight_decay must be >= 0, got {weight_decay}")
   if not clip_norm > 0:
     problems.append(f"optimizer.clip_norm must be positive, got {clip_norm}")

@@ -14,7 +14,7 @@ from jaxmerge.checkpoints.metadata import canonical_json, hash_text
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import write_json
 
-# Keys that change how far, how often and where, but no number on the way.
+# Keys that change how far, how often and where. A mesh changes rounding.
 _FREE = ("num_steps", "log_every", "mesh", "eval_batch_size", "data.cache_dir")
 
 

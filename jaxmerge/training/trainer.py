@@ -61,20 +61,32 @@ class Trainer:
     params = random_params(self.config, seed, self.shardings)
     return start_state(params, self.optimizer, self.shardings)
 
-  def start_from(self, checkpoint: Checkpoint) -> TrainState:
+  def start_from(self, checkpoint: Checkpoint, tokenizer: str) -> TrainState:
     """Step 0 from the parameters of a checkpoint, trained or merged.
 
+    Args:
+      checkpoint: where the parameters lie.
+      tokenizer: the run's tokenizer.json.
+
     Raises:
-      InputError: the checkpoint's tree is not this model's.
+      InputError: the checkpoint's tree or tokenizer is not this run's.
     """
     saved = checkpoint.metadata.model
     mine = dataclasses.asdict(self.config)
-    check(
+    problems = [
       f"--init_from {checkpoint.name}: model.{key} is {saved.get(key)!r}, "
       f"here {mine[key]!r}"
       for key in _SHAPES
       if saved.get(key) != mine[key]
-    )
+    ]
+    theirs = checkpoint.metadata.tokenizer
+    if theirs and theirs != tokenizer:
+      problems.append(
+        f"--init_from {checkpoint.name}: its tokenizer is another one; give it "
+        "as --config.data.tokenizer_path (a run keeps its own as "
+        "tokenizer.json)"
+      )
+    check(problems)
     params = restore_params(checkpoint.path, self.shardings.params)
     return start_state(params, self.optimizer, self.shardings)
 
@@ -120,7 +132,7 @@ _SHAPES = [
 
 def batch_problems(name: str, size: int, mesh: Mesh) -> list[str]:
   """Why a batch of `size` sequences cannot be spread over the mesh."""
-  shards = math.lcm(batch_shards(mesh), jax.process_count())
+  shards = batch_shards(mesh)
   if size % shards:
     return [f"config.{name} {size} is not a multiple of {shards} devices"]
   return []

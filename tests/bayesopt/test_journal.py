@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt import owner
+from jaxmerge import owner
 from jaxmerge.bayesopt.journal import open_journal
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.study import (

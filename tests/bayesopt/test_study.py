@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
-from jaxmerge.bayesopt import owner
+from jaxmerge import owner
 from jaxmerge.bayesopt.study import (
   LEASE_PREFIX,
   Observation,

@@ -52,6 +52,22 @@ def train_with_two(workdir: pathlib.Path, *overrides: str) -> None:
   assert "tokens/s" not in outputs[1]
 
 
+def test_processes_that_share_sequences_feed_the_same_ones(tiny_run, tmp_path):
+  """One share of the batch: the tensor axis spans both processes."""
+  workdir = tmp_path / "run"
+  train_with_two(
+    workdir,
+    "--config.mesh.data=1",
+    "--config.mesh.fsdp=1",
+    "--config.mesh.tensor=4",
+  )
+  np.testing.assert_allclose(
+    [r["loss"] for r in read_metrics(workdir / "metrics.jsonl")],
+    [r["loss"] for r in read_metrics(tiny_run / "metrics.jsonl")],
+    atol=1e-4,
+  )
+
+
 def test_two_processes_train_save_and_resume(tiny_run, tmp_path):
   workdir = tmp_path / "run"
   train_with_two(workdir, "--config.num_steps=8")
