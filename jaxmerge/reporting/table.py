@@ -53,31 +53,16 @@ def cells(results: Results) -> list[tuple[str, ...]]:
 
 def text_table(results: Results) -> str:
   """The table for a terminal, columns aligned with spaces."""
-  lines = _aligned(cells(results), separator="  ")
+  lines = _aligned(cells(results))
   rule = "-" * max(map(len, lines))
   return "\n".join([lines[0], rule, *lines[1:], rule, NOTE]) + "\n"
 
 
-def markdown_table(results: Results) -> str:
-  """The same table in Markdown."""
-  body = [
-    tuple(cell.replace("*", r"\*") for cell in row) for row in cells(results)
-  ]
-  header, *lines = [f"| {line} |" for line in _aligned(body, separator=" | ")]
-  widths = [len(cell) for cell in header[2:-2].split(" | ")]
-  rule = " | ".join(
-    "-" * (width - 1) + (":" if right else "-")
-    for width, right in zip(widths, _RIGHT_ALIGNED)
-  )
-  note = NOTE.replace("*", r"\*")
-  return "\n".join([header, f"| {rule} |", *lines, "", note]) + "\n"
-
-
-def _aligned(body: list[tuple[str, ...]], separator: str) -> list[str]:
+def _aligned(body: list[tuple[str, ...]]) -> list[str]:
   rows = [COLUMNS, *body]
   widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
   return [
-    separator.join(
+    "  ".join(
       cell.rjust(width) if right else cell.ljust(width)
       for cell, width, right in zip(row, widths, _RIGHT_ALIGNED)
     )

@@ -7,7 +7,7 @@ import pytest
 from jaxmerge.errors import InputError
 from jaxmerge.reporting.headline import headline, runner_up
 from jaxmerge.reporting.results import Results
-from jaxmerge.reporting.table import cells, markdown_table, text_table
+from jaxmerge.reporting.table import cells, text_table
 
 
 def _with_merged(results: Results, **changes: object) -> Results:
@@ -36,20 +36,6 @@ def test_the_mark_needs_more_than_two_standard_errors(results):
   )
   assert not cells(at)[-1][-1].endswith("*")
   assert cells(beyond)[-1][-1].endswith("*")
-
-
-def test_markdown_has_the_same_cells(results):
-  header, rule, *body = markdown_table(results).splitlines()[:7]
-  assert rule.split(" | ")[1].endswith(":")
-  assert not rule.split(" | ")[2].endswith(":")
-  assert {len(line) for line in (header, rule)} == {len(header)}
-  parsed = [
-    tuple(cell.strip().replace("\\", "") for cell in line[1:-1].split("|"))
-    for line in body
-  ]
-  assert parsed == [
-    tuple(cell.strip() for cell in row) for row in cells(results)
-  ]
 
 
 def test_a_gain(results):
