@@ -72,6 +72,34 @@ def normalised(unit_K: Sequence[float]) -> list[float]:
   return [v / total for v in clipped]
 
 
+def unit_from_sticks(sticks: Sequence[float]) -> list[float]:
+  """A unit point from K - 1 independent parameters in [0, 1].
+
+  Stick breaking from the last weight on, each part bent so that uniform
+  parameters give uniform points of the simplex: with m parts to come,
+  v = left (1 - (1 - s)^(1/m)) (a Beta(1, m) quantile). With two checkpoints
+  the one parameter is the last weight itself.
+  """
+  unit: list[float] = []
+  left = 1.0
+  for to_come, stick in zip(range(len(sticks), 0, -1), sticks, strict=True):
+    rest = left * (1 - stick) ** (1 / to_come)
+    unit.insert(0, left - rest)
+    left = rest
+  return [left, *unit]
+
+
+def sticks_from_unit(unit_K: Sequence[float]) -> list[float]:
+  """The inverse of unit_from_sticks; 0 where nothing is left to break."""
+  sticks: list[float] = []
+  left = 1.0
+  for to_come in range(len(unit_K) - 1, 0, -1):
+    rest = max(left - float(unit_K[to_come]), 0.0)
+    sticks.append(1 - (rest / left) ** to_come if left > 0 else 0.0)
+    left = rest
+  return sticks
+
+
 def vertices(num_weights: int) -> np.ndarray:
   """The K vertices (KxK), last one first: for K=2, lambda = 1 then alpha."""
   return np.eye(num_weights)[::-1].copy()

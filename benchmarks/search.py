@@ -1,0 +1,141 @@
+"""Which search finds the better weights with the same number of evaluations?
+
+  python benchmarks/search.py   (an hour on 2 cores)
+
+On merge landscapes recorded from a real run (record_landscapes.py) every
+search gets 5, 8, 12 and 20 evaluations, 16 seeds. Prints the mean regret in
+millinats/token: the loss, on all recorded sequences, of the weights that a
+search would hand over, minus the lowest loss that there is. "exact": it was
+shown that very loss; "noisy": the loss of 16 of the 128 sequences. Needs the
+extra [bench].
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import pathlib
+import warnings
+
+import landscapes
+import numpy as np
+import optuna
+from landscapes import Landscape
+
+from jaxmerge.bayesopt import simplex
+from jaxmerge.bayesopt.controls import CONTROLS
+
+BUDGETS = (5, 8, 12, 20)
+NOISY_SEQUENCES = 16
+
+
+class Recorder:
+  """A loss that remembers what it was asked."""
+
+  def __init__(self, landscape: Landscape):
+    self._landscape = landscape
+    self.points: list[list[float]] = []
+    self.losses: list[float] = []
+
+  def __call__(self, unit_K) -> float:
+    point = simplex.normalised(list(unit_K))
+    self.points.append(point)
+    self.losses.append(self._landscape.loss(np.array(point)))
+    return self.losses[-1]
+
+  def best(self) -> np.ndarray:
+    return np.array(self.points[int(np.argmin(self.losses))])
+
+
+def ours(shown: Landscape, budget: int, seed: int, **options) -> np.ndarray:
+  """The weights that GPHedgeSampler's study would hand over."""
+  from jaxmerge.bayesopt.sampler import GPHedgeSampler
+
+  count = shown.num_weights
+  names = [f"w_{k}" for k in range(count)]
+  sampler = GPHedgeSampler(seed=seed, simplex=names, **options)
+  study = optuna.create_study(sampler=sampler)
+  space = sampler.infer_relative_search_space(study, None)
+  for _ in range(budget):
+    trial = study.ask(space)
+    weights = np.array([trial.params[name] for name in names])
+    trial.set_user_attr("stderr", shown.stderr(weights))
+    study.tell(trial, shown.loss(weights))
+  return np.array([study.best_trial.params[name] for name in names])
+
+
+def regret(
+  method: str, name: str, noisy: bool, budget: int, seed: int
+) -> float:
+  """Of one search, nats/token."""
+  recorded = np.load(landscapes.PATH)
+  whole = Landscape(recorded, name)
+  shown = Landscape(recorded, name, NOISY_SEQUENCES if noisy else None)
+  if method.startswith("jaxmerge"):
+    weights = ours(shown, budget, seed)
+  else:
+    from peers import PEERS
+
+    recorder = Recorder(shown)
+    search = (CONTROLS | PEERS)[method]
+    search(recorder, shown.num_weights, budget, seed)
+    weights = recorder.best()
+  return whole.loss(weights) - whole.lowest()
+
+
+def _task(task: tuple) -> float:
+  warnings.simplefilter("ignore")
+  optuna.logging.set_verbosity(optuna.logging.ERROR)
+  return regret(*task)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--methods", default="")
+  parser.add_argument("--landscapes", default=",".join(landscapes.SETS))
+  parser.add_argument("--seeds", type=int, default=16)
+  parser.add_argument("--cache", default="", help="keeps the regrets, by cell")
+  arguments = parser.parse_args()
+  methods = list(filter(None, arguments.methods.split(",")))
+  if not methods:
+    from peers import PEERS
+
+    methods = ["jaxmerge", *PEERS, *CONTROLS]
+  cache = pathlib.Path(arguments.cache) if arguments.cache else None
+  found = json.loads(cache.read_text()) if cache and cache.exists() else {}
+  cells = [
+    (name, noisy, budget)
+    for name in arguments.landscapes.split(",")
+    for noisy in (False, True)
+    for budget in BUDGETS
+  ]
+  # One process a core: threads of the libraries would wait for each other.
+  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+  with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    for method in methods:
+      tasks = [
+        (method, *cell, seed)
+        for cell in cells
+        for seed in range(arguments.seeds)
+      ]
+      regrets = pool.map(_task, tasks, chunksize=4)
+      for task, value in zip(tasks, regrets, strict=True):
+        key = "/".join(map(str, task[1:-1]))
+        found.setdefault(method, {}).setdefault(key, [])
+        found[method][key] = [*found[method][key], value][-arguments.seeds :]
+      if cache:
+        cache.write_text(json.dumps(found))
+  for noisy in (False, True):
+    print(f"\n{'noisy' if noisy else 'exact'}: mean regret, millinats/token\n")
+    print("| landscape | evaluations | " + " | ".join(found) + " |")
+    print("|---|---|" + "---|" * len(found))
+    for name in arguments.landscapes.split(","):
+      for budget in BUDGETS:
+        key = f"{name}/{noisy}/{budget}"
+        values = [f"{1e3 * np.mean(found[m][key]):.3f}" for m in found]
+        print(f"| {name} | {budget} | " + " | ".join(values) + " |")
+
+
+if __name__ == "__main__":
+  main()
