@@ -40,6 +40,12 @@ _STARTS = ((0.0, 0.0, 0.0), (-1.0, 0.0, 1.5), (1.0, 0.5, -1.0))
 _FIT_STEPS = 20
 _LINE_SEARCH_STEPS = 12
 
+# XLA's CPU executor waits for ever for these programs from 128 points on when
+# they are scheduled for concurrency, its default (seen with jax 0.10.2).
+_COMPILER_OPTIONS = {
+  "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+}
+
 # Each climb starts at so many of the best candidates and at the incumbent.
 _NUM_SEEDS = 3
 
@@ -149,7 +155,11 @@ def _predict(posterior: Any, queries_QxD: Array) -> tuple[Array, Array]:
   return predictive.mean, jnp.sqrt(jnp.maximum(predictive.variance, _JITTER))
 
 
-@functools.partial(jax.jit, static_argnames=("acquisitions", "on_simplex"))
+@functools.partial(
+  jax.jit,
+  static_argnames=("acquisitions", "on_simplex"),
+  compiler_options=_COMPILER_OPTIONS,
+)
 def _suggest(
   data: Padded,
   previous_JxD: Array,
@@ -191,7 +201,9 @@ def _suggest(
   return nominees_JxD, rewards_J, std_C
 
 
-@functools.partial(jax.jit, static_argnames=("on_simplex",))
+@functools.partial(
+  jax.jit, static_argnames=("on_simplex",), compiler_options=_COMPILER_OPTIONS
+)
 def _posterior(
   data: Padded, queries_QxD: Array, *, on_simplex: bool
 ) -> tuple[Array, Array]:

@@ -101,8 +101,12 @@ def from_json(value: Any) -> Metadata:
   digest = value.pop("digest", None)
   if digest != hash_text(canonical_json(value)):
     raise InputError("its metadata does not match its own digest")
-  if value.pop("format") != FORMAT:
-    raise InputError(f"its metadata is not of format {FORMAT}")
+  names = {field.name for field in dataclasses.fields(Metadata)}
+  if value.pop("format", None) != FORMAT or value.keys() != names:
+    raise InputError(
+      f"its metadata is not of format {FORMAT}: another version of jaxmerge "
+      "has written it"
+    )
   return Metadata(**value)
 
 

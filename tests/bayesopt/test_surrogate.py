@@ -196,3 +196,22 @@ def test_importing_starts_no_backend_and_no_gpjax():
     "assert not xla_bridge._backends; assert 'gpjax' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_many_trials_do_not_wait_for_ever():
+  """In a process of its own: XLA has hung here, beyond any Python timeout."""
+  code = """
+import numpy as np
+from jaxmerge.bayesopt import simplex, surrogate
+points_NxK = np.random.default_rng(0).dirichlet(np.ones(2), 65)
+values_N = -((points_NxK[:, 0] - 0.4) ** 2)
+suggestion = surrogate.suggest(
+  surrogate.Observations(points_NxK, values_N, np.full(65, 1e-3)),
+  np.zeros((3, 2)),
+  simplex.candidates(2, 1024, 0),
+  acquisitions=("ei", "pi", "ucb"),
+  on_simplex=True,
+)
+assert abs(suggestion.nominees_JxD[0, 0] - 0.4) < 0.01
+"""
+  subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
