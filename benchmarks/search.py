@@ -22,11 +22,16 @@ import numpy as np
 import optuna
 from landscapes import Landscape
 
-from jaxmerge.bayesopt import simplex
 from jaxmerge.bayesopt.controls import CONTROLS
+from jaxmerge.bayesopt.reach import normalised
 
 BUDGETS = (5, 8, 12, 20)
 NOISY_SEQUENCES = 16
+OURS = "jaxmerge"
+WITH_GRADIENTS = "jaxmerge, gradients"
+EQUAL_PASSES = "jaxmerge, gradients at equal passes"
+# Forward passes of a trial with its gradient: a pair's jvp, else a vjp.
+PASSES = {2: 2.9, 3: 5.1}
 
 
 class Recorder:
@@ -38,7 +43,7 @@ class Recorder:
     self.losses: list[float] = []
 
   def __call__(self, unit_K) -> float:
-    point = simplex.normalised(list(unit_K))
+    point = normalised(list(unit_K))
     self.points.append(point)
     self.losses.append(self._landscape.loss(np.array(point)))
     return self.losses[-1]
@@ -47,21 +52,38 @@ class Recorder:
     return np.array(self.points[int(np.argmin(self.losses))])
 
 
-def ours(shown: Landscape, budget: int, seed: int, **options) -> np.ndarray:
-  """The weights that GPHedgeSampler's study would hand over."""
+def ours(
+  shown: Landscape, budget: int, seed: int, use_gradients: bool = False
+) -> np.ndarray:
+  """The weights that the search verb would hand over."""
   from jaxmerge.bayesopt.sampler import GPHedgeSampler
+  from jaxmerge.bayesopt.trials import recommended
+  from jaxmerge.merging import coefficients
 
   count = shown.num_weights
   names = [f"w_{k}" for k in range(count)]
-  sampler = GPHedgeSampler(seed=seed, simplex=names, **options)
+  order = coefficients.PAIR_STARTS if count == 2 else coefficients.MORE_STARTS
+  starts = coefficients.starts(order, count)[: max(budget // 2, 1)]
+  sampler = GPHedgeSampler(
+    seed=seed,
+    simplex=names,
+    use_gradients=use_gradients,
+    starts=[weights for _, weights in starts],
+  )
   study = optuna.create_study(sampler=sampler)
   space = sampler.infer_relative_search_space(study, None)
   for _ in range(budget):
     trial = study.ask(space)
     weights = np.array([trial.params[name] for name in names])
     trial.set_user_attr("stderr", shown.stderr(weights))
+    if use_gradients:
+      slopes = [*shown.gradient(weights).tolist(), 0.0]
+      trial.set_user_attr("gradient", dict(zip(names, slopes, strict=True)))
     study.tell(trial, shown.loss(weights))
-  return np.array([study.best_trial.params[name] for name in names])
+  best = recommended(
+    study.trials, sampler.space(), study.direction, use_gradients
+  )
+  return np.array([best.params[name] for name in names])
 
 
 def regret(
@@ -71,8 +93,13 @@ def regret(
   recorded = np.load(landscapes.PATH)
   whole = Landscape(recorded, name)
   shown = Landscape(recorded, name, NOISY_SEQUENCES if noisy else None)
-  if method.startswith("jaxmerge"):
+  if method == OURS:
     weights = ours(shown, budget, seed)
+  elif method == WITH_GRADIENTS:
+    weights = ours(shown, budget, seed, use_gradients=True)
+  elif method == EQUAL_PASSES:
+    passes = PASSES[min(shown.num_weights, 3)]
+    weights = ours(shown, max(int(budget / passes), 1), seed, True)
   else:
     from peers import PEERS
 
@@ -96,11 +123,11 @@ def main() -> None:
   parser.add_argument("--seeds", type=int, default=16)
   parser.add_argument("--cache", default="", help="keeps the regrets, by cell")
   arguments = parser.parse_args()
-  methods = list(filter(None, arguments.methods.split(",")))
+  methods = list(filter(None, arguments.methods.split(";")))
   if not methods:
     from peers import PEERS
 
-    methods = ["jaxmerge", *PEERS, *CONTROLS]
+    methods = [OURS, WITH_GRADIENTS, EQUAL_PASSES, *PEERS, *CONTROLS]
   cache = pathlib.Path(arguments.cache) if arguments.cache else None
   found = json.loads(cache.read_text()) if cache and cache.exists() else {}
   cells = [

@@ -23,7 +23,7 @@ from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.store import check_output, restore_params
 from jaxmerge.errors import check
 from jaxmerge.files import check_can_make, human_bytes
-from jaxmerge.merging import average
+from jaxmerge.merging import average, coefficients
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
@@ -111,7 +111,7 @@ def _weights(
     problems.append(f"unknown config.method {method!r}: uniform or weights")
   check(problems)
   if method == "uniform":
-    return average.uniform(count)
+    return tuple(coefficients.uniform(count))
   return average.normalise(weights)
 
 

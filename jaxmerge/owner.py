@@ -7,12 +7,16 @@ import socket
 import subprocess
 from typing import NamedTuple
 
+# The pid namespace of a Linux host itself has the same number everywhere.
+_INITIAL_NUMBERING = 0xEFFFFFFC
+
 
 class Owner(NamedTuple):
   """A process, told apart from a later one with the same number.
 
   Attributes:
-    host: host name.
+    host: host name; in a container that numbers processes on its own, also
+      which numbering that is.
     pid: process number.
     start: when the process started, in the words of its operating system.
   """
@@ -42,8 +46,20 @@ def _process_start(pid: int) -> str | None:
 
 
 @functools.lru_cache(maxsize=1)
+def _host() -> str:
+  """Two containers may share a host name and not see each other's processes."""
+  try:
+    numbering = os.stat("/proc/self/ns/pid").st_ino
+  except OSError:
+    numbering = _INITIAL_NUMBERING
+  if numbering == _INITIAL_NUMBERING:
+    return socket.gethostname()
+  return f"{socket.gethostname()}/{numbering}"
+
+
+@functools.lru_cache(maxsize=1)
 def _described(pid: int) -> Owner:
-  return Owner(socket.gethostname(), pid, _process_start(pid) or "")
+  return Owner(_host(), pid, _process_start(pid) or "")
 
 
 def this_process() -> Owner:
@@ -52,7 +68,7 @@ def this_process() -> Owner:
 
 def is_here(owner: Owner) -> bool:
   """Whether the owner runs, or ran, on this host."""
-  return owner.host == socket.gethostname()
+  return owner.host == _host()
 
 
 def is_alive(owner: Owner) -> bool:

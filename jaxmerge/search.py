@@ -12,26 +12,33 @@ import math
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 
 from etils import epath
 from ml_collections import config_dict
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge import runner
-from jaxmerge.bayesopt.sampler import GPHedgeSampler
-from jaxmerge.bayesopt.study import open_study, run_study
+from jaxmerge.bayesopt.acquisition import NAMES
+from jaxmerge.bayesopt.controls import CONTROLS
+from jaxmerge.bayesopt.journal import one_at_a_time
+from jaxmerge.bayesopt.limits import Limits
+from jaxmerge.bayesopt.reach import Reach
+from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.merged import identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError, check
-from jaxmerge.evaluation import objective
+from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
+from jaxmerge.evaluation.objective import Domain, MergedLoss, weights_of
 from jaxmerge.files import check_can_make, human_bytes, make_directory
-from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging import coefficients
+from jaxmerge.merging.groups import layer_groups, one_group
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
@@ -39,13 +46,25 @@ from jaxmerge.reporting.comparison import Comparison
 from jaxmerge.reporting.search_report import SearchFacts, write_search_report
 from jaxmerge.training.loop import Progress
 
+# When a searcher wrote the merge and the report, in the study's attributes.
+_WRITTEN = "written"
+
 SCHEMA: runner.Schema = {
   "name": str,
   "steps": tuple,
   "alpha": float,
+  "beta": float,
+  "bands": int,
   "num_trials": int,
+  "max_seconds": float,
+  "max_tokens": int,
   "seed": int,
   "acquisitions": tuple,
+  "starts": tuple,
+  "use_gradients": bool,
+  "early_stop": bool,
+  "baselines": tuple,
+  "storage": str,
   "search_sequences": int,
   "report_sequences": int,
   "batch_size": int,
@@ -87,13 +106,24 @@ def search(
   workdir = epath.Path(workdir)
   check_config(config)
   distributed.check_single_process("search")
+  began = time.time()
   merged_of, trail = _checkpoints(config, workdir, inputs, progress)
   trajectory.check_mergeable(merged_of, allow_unrelated=allow_unrelated)
   mesh = make_mesh(**config.mesh)
-  where = shardings(abstract_params(merged_of[-1].metadata), mesh)
+  abstract = abstract_params(merged_of[-1].metadata)
+  where = shardings(abstract, mesh)
+  domain = Domain(
+    steps=[c.metadata.step for c in merged_of],
+    groups=(
+      layer_groups(abstract, config.bands)
+      if config.bands
+      else one_group(abstract)
+    ),
+    reach=Reach(config.alpha, config.beta),
+  )
   check_can_make(workdir / "search" / config.name)
   if dry_run:
-    print(_plan(config, workdir, merged_of))
+    print(_plan(config, workdir, merged_of, domain))
     return _merged_path(config, workdir, merged_of)
   scorer = open_scorer(
     merged_of[-1].metadata,
@@ -105,40 +135,46 @@ def search(
   search_split = scorer.on("search", config.search_sequences)
   report_split = scorer.on("report", config.report_sequences)
   trees = [restore_params(c.path, where) for c in merged_of]
-  steps = [c.metadata.step for c in merged_of]
   folder = make_directory(workdir / "search" / config.name)
-  study = _open_study(config, folder, merged_of, scorer)
-  _run(
-    study, config, objective.MergedLoss(trees, search_split), steps, progress
-  )
-  trials = objective.finished(study.trials, config.num_trials)
-  best = objective.best_trial(trials)
-  weights_K = [objective.weights_of(best)[step] for step in steps]
+  study = _open_study(config, folder, merged_of, domain, scorer)
+  merged = MergedLoss(trees, search_split, domain.groups)
+  best = _run(study, config, merged, domain, progress)
   path = _merged_path(config, workdir, merged_of)
-  save_merged(
-    path,
-    weighted_average(trees, weights_K),
-    merged_of,
-    weights_K,
-    method="gp_hedge",
-    overwrite=True,
-  )
-  write_search_report(
-    workdir / config.report,
-    Comparison(steps, trees, search_split, report_split),
-    SearchFacts(
-      workdir=workdir,
-      trail=trail,
-      where=where,
-      trials=trials,
-      best=best,
-      weights_K=weights_K,
-      alpha=config.alpha,
-      merged=path,
-      commands=commands,
-    ),
-    progress,
-  )
+  weights_GxK = domain.weights(best.params)
+  with one_at_a_time(folder / "writer"):
+    if study.user_attrs.get(_WRITTEN, 0.0) > began:
+      progress("search", 0, 0, f"another searcher has written {path}")
+      return path
+    save_merged(
+      path,
+      merged.merge(weights_GxK),
+      merged_of,
+      domain.mean_weights(best.params),
+      method="gp_hedge",
+      overwrite=True,
+      groups=dict(zip(domain.groups.names_G, weights_GxK))
+      if config.bands
+      else None,
+    )
+    write_search_report(
+      workdir / config.report,
+      Comparison(domain.steps, trees, search_split, report_split),
+      SearchFacts(
+        workdir=workdir,
+        trail=trail,
+        where=where,
+        trials=weight_search.ended(study, config.num_trials),
+        best=best,
+        domain=domain,
+        merge=merged.merge,
+        baselines=tuple(config.baselines),
+        seed=config.seed,
+        merged=path,
+        commands=commands,
+      ),
+      progress,
+    )
+    study.set_user_attr(_WRITTEN, time.time())
   return path
 
 
@@ -178,11 +214,6 @@ def _checkpoints(
     problems.append(f"a search merges two checkpoints or more, got {steps}")
   if len(set(steps)) < len(steps):
     problems.append(f"two inputs are of the same step: {steps}")
-  if config.num_trials < len(chosen):
-    problems.append(
-      f"config.num_trials must be at least {len(chosen)}, one for each "
-      f"checkpoint alone; got {config.num_trials}"
-    )
   check(problems)
   return chosen, trail
 
@@ -193,8 +224,19 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
     for key in ("search_sequences", "report_sequences", "batch_size")
     if config[key] < 1
   ]
-  if not 0 <= config.alpha < 1:
-    problems.append(f"config.alpha must be in [0, 1), got {config.alpha}")
+  problems += [
+    f"config.{key} must be 0 (no limit) or positive, got {config[key]}"
+    for key in ("max_seconds", "max_tokens", "bands")
+    if config[key] < 0
+  ]
+  if config.num_trials < 2:
+    problems.append(
+      f"config.num_trials must be at least 2, got {config.num_trials}"
+    )
+  problems += [
+    f"config.{problem}"
+    for problem in Reach(config.alpha, config.beta).problems()
+  ]
   for key in ("name", "report"):
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", config[key]):
       problems.append(
@@ -202,65 +244,103 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
       )
   if config.report in ("checkpoints", "search", "tensorboard"):
     problems.append(f"config.report must not be the run's own {config.report}")
-  known = ("ei", "pi", "ucb")
-  if not config.acquisitions or set(config.acquisitions) - set(known):
-    problems.append(
-      f"config.acquisitions must be some of {known}, got {config.acquisitions}"
-    )
+  for key, known in (
+    ("acquisitions", NAMES),
+    ("starts", coefficients.STARTS),
+    ("baselines", tuple(CONTROLS)),
+  ):
+    if set(config[key]) - set(known):
+      problems.append(
+        f"config.{key} must be some of {known}, got {config[key]}"
+      )
+  if not config.acquisitions:
+    problems.append("config.acquisitions must not be empty")
   return problems
+
+
+def _starts(
+  config: config_dict.ConfigDict, domain: Domain
+) -> list[list[float]]:
+  return weight_search.unit_starts(config.starts, domain, config.num_trials)
 
 
 def _open_study(
   config: config_dict.ConfigDict,
   folder: epath.Path,
   checkpoints: Sequence[Checkpoint],
+  domain: Domain,
   scorer: Scorer,
 ) -> Study:
-  return open_study(
-    folder / "study.journal",
+  return weight_search.open_weight_study(
+    config.storage or folder / "study.journal",
     config.name,
-    sampler=GPHedgeSampler(
-      seed=config.seed,
-      acquisitions=tuple(config.acquisitions),
-      simplex=objective.weight_names(len(checkpoints)),
-    ),
+    domain,
+    seed=config.seed,
+    acquisitions=tuple(config.acquisitions),
+    use_gradients=config.use_gradients,
+    starts=_starts(config, domain),
+    num_trials=config.num_trials,
     fingerprint={
-      "seed": config.seed,
-      "alpha": config.alpha,
-      "acquisitions": list(config.acquisitions),
+      "early_stop": config.early_stop,
       "search_sequences": config.search_sequences,
       "corpus": scorer.corpus.fingerprint,
       "inputs": [identity(checkpoint) for checkpoint in checkpoints],
     },
-    num_trials=config.num_trials,
   )
 
 
 def _run(
   study: Study,
   config: config_dict.ConfigDict,
-  merged: objective.MergedLoss,
-  steps: Sequence[int],
+  merged: MergedLoss,
+  domain: Domain,
   progress: Progress,
-) -> None:
-  """Runs what is left of the study's budget."""
+) -> FrozenTrial:
+  """Runs what is left of the study's budget; the trial that was chosen."""
 
   def show(trial: FrozenTrial) -> None:
-    best = objective.best_trial(
-      objective.finished(study.trials, config.num_trials)
-    )
-    weights = ", ".join(
-      f"{step}: {w:.3f}" for step, w in objective.weights_of(best).items()
-    )
-    note = f"best {best.value:.4f} at {weights}"
-    progress("search", trial.number + 1, config.num_trials, note)
+    done = len(weight_search.ended(study, config.num_trials))
+    best = weight_search.lowest(study, config.num_trials)
+    note = "no trial has a loss yet"
+    if best is not None:
+      weights = ", ".join(
+        f"{step}: {w:.3f}" for step, w in weights_of(best).items()
+      )
+      note = f"best {best.value:.4f} at {weights}"
+    if trial.state == TrialState.FAIL:
+      note = f"trial {trial.number} failed: {trial.user_attrs[FAILURE]}; {note}"
+    progress("search", done, config.num_trials, note)
 
-  run_study(
+  ending = weight_search.run_weight_study(
     study,
-    objective.make_objective(merged, config.alpha, steps),
+    merged,
+    domain,
     num_trials=config.num_trials,
+    limits=Limits(config.max_seconds or None, config.max_tokens or None),
+    use_gradients=config.use_gradients,
+    early_stop=config.early_stop,
     on_trial=show,
   )
+  if ending != "done":
+    left = config.num_trials - len(
+      weight_search.ended(study, config.num_trials)
+    )
+    progress(
+      "search",
+      0,
+      0,
+      f"config.max_{ending} is used up with {left} trials left; type the same "
+      "command with a larger one to go on",
+    )
+  best = weight_search.choose(
+    study, domain, config.num_trials, config.use_gradients
+  )
+  if best is None:
+    raise InputError(
+      f"no trial of the search {config.name!r} has a loss; each one's reason "
+      "is its user attribute 'failure' in the study"
+    )
+  return best
 
 
 def _merged_path(
@@ -276,6 +356,7 @@ def _plan(
   config: config_dict.ConfigDict,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
+  domain: Domain,
 ) -> str:
   size = sum(
     math.prod(leaf.shape) * leaf.dtype.itemsize
@@ -284,7 +365,19 @@ def _plan(
   count = len(checkpoints)
   rows = (
     ("merge", ", ".join(c.name for c in checkpoints)),
-    ("evaluations", f"{config.num_trials} by GP-Hedge, as many by the grid"),
+    (
+      "weights",
+      f"{len(domain.groups.names_G)} x {count}, the last from "
+      f"{config.alpha:g} to {1 + config.beta:g}",
+    ),
+    (
+      "evaluations",
+      f"{config.num_trials} by GP-Hedge, the first "
+      f"{len(_starts(config, domain))} given"
+      + "".join(
+        f"; {config.num_trials} by {name}" for name in config.baselines
+      ),
+    ),
     ("read", human_bytes(size * count)),
     ("on the devices", human_bytes(size * (count + 1))),
     ("write", f"{_merged_path(config, workdir, checkpoints)}"),

@@ -35,7 +35,7 @@ def _trials_of(workdir: pathlib.Path) -> list[tuple]:
       trial.state.name,
       trial.params,
       trial.value,
-      trial.user_attrs,
+      {k: v for k, v in trial.user_attrs.items() if k != "seconds"},
       {k: v for k, v in trial.system_attrs.items() if "gp_hedge" in k},
     )
     for trial in study.trials

@@ -1,9 +1,11 @@
 """Bad input ends in one clear message, exit code 2 and nothing written."""
 
+import io
 import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -250,3 +252,85 @@ def test_a_full_disk_is_a_message(capsys):
   assert runner.run("verb", main) == 2
   text = capsys.readouterr().err
   assert "cannot write /some/file: No space left on device" in text
+
+
+def _lines_of(steps, capsys) -> list[str]:
+  """What a progress with a clock of its own prints for (seconds, call)."""
+  now = 0.0
+  progress = runner.TerminalProgress(clock=lambda: now)
+  for seconds, call in steps:
+    now += seconds
+    progress(*call)
+  return capsys.readouterr().out.splitlines()
+
+
+def test_the_end_of_a_stage_is_guessed_from_the_mean_step(capsys):
+  lines = _lines_of(
+    [
+      (0, ("search", 3, 12, "best 1.3")),
+      (11, ("search", 4, 12, "best 1.2")),
+      (29, ("search", 6, 12, "best 1.2")),
+      (1, ("search", 7, 12, "best 1.2")),  # too soon for a line
+      (999, ("search", 12, 12, "best 1.1")),
+    ],
+    capsys,
+  )
+  assert len(lines) == 4
+  # Three trials lie before this process: nothing is known of their time.
+  assert "3/12" in lines[0]
+  assert "ETA" not in lines[0]
+  assert "ETA 1:28, best 1.2]" in lines[1]  # 8 trials of 11 s
+  assert "ETA 1:20, best 1.2]" in lines[2]  # 6 trials of 40 / 3 s
+  assert "<" not in "".join(lines)  # tqdm's own guess is not there too
+  assert lines[3].startswith("search: 100%")
+  assert "ETA" not in lines[3]
+
+
+def test_each_stage_is_timed_alone_and_hours_are_shown(capsys):
+  lines = _lines_of(
+    [
+      (500, ("read", 0, 2, "")),
+      (100, ("read", 1, 2, "")),
+      (100, ("train", 0, 101, "loss 3")),
+      (37.25, ("train", 1, 101, "loss 2")),
+      (1, ("train", 0, 0, "saved")),
+      (1, ("train", 1, 101, "loss 2")),
+    ],
+    capsys,
+  )
+  assert "ETA 1:40]" in lines[1]
+  assert "ETA" not in lines[2]
+  assert "ETA 1:02:05, loss 2]" in lines[3]
+  assert lines[4] == "train: saved"
+  # The line in between ended the bar: the stage is timed anew.
+  assert all("ETA" not in line for line in lines[5:])
+
+
+def test_without_a_terminal_there_are_lines_and_no_carriage_returns(capsys):
+  progress = runner.TerminalProgress()
+  for done in range(1, 4):
+    progress("merge", done, 3, "note")
+  out = capsys.readouterr().out
+  assert "\r" not in out
+  assert [line[:11] for line in out.splitlines()] == [
+    "merge:  33%",
+    "merge: 100%",
+  ]
+  assert out.endswith("note]\n")
+
+
+def test_a_terminal_gets_a_bar_with_the_eta(monkeypatch):
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  screen, now = Terminal(), 0.0
+  monkeypatch.setattr(sys, "stdout", screen)
+  progress = runner.TerminalProgress(clock=lambda: now)
+  progress("search", 0, 4, "best 1.2")
+  for done in (1, 2):
+    now += 90.0
+    time.sleep(0.11)  # tqdm draws ten times a second at most
+    progress("search", done, 4, "best 1.2")
+  assert "\r" in screen.getvalue()
+  assert "ETA 3:00, best 1.2" in screen.getvalue()

@@ -19,9 +19,28 @@ def get_config() -> config_dict.ConfigDict:
   config.steps = (600, 700)
   # The later checkpoint's weight lambda lies in [alpha, 1].
   config.alpha = 0.0
+  # Above 0: lambda goes to 1 + beta, past the last checkpoint.
+  config.beta = 0.0
+  # Above 0: weights of their own for the embeddings, so many bands of layers
+  # and the head.
+  config.bands = 0
+  # The budget; 0: no further limit on seconds or tokens evaluated.
   config.num_trials = 12
+  config.max_seconds = 0.0
+  config.max_tokens = 0
   config.seed = 0
   config.acquisitions = ("ei", "pi", "ucb")
+  # First trials, by name (docs/search.md); () takes the default order.
+  config.starts = ()
+  # Tell the process the loss's derivative by the weights: fewer trials, each
+  # of three (a pair) or five forward passes.
+  config.use_gradients = False
+  # Score no further what the best trial beats beyond noise on a part.
+  config.early_stop = False
+  # Plain searches of as many evaluations in the report.
+  config.baselines = ("grid",)
+  # "": a journal beside the merge; or a database URL, for several searchers.
+  config.storage = ""
   config.search_sequences = 64
   config.report_sequences = 128
   config.batch_size = 16

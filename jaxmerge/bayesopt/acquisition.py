@@ -12,7 +12,7 @@ from jax import Array
 from jax.scipy.special import log_ndtr, ndtr
 from jax.scipy.stats import norm
 
-XI = 0.01
+XI = 0.0
 KAPPA = 1.96
 
 # Below this z the direct form of h(z) loses digits; two dozen terms of the
@@ -89,9 +89,12 @@ def _ucb_utility(mean_Q: Array, std_Q: Array, best: Array | float) -> Array:
   return upper_confidence_bound(mean_Q, std_Q)
 
 
+# The maximiser of one joint draw from the posterior (Thompson 1933).
+THOMPSON = "thompson"
 # What the portfolio maximises: monotone in EI, PI and UCB, never flat.
 UTILITIES: dict[str, Callable[[Array, Array, Array | float], Array]] = {
   "ei": log_expected_improvement,
   "pi": log_probability_of_improvement,
   "ucb": _ucb_utility,
 }
+NAMES = (*UTILITIES, THOMPSON)

@@ -21,20 +21,42 @@ _State = tuple[Array, Array, Array]
 
 
 @functools.cache
-def directions(dimension: int, on_simplex: bool) -> np.ndarray:
-  """Poll directions (PxD): both ways along every edge or every axis."""
-  eye = np.eye(dimension)
-  if not on_simplex:
+def directions(dimension: int, groups: int) -> np.ndarray:
+  """Poll directions (PxD): both ways along every edge or every axis.
+
+  Of several simplices side by side each alone, and all together.
+  """
+  if not groups:
+    eye = np.eye(dimension)
     return np.concatenate([eye, -eye])
-  pairs = [(i, j) for i in range(dimension) for j in range(dimension) if i != j]
-  return np.array([eye[i] - eye[j] for i, j in pairs])
+  size = dimension // groups
+  eye = np.eye(size)
+  pairs = [(i, j) for i in range(size) for j in range(size) if i != j]
+  edges = np.array([eye[i] - eye[j] for i, j in pairs])
+  if groups == 1:
+    return edges
+  alone = [np.kron(which, edges) for which in np.eye(groups)]
+  return np.concatenate([*alone, np.tile(edges, groups)])
+
+
+@functools.cache
+def tangents(dimension: int, groups: int) -> np.ndarray:
+  """Independent directions (PxD) that span those of a domain.
+
+  On a simplex e_k - e_last for each other k; in a box the axes.
+  """
+  if not groups:
+    return np.eye(dimension)
+  size = dimension // groups
+  edges = np.eye(size)[:-1] - np.eye(size)[-1]
+  return np.kron(np.eye(groups), edges)
 
 
 def climb(
   score: Callable[[Array], Array],
   seeds_JxSxD: Array,
   directions_PxD: Array,
-  on_simplex: bool,
+  groups: int,
 ) -> Array:
   """The best point (JxD) found from the seeds of each function; can be jitted.
 
@@ -45,14 +67,14 @@ def climb(
     score: maps points (JxSxPxD) to the value of function j at each (JxSxP).
     seeds_JxSxD: where to start, inside the domain.
     directions_PxD: from directions().
-    on_simplex: the domain is the simplex, else the unit box.
+    groups: the domain is so many simplices side by side; 0: the unit box.
   """
 
   def step(_: Array, state: _State) -> _State:
     points_JxSxD, scores_JxS, radius_JxS = state
     moves = radius_JxS[..., None, None] * directions_PxD
     polled = points_JxSxD[:, :, None] + moves
-    polled = simplex.project(polled) if on_simplex else jnp.clip(polled, 0, 1)
+    polled = simplex.project(polled, groups)
     polled_JxSxP = score(polled)
     winner_JxSx1 = jnp.argmax(polled_JxSxP, axis=-1, keepdims=True)
     top_JxS = jnp.take_along_axis(polled_JxSxP, winner_JxSx1, axis=-1)[..., 0]

@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 
 from jaxmerge.bayesopt import simplex
+from jaxmerge.bayesopt.reach import normalised
 
 Loss = Callable[[Sequence[float]], float]
 Control = Callable[[Loss, int, int, int], None]
@@ -125,7 +126,7 @@ def quadratic(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
 
   def ask(unit_K: np.ndarray) -> None:
     points.append(unit_K)
-    losses.append(loss(simplex.normalised(unit_K.tolist())))
+    losses.append(loss(normalised(unit_K.tolist())))
 
   for start_K in starts_NxK:
     ask(start_K)

@@ -1,13 +1,16 @@
 """Optuna's journal on a local file, made safe to be killed at any moment."""
 
+import contextlib
 import fcntl
 import json
 import os
 import pathlib
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
@@ -18,6 +21,7 @@ from jaxmerge.errors import InputError
 # for dead when its lock has not changed for this long; a write takes
 # milliseconds.
 _GRACE_SECONDS = 30.0
+_BLOCK_GRACE_SECONDS = 600.0
 
 
 class OwnedLock(BaseJournalFileLock):
@@ -27,9 +31,10 @@ class OwnedLock(BaseJournalFileLock):
   Optuna programs respect it); its target, "host:pid:start", is its owner.
   """
 
-  def __init__(self, journal: str):
+  def __init__(self, journal: str, grace_seconds: float = _GRACE_SECONDS):
     self._journal = journal
     self._lock = journal + ".lock"
+    self._grace_seconds = grace_seconds
 
   def acquire(self) -> bool:
     me = ":".join(map(str, owner.this_process()))
@@ -46,7 +51,8 @@ class OwnedLock(BaseJournalFileLock):
       if holder != seen:
         seen, since = holder, time.monotonic()
       waited = time.monotonic() - since
-      if holder is not None and _is_abandoned(holder[0], waited):
+      patient = waited <= self._grace_seconds
+      if holder is not None and _is_abandoned(holder[0], patient):
         self._drop(holder)
         continue
       time.sleep(pause)
@@ -74,21 +80,70 @@ class OwnedLock(BaseJournalFileLock):
         os.unlink(self._lock)
 
 
-def _is_abandoned(target: str, waited_seconds: float) -> bool:
+def _is_abandoned(target: str, patient: bool) -> bool:
   parts = target.rsplit(":", 2)
   if len(parts) == 3 and parts[1].isdigit():
     holder = owner.Owner(parts[0], int(parts[1]), parts[2])
     if owner.is_here(holder):
       return not owner.is_alive(holder)
-  return waited_seconds > _GRACE_SECONDS
+  return not patient
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Waits for other processes that are in the same block.
+
+  A process that died there is not waited for; one of another host, which
+  cannot be looked up, for ten minutes. An object store has no such lock.
+  """
+  if "://" in os.fspath(path):
+    yield
+    return
+  lock = OwnedLock(os.fspath(path), _BLOCK_GRACE_SECONDS)
+  lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+class _MendingBackend(JournalFileBackend):
+  """Mends a line that a searcher died in, before it appends its own.
+
+  Without that the two records would be glued together, and every searcher of
+  the study, and every later one, would stop there.
+  """
+
+  def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    lock = OwnedLock(self._file_path)
+    lock.acquire()
+    try:
+      # Nobody has read the torn line: readers leave a line without an end.
+      _cut_torn_line(pathlib.Path(self._file_path))
+      with open(self._file_path, "ab") as journal:
+        for log in logs:
+          record = json.dumps(log, separators=(",", ":"))
+          journal.write(record.encode() + b"\n")
+        journal.flush()
+        os.fsync(journal.fileno())
+    finally:
+      lock.release()
+
+
+def _ends_whole(path: pathlib.Path) -> bool:
+  with open(path, "rb") as journal:
+    if journal.seek(0, os.SEEK_END) == 0:
+      return True
+    journal.seek(-1, os.SEEK_END)
+    return journal.read(1) == b"\n"
 
 
 def _cut_torn_line(path: pathlib.Path) -> None:
   """Cuts the file back to its last newline; the tail goes to <path>.torn."""
+  if _ends_whole(path):
+    return
   data = path.read_bytes()
   end = data.rfind(b"\n") + 1
-  if end == len(data):
-    return
   # The tail is safe on disk before the journal loses it.
   with open(f"{path}.torn", "ab") as torn:
     torn.write(data[end:] + b"\n")
@@ -115,6 +170,23 @@ def _check_lines(path: pathlib.Path) -> None:
       )
 
 
+def replay(backend: BaseJournalBackend, name: str) -> JournalStorage:
+  """Opens the storage that a journal's entries build up.
+
+  Raises:
+    InputError: the entries do not fit together.
+  """
+  try:
+    return JournalStorage(backend)
+  except InputError:
+    raise
+  except (KeyError, ValueError, TypeError, AssertionError) as error:
+    raise InputError(
+      f"the journal {name} is damaged: its records do not fit together"
+      f" ({type(error).__name__}: {error})"
+    ) from error
+
+
 def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
   """Opens or creates a journal, repairing what a killed process left.
 
@@ -125,7 +197,7 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
   path = pathlib.Path(path)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    backend = JournalFileBackend(str(path), lock_obj=OwnedLock(str(path)))
+    backend = _MendingBackend(str(path))
     lock = OwnedLock(str(path))
     lock.acquire()
     try:
@@ -137,10 +209,4 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
     raise InputError(
       f"cannot open the journal {path}: {error.strerror or error}"
     ) from error
-  try:
-    return JournalStorage(backend)
-  except (KeyError, ValueError, TypeError, AssertionError) as error:
-    raise InputError(
-      f"the journal {path} is damaged: its records do not fit together"
-      f" ({type(error).__name__}: {error})"
-    ) from error
+  return replay(backend, str(path))

@@ -1,46 +1,41 @@
 """GP-Hedge as an Optuna sampler, on the simplex or over float parameters.
 
-D coordinates, J acquisitions, C candidates, N finished trials. A suggestion
+D coordinates, J acquisitions, C candidates, N trials. A suggestion
 is a function of the finished trials, the seed and the trial's number; all that
 the portfolio remembers lies in the trials' own attributes.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import intersection_search_space
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from jaxmerge.bayesopt import acquisition, hedge, surrogate
 from jaxmerge.bayesopt.space import (
-  Simplex,
+  Simplices,
   Space,
   box_of,
   from_unit,
   name_seed,
-  simplex_of,
+  simplices_of,
   stratum,
+)
+from jaxmerge.bayesopt.trials import (
+  ASKED,
+  latest_record,
+  lies_in,
+  observations,
+  sign_of,
 )
 from jaxmerge.errors import check
 
-ASKED = "gp_hedge:asked"
 _DUPLICATE = 5e-4
 _NUM_BOX_STARTS = 5
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-def asked_by(trial: FrozenTrial) -> str:
-  """Who asked a trial: "start", "ei", "pi", "ucb" or "explore".
-
-  "start" also where the point was given and not asked (an enqueued trial).
-  """
-  record = trial.system_attrs.get(ASKED)
-  return str(record["asked_by"]) if record else "start"
 
 
 class GPHedgeSampler(BaseSampler):
@@ -49,25 +44,32 @@ class GPHedgeSampler(BaseSampler):
   Hoffman, Brochu and de Freitas, "Portfolio Allocation for Bayesian
   Optimization" (UAI 2011), Algorithm 2.
 
-  Trial 0 onwards, with `simplex`, the named parameters (each a float in
-  [0, 1]) sum to 1 and the first trials are the vertices, last name first.
-  Without it, any float parameters are searched in their box; integers and
-  categories are drawn at random. Several objectives are refused.
+  With `simplex` the named parameters (each a float in [0, 1]) sum to 1, from
+  trial 0 on; with groups of names, those of each group do. Without it, any
+  float parameters are searched in their box; integers and categories are drawn
+  at random. Several objectives are refused.
 
   A trial's user attribute "stderr", if any, is the known standard error of its
-  value. Failed, pruned and non-finite trials never reach the process, and no
-  point is asked twice (|difference| < 5e-4).
+  value. Failed, pruned and non-finite trials never reach the process; running
+  ones, of other workers, count as observed at their posterior mean (kriging
+  believer). No point is asked twice (|difference| < 5e-4).
 
   Args:
     seed: of every draw, together with the trial's number.
-    n_startup_trials: trials before the process is asked; by default the K
-      vertices of the simplex, or 5 points of a Latin hypercube.
-    acquisitions: the portfolio, of "ei", "pi" and "ucb".
-    simplex: names of the parameters that sum to 1.
+    n_startup_trials: trials before the process is asked; by default as many
+      as there are starts, or 5 points of a Latin hypercube.
+    acquisitions: the portfolio, of "ei", "pi", "ucb" and "thompson".
+    simplex: names of the parameters that sum to 1, or groups of them.
+    use_gradients: condition on derivatives too: a trial's user attribute
+      "gradient" holds d value / d parameter by name (on a simplex only
+      differences between names matter), "gradient_stderr" the standard error
+      of a slope along a direction of length one, 0 if not there.
+    starts: points on the simplex of the first trials, alike in every group;
+      by default the vertices, last name first.
 
   Raises:
-    InputError: an unknown or repeated acquisition, no start trial, a negative
-      seed, fewer than two names or a name given twice.
+    InputError: lists unknown or repeated acquisitions, no start trial, a
+      negative seed, names given twice, starts that are not on the simplex.
   """
 
   def __init__(
@@ -76,28 +78,41 @@ class GPHedgeSampler(BaseSampler):
     seed: int,
     n_startup_trials: int | None = None,
     acquisitions: Sequence[str] = ("ei", "pi", "ucb"),
-    simplex: Sequence[str] | None = None,
+    simplex: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    use_gradients: bool = False,
+    starts: Sequence[Sequence[float]] | None = None,
   ):
     problems = []
-    unknown = [a for a in acquisitions if a not in acquisition.UTILITIES]
+    unknown = [a for a in acquisitions if a not in acquisition.NAMES]
     if (
       unknown or not acquisitions or len(set(acquisitions)) < len(acquisitions)
     ):
       problems.append(
         f"acquisitions must be different ones of"
-        f" {', '.join(acquisition.UTILITIES)}; got {list(acquisitions)}"
+        f" {', '.join(acquisition.NAMES)}; got {list(acquisitions)}"
       )
     if n_startup_trials is not None and n_startup_trials < 1:
       problems.append(f"n_startup_trials must be >= 1, got {n_startup_trials}")
     if seed < 0:
       problems.append(f"seed must be >= 0, got {seed}")
+    if starts is not None and (not simplex or not len(starts)):
+      problems.append("starts are points on a simplex, one or more")
     check(problems)
     self._seed = seed
     self._acquisitions = tuple(acquisitions)
-    self._simplex: Simplex | None = simplex_of(simplex) if simplex else None
+    self._use_gradients = use_gradients
+    self._simplex: Simplices | None = None
+    if simplex:
+      self._simplex = simplices_of(simplex, starts)
     if n_startup_trials is None:
-      n_startup_trials = len(simplex) if simplex else _NUM_BOX_STARTS
+      n_startup_trials = _NUM_BOX_STARTS
+      if self._simplex is not None:
+        n_startup_trials = len(self._simplex.starts_NxK)
     self._num_startup = n_startup_trials
+
+  def space(self) -> Simplices | None:
+    """The named parameters; None without `simplex`."""
+    return self._simplex
 
   def infer_relative_search_space(
     self, study: Study, trial: FrozenTrial
@@ -159,34 +174,38 @@ class GPHedgeSampler(BaseSampler):
     others = [
       t
       for t in study.get_trials(deepcopy=False)
-      if t.number != trial.number and _lies_in(t, space)
+      if t.number != trial.number and lies_in(t, space)
     ]
     taken_NxD = [space.coordinates(t.params) for t in others]
-    observations = _observations(study, others, space)
+    told = observations(others, space, study.direction, self._use_gradients)
     candidates_CxD = space.candidates(self._seed)
     rng = np.random.default_rng([self._seed, trial.number])
-    if observations is None:
+    if told is None:
       order_C = rng.permutation(len(candidates_CxD))
-      params = _first_free(candidates_CxD[order_C], taken_NxD, space)
+      free = _first_free(candidates_CxD, order_C, taken_NxD, space)
+      chosen = order_C[0] if free is None else free
       return {
         "asked_by": "explore",
-        "params": params or space.params(candidates_CxD[order_C[0]]),
+        "params": space.params(candidates_CxD[chosen]),
       }
-    previous = _latest_record(others, trial.number, space, self._acquisitions)
+    previous = latest_record(others, trial.number, space, self._acquisitions)
+    gains_J = np.zeros(len(self._acquisitions))
     suggestion = surrogate.suggest(
-      observations,
+      told,
       self._previous_nominees(previous, space),
       candidates_CxD,
       acquisitions=self._acquisitions,
-      on_simplex=space.on_simplex,
+      groups=space.groups,
+      # Its own stream: the portfolio's draw is the same without Thompson.
+      rng=np.random.default_rng([self._seed, trial.number, 1]),
     )
-    gains_J = np.zeros(len(self._acquisitions))
     if previous is not None:
       gains_J = hedge.updated_gains(
         np.array([previous["gains"][a] for a in self._acquisitions]),
         suggestion.rewards_J,
       )
-    return self._choose(suggestion, gains_J, taken_NxD, space, rng)
+    sign = sign_of(study.direction)
+    return self._choose(suggestion, sign, gains_J, taken_NxD, space, rng)
 
   def _previous_nominees(
     self, previous: Mapping[str, Any] | None, space: Space
@@ -201,82 +220,48 @@ class GPHedgeSampler(BaseSampler):
   def _choose(
     self,
     suggestion: surrogate.Suggestion,
+    sign: float,
     gains_J: np.ndarray,
     taken_NxD: Sequence[np.ndarray],
     space: Space,
     rng: np.random.Generator,
   ) -> dict[str, Any]:
     nominees = [space.params(point_D) for point_D in suggestion.nominees_JxD]
-    record = {
+
+    def predicted(mean: float, std: float) -> dict[str, float]:
+      # In the units and the sign of the trial's own value.
+      return {
+        "mean": sign * float(mean),
+        "std": float(std),
+        "noise_share": float(suggestion.share),
+      }
+
+    record: dict[str, Any] = {
       "nominees": dict(zip(self._acquisitions, nominees, strict=True)),
       "gains": dict(zip(self._acquisitions, map(float, gains_J), strict=True)),
     }
     for j in hedge.preference(gains_J, rng):
       if not _is_taken(nominees[j], taken_NxD, space):
-        asked = self._acquisitions[j]
-        return {"asked_by": asked, "params": nominees[j], **record}
-    order_C = np.argsort(-suggestion.std_C, kind="stable")
-    candidates_CxD = space.candidates(self._seed)[order_C]
-    params = _first_free(candidates_CxD, taken_NxD, space)
-    # A coarse grid (step) may have no point left: then the least known one.
-    params = params or space.params(candidates_CxD[0])
-    return {"asked_by": "explore", "params": params, **record}
-
-
-def _lies_in(trial: FrozenTrial, space: Space) -> bool:
-  """Whether a trial has a value, in range, for every parameter of a space."""
-  return all(
-    name in trial.params
-    and trial.distributions[name] == distribution
-    and math.isfinite(trial.params[name])
-    for name, distribution in space.distributions().items()
-  )
-
-
-def _observations(
-  study: Study, trials: Iterable[FrozenTrial], space: Space
-) -> surrogate.Observations | None:
-  """Finite scores of complete trials in maximisation sign, None if none."""
-  sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-  usable = [
-    t
-    for t in trials
-    if t.state == TrialState.COMPLETE
-    and t.value is not None
-    and math.isfinite(t.value)
-    and math.isfinite(_stderr(t))
-  ]
-  if not usable:
-    return None
-  return surrogate.Observations(
-    np.stack([space.coordinates(t.params) for t in usable]),
-    np.array([sign * t.value for t in usable if t.value is not None]),
-    np.array([_stderr(t) for t in usable]),
-  )
-
-
-def _stderr(trial: FrozenTrial) -> float:
-  """Known standard error of a trial's value, 0 where it is not known."""
-  return abs(float(trial.user_attrs.get("stderr", 0.0)))
-
-
-def _latest_record(
-  trials: Iterable[FrozenTrial],
-  number: int,
-  space: Space,
-  acquisitions: Sequence[str],
-) -> Mapping[str, Any] | None:
-  """What the last finished trial before this one left of the portfolio."""
-  earlier = [t for t in trials if t.number < number and t.state in _FINISHED]
-  for trial in sorted(earlier, key=lambda t: t.number, reverse=True):
-    record = trial.system_attrs.get(ASKED, {})
-    nominees = record.get("nominees", {})
-    if set(nominees) == set(acquisitions) and all(
-      set(nominee) == set(space.distributions())
-      for nominee in nominees.values()
-    ):
-      return record
-  return None
+        return {
+          "asked_by": self._acquisitions[j],
+          "params": nominees[j],
+          "predicted": predicted(suggestion.mean_J[j], suggestion.std_J[j]),
+          **record,
+        }
+    bound_C = suggestion.mean_C + acquisition.KAPPA * suggestion.std_C
+    order_C = np.argsort(-bound_C, kind="stable")
+    candidates_CxD = space.candidates(self._seed)
+    # A coarse grid (step) may have no point left: then the likeliest one.
+    free = _first_free(candidates_CxD, order_C, taken_NxD, space)
+    chosen = order_C[0] if free is None else free
+    return {
+      "asked_by": "explore",
+      "params": space.params(candidates_CxD[chosen]),
+      "predicted": predicted(
+        suggestion.mean_C[chosen], suggestion.std_C[chosen]
+      ),
+      **record,
+    }
 
 
 def _is_taken(
@@ -291,10 +276,13 @@ def _is_taken(
 
 
 def _first_free(
-  points_CxD: np.ndarray, taken_NxD: Sequence[np.ndarray], space: Space
-) -> dict[str, float] | None:
-  for point_D in points_CxD:
-    params = space.params(point_D)
-    if not _is_taken(params, taken_NxD, space):
-      return params
+  points_CxD: np.ndarray,
+  order_C: np.ndarray,
+  taken_NxD: Sequence[np.ndarray],
+  space: Space,
+) -> int | None:
+  """The first of the points, in that order, that nobody has asked."""
+  for index in order_C:
+    if not _is_taken(space.params(points_CxD[index]), taken_NxD, space):
+      return int(index)
   return None

@@ -1,9 +1,6 @@
-"""Points on the simplex and the checkpoint weights that they stand for.
+"""Points on the simplex: grids, low-discrepancy points, projection.
 
-K checkpoints (oldest first), C candidates, P grid points. A unit point v has
-K entries >= 0 that sum to 1; the weights are w = alpha e_last + (1 - alpha) v,
-so that the last checkpoint never weighs less than alpha. With two checkpoints
-w_last is the lambda in [alpha, 1] of arXiv 2403.19390, algorithm 1.
+K checkpoints (oldest first), C candidates, P grid points, D coordinates.
 """
 
 import itertools
@@ -14,62 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy.stats import qmc
-
-from jaxmerge.errors import InputError
-
-_TOLERANCE = 1e-9
-
-
-def _check_alpha(alpha: float) -> None:
-  if not 0 <= alpha < 1:
-    raise InputError(f"alpha must be in [0, 1), got {alpha}")
-
-
-def _check_sums_to_one(values: Sequence[float], what: str) -> None:
-  if not len(values):
-    raise InputError(f"{what} must not be empty")
-  if min(values) < -_TOLERANCE or abs(math.fsum(values) - 1) > _TOLERANCE:
-    raise InputError(
-      f"{what} must be >= 0 and sum to 1, got {[float(v) for v in values]}"
-    )
-
-
-def weights_from_unit(unit_K: Sequence[float], alpha: float) -> list[float]:
-  """Checkpoint weights of a unit point; a vertex for e_last stays exact.
-
-  Raises:
-    InputError: alpha outside [0, 1), or `unit_K` not on the simplex.
-  """
-  _check_alpha(alpha)
-  _check_sums_to_one(unit_K, "a unit point")
-  weights = [(1 - alpha) * float(v) for v in unit_K]
-  weights[-1] += alpha
-  return weights
-
-
-def unit_from_weights(weights_K: Sequence[float], alpha: float) -> list[float]:
-  """The inverse of weights_from_unit.
-
-  Raises:
-    InputError: alpha outside [0, 1), weights not on the simplex, or a last
-      weight below alpha.
-  """
-  _check_alpha(alpha)
-  _check_sums_to_one(weights_K, "weights")
-  if weights_K[-1] < alpha - _TOLERANCE:
-    raise InputError(
-      f"the last weight must be at least alpha={alpha}, got {weights_K[-1]}"
-    )
-  unit = [max(float(w), 0.0) / (1 - alpha) for w in weights_K[:-1]]
-  unit.append(max((float(weights_K[-1]) - alpha) / (1 - alpha), 0.0))
-  return normalised(unit)
-
-
-def normalised(unit_K: Sequence[float]) -> list[float]:
-  """Clips at 0 and divides by the sum: Python floats that sum to 1 +- 1e-15."""
-  clipped = [max(float(v), 0.0) for v in unit_K]
-  total = math.fsum(clipped)
-  return [v / total for v in clipped]
 
 
 def unit_from_sticks(sticks: Sequence[float]) -> list[float]:
@@ -105,32 +46,43 @@ def vertices(num_weights: int) -> np.ndarray:
   return np.eye(num_weights)[::-1].copy()
 
 
-def project(points_CxK: Array) -> Array:
-  """Euclidean projection of each row onto the simplex; can be jitted.
+def project(points_CxD: Array, groups: int = 1) -> Array:
+  """Euclidean projection of each row onto the domain; can be jitted.
 
-  Duchi et al. 2008, figure 1: subtract the threshold at which the positive
-  parts sum to one.
+  The domain is so many simplices side by side; 0: the unit box. Duchi et al.
+  2008, figure 1: subtract the threshold at which the positive parts sum to
+  one.
   """
+  if not groups:
+    return jnp.clip(points_CxD, 0, 1)
+  shape = points_CxD.shape
+  points_CxK = points_CxD.reshape(*shape[:-1], groups, shape[-1] // groups)
   descending = jnp.flip(jnp.sort(points_CxK, axis=-1), axis=-1)
   excess = jnp.cumsum(descending, axis=-1) - 1
   counts = jnp.arange(1, points_CxK.shape[-1] + 1)
   support = jnp.sum(descending * counts > excess, axis=-1, keepdims=True)
   threshold = jnp.take_along_axis(excess, support - 1, axis=-1) / support
-  return jnp.maximum(points_CxK - threshold, 0)
+  return jnp.maximum(points_CxK - threshold, 0).reshape(shape)
 
 
-def candidates(num_weights: int, num_points: int, seed: int) -> np.ndarray:
-  """Low-discrepancy unit points (CxK): spacings of sorted Sobol points.
+def candidates(
+  num_weights: int, num_points: int, seed: int, groups: int = 1
+) -> np.ndarray:
+  """Low-discrepancy unit points (CxD): spacings of sorted Sobol points.
 
   The gaps between K - 1 sorted uniforms are uniform on the simplex. The number
-  of points is best a power of two.
+  of points is best a power of two. Points of several groups lie side by side.
   """
   if num_weights == 1:
-    return np.ones((num_points, 1))
-  sobol = qmc.Sobol(num_weights - 1, scramble=True, rng=seed)
-  cuts = np.sort(sobol.random(num_points), axis=-1)
-  edges = np.pad(cuts, ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1)))
-  return np.diff(edges, axis=-1)
+    return np.ones((num_points, groups))
+  sobol = qmc.Sobol(groups * (num_weights - 1), scramble=True, rng=seed)
+  drawn = sobol.random(num_points).reshape(num_points, groups, -1)
+  edges = np.pad(
+    np.sort(drawn, axis=-1),
+    ((0, 0), (0, 0), (1, 1)),
+    constant_values=((0, 0), (0, 0), (0, 1)),
+  )
+  return np.diff(edges, axis=-1).reshape(num_points, -1)
 
 
 def grid(num_weights: int, num_points: int) -> np.ndarray:

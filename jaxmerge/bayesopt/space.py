@@ -1,11 +1,13 @@
-"""Where a sampler asks: the unit simplex, or a box of float parameters.
+"""Where a sampler asks: simplices, or a box of float parameters.
 
-D coordinates, C candidates. A space maps Optuna parameters to coordinates of
-the Gaussian process and back; every parameter leaves as a Python float.
+D coordinates, C candidates, G groups of K weights. A space maps Optuna
+parameters to coordinates of the Gaussian process and back; every parameter
+leaves as a Python float.
 """
 
 import dataclasses
 import functools
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +16,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import qmc
 
 from jaxmerge.bayesopt import simplex
-from jaxmerge.errors import InputError
+from jaxmerge.bayesopt.reach import normalised
+from jaxmerge.errors import check
 
 _NUM_CANDIDATES = 256
 # A grid at least this fine in one dimension: the climb does the rest.
@@ -22,12 +25,17 @@ _LINE = 257
 
 
 @functools.cache
-def _simplex_candidates(num_weights: int, seed: int) -> np.ndarray:
-  if num_weights == 2:
+def _simplex_candidates(num_weights: int, groups: int, seed: int) -> np.ndarray:
+  if num_weights == 2 and groups == 1:
     return simplex.grid(2, _LINE)
   drawn = simplex.candidates(num_weights, _NUM_CANDIDATES, seed)
   centre = np.full((1, num_weights), 1 / num_weights)
-  return np.concatenate([drawn, simplex.vertices(num_weights), centre])
+  tied = np.concatenate([drawn, simplex.vertices(num_weights), centre])
+  if groups == 1:
+    return tied
+  free = simplex.candidates(num_weights, _NUM_CANDIDATES, seed, groups)
+  # Every group alike, then each on its own.
+  return np.concatenate([np.tile(tied, groups), free])
 
 
 @functools.cache
@@ -38,38 +46,56 @@ def _box_candidates(dimension: int, seed: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Simplex:
-  """The named parameters are >= 0 and sum to 1."""
+class Simplices:
+  """The named parameters of each group are >= 0 and sum to 1.
 
-  names: tuple[str, ...]
+  Attributes:
+    groups_GxK: names, group by group.
+    starts_NxK: unit points of the first trials, alike in every group.
+  """
+
+  groups_GxK: tuple[tuple[str, ...], ...]
+  starts_NxK: tuple[tuple[float, ...], ...]
 
   @property
-  def on_simplex(self) -> bool:
-    return True
+  def groups(self) -> int:
+    return len(self.groups_GxK)
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(itertools.chain(*self.groups_GxK))
 
   def distributions(self) -> dict[str, BaseDistribution]:
     return {name: FloatDistribution(0.0, 1.0) for name in self.names}
 
   def candidates(self, seed: int) -> np.ndarray:
-    return _simplex_candidates(len(self.names), seed)
+    return _simplex_candidates(len(self.groups_GxK[0]), self.groups, seed)
 
   def start(self, number: int, num_startup: int, seed: int) -> np.ndarray:
-    """The vertices, last checkpoint first, then low-discrepancy points."""
-    num_weights = len(self.names)
-    if number < num_weights:
-      return simplex.vertices(num_weights)[number]
+    """The given starts, then low-discrepancy points."""
+    given = len(self.starts_NxK)
+    if number < given:
+      return np.tile(self.starts_NxK[number], self.groups)
     # A power of two of points, as Sobol's sequence wants them.
     num_points = 1 << (num_startup - 1).bit_length()
+    num_weights = len(self.groups_GxK[0])
     drawn = simplex.candidates(num_weights, num_points, seed)
-    return drawn[number - num_weights]
+    return np.tile(drawn[number - given], self.groups)
 
   def coordinates(self, params: Mapping[str, float]) -> np.ndarray:
     return np.array([params[name] for name in self.names], np.float64)
 
+  def slopes(
+    self, gradient: Mapping[str, float], params: Mapping[str, float]
+  ) -> np.ndarray:
+    """d score / d coordinate, from d score / d parameter."""
+    del params
+    return np.array([gradient[name] for name in self.names], np.float64)
+
   def params(self, point_D: np.ndarray) -> dict[str, float]:
-    return dict(
-      zip(self.names, simplex.normalised(point_D.tolist()), strict=True)
-    )
+    parts = np.split(point_D, self.groups)
+    unit = [v for part in parts for v in normalised(part.tolist())]
+    return dict(zip(self.names, unit, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +105,8 @@ class Box:
   items: tuple[tuple[str, FloatDistribution], ...]
 
   @property
-  def on_simplex(self) -> bool:
-    return False
+  def groups(self) -> int:
+    return 0
 
   def distributions(self) -> dict[str, BaseDistribution]:
     return dict(self.items)
@@ -96,6 +122,18 @@ class Box:
   def coordinates(self, params: Mapping[str, float]) -> np.ndarray:
     return np.array([to_unit(params[name], d) for name, d in self.items])
 
+  def slopes(
+    self, gradient: Mapping[str, float], params: Mapping[str, float]
+  ) -> np.ndarray:
+    """d score / d coordinate, from d score / d parameter."""
+    return np.array(
+      [
+        gradient[name]
+        * (params[name] * np.log(d.high / d.low) if d.log else d.high - d.low)
+        for name, d in self.items
+      ]
+    )
+
   def params(self, point_D: np.ndarray) -> dict[str, float]:
     return {
       name: from_unit(float(u), distribution)
@@ -103,7 +141,7 @@ class Box:
     }
 
 
-Space = Simplex | Box
+Space = Simplices | Box
 
 
 def name_seed(name: str) -> int:
@@ -155,10 +193,43 @@ def box_of(distributions: Mapping[str, BaseDistribution]) -> Box:
   )
 
 
-def simplex_of(names: Sequence[str]) -> Simplex:
-  """The simplex of at least two distinct names."""
-  if len(names) < 2 or len(set(names)) != len(names):
-    raise InputError(
-      f"a simplex needs two or more different names, got {list(names)}"
+def simplices_of(
+  names: Sequence[str] | Sequence[Sequence[str]],
+  starts: Sequence[Sequence[float]] | None,
+) -> Simplices:
+  """One simplex of the names, or one of each group of names.
+
+  Args:
+    names: two or more different ones, or groups of them of one length.
+    starts: unit points of the first trials; None: the vertices, last first.
+
+  Raises:
+    InputError: lists what is wrong with the names and the starts.
+  """
+  groups: tuple[tuple[str, ...], ...] = (
+    (tuple(map(str, names)),)
+    if isinstance(names[0], str)
+    else tuple(tuple(group) for group in names)
+  )
+  flat = [name for group in groups for name in group]
+  size = len(groups[0])
+  problems = []
+  if (
+    size < 2
+    or len(set(flat)) < len(flat)
+    or any(len(group) != size for group in groups)
+  ):
+    problems.append(
+      f"a simplex needs two or more different names, and each group as many;"
+      f" got {[list(group) for group in groups]}"
     )
-  return Simplex(tuple(names))
+  if starts is None:
+    starts = simplex.vertices(size).tolist()
+  for start in starts:
+    if len(start) != size or min(start) < 0 or abs(sum(start) - 1) > 1e-9:
+      problems.append(
+        f"a start needs {size} weights >= 0 that sum to 1, got {list(start)}"
+      )
+  check(problems)
+  exact = [tuple(normalised(start)) for start in starts]
+  return Simplices(groups, tuple(exact))

@@ -1,11 +1,13 @@
-"""A study with an exact budget, that survives being killed at any moment.
+"""A study with an exact budget, for any number of searchers, killed or not.
 
-The budget is a row of empty slots (waiting trials) 0 .. N-1, created once. A
-trial is claimed by a lease in its attributes; a trial whose owner is dead is
-finished under its own number and parameters before anything new begins, so
-that a search that was killed and run again equals one that never was.
+The budget is a row of empty slots (waiting trials) 0 .. N-1, created once.
+Searchers, of one host or of many, share them by leases (leases.py); a trial
+whose owner is dead is finished under its own number and parameters before
+anything new begins, so that a search that was killed and run again equals one
+that never was.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,20 +18,22 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from jaxmerge import owner
-from jaxmerge.bayesopt.journal import open_journal
+from jaxmerge.bayesopt import leases
+from jaxmerge.bayesopt.claims import Ending, claim
+from jaxmerge.bayesopt.limits import Limits
+from jaxmerge.bayesopt.storage import open_storage
 from jaxmerge.errors import InputError
 
 FINGERPRINT = "fingerprint"
 FAILURE = "failure"
-# One attribute an owner: two that claim at once do not overwrite each other.
-LEASE_PREFIX = "lease:"
-_LEASE_SECONDS = 600.0
+PARTIAL_VALUE = "partial_value"
+LEASE_ERROR = "lease_error"
+_NO_LIMITS = Limits()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,54 +44,49 @@ class Observation:
     value: the score that the study minimises or maximises.
     stderr: its known standard error (of a paired difference), 0 if exact.
     attrs: further JSON values to keep with the trial.
+    tokens: number of tokens evaluated.
+    pruned: the evaluation stopped early, beaten beyond noise; `value` and
+      `stderr` are what the part that was evaluated tells of the whole.
   """
 
   value: float
   stderr: float = 0.0
   attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  tokens: int = 0
+  pruned: bool = False
+
+
+class EvaluationFailed(Exception):
+  """Raised by an objective that cannot score this point, and never will.
+
+  Args:
+    reason: kept with the trial, which fails.
+    tokens: number of tokens evaluated before.
+  """
+
+  def __init__(self, reason: str, tokens: int = 0):
+    self.reason = reason
+    self.tokens = tokens
+    super().__init__(reason)
 
 
 Objective = Callable[[int, dict[str, float]], Observation]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Lease:
-  owner: owner.Owner
-  taken_at: float
-
-
-def _open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
-  address = os.fspath(storage)
-  if "://" not in address:
-    return open_journal(address)
-  if address.startswith(("gs://", "s3://")):
-    raise InputError(
-      f"a study cannot live in an object store ({address}): give a local path"
-      f" or a database URL such as postgresql://..."
-    )
-  # SQLAlchemy comes with Optuna; its errors are those of a bad URL.
-  import sqlalchemy.exc
-
-  try:
-    return RDBStorage(address)
-  except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-    raise InputError(f"cannot open the study storage {address}: {error}") from (
-      error
-    )
-
-
 def _check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
   """Writes the fingerprint of a new study, compares that of an old one."""
   wanted = json.loads(json.dumps(dict(fingerprint)))
+  # Read before the fingerprint, which another searcher writes before them.
+  has_trials = bool(study.get_trials(deepcopy=False))
   found = study.user_attrs.get(FINGERPRINT)
   if found is None:
-    if study.get_trials(deepcopy=False):
+    if has_trials:
       raise InputError(
         f"the study {study.study_name!r} was not made by this program:"
         f" choose another name"
       )
     study.set_user_attr(FINGERPRINT, wanted)
-    return
+    found = study.user_attrs[FINGERPRINT]
   differing = [
     key
     for key in sorted(wanted.keys() | found.keys())
@@ -119,7 +118,8 @@ def open_study(
   study.
 
   Args:
-    storage: path of a journal file, or a database URL.
+    storage: path of a journal file, a database URL, or a gs://, s3:// or
+      file:// address under which the journal has one object an entry.
     name: of the study in its storage.
     sampler: asked for every trial.
     fingerprint: JSON values that tell this search (config, inputs) from others.
@@ -134,7 +134,7 @@ def open_study(
   if num_trials < 1:
     raise InputError(f"num_trials must be >= 1, got {num_trials}")
   study = optuna.create_study(
-    storage=_open_storage(storage),
+    storage=open_storage(storage),
     study_name=name,
     sampler=sampler,
     direction=direction,
@@ -147,74 +147,60 @@ def open_study(
     )
   _check_fingerprint(study, fingerprint)
   # Two processes may add too many: run_study leaves numbers >= N alone.
-  for _ in range(num_trials - len(study.get_trials(deepcopy=False))):
+  while len(study.get_trials(deepcopy=False)) < num_trials:
     study.enqueue_trial({})
   return study
 
 
-def _leases(trial: FrozenTrial) -> list[_Lease]:
-  return [
-    _Lease(owner.Owner(*value["owner"]), value["taken_at"])
-    for key, value in trial.system_attrs.items()
-    if key.startswith(LEASE_PREFIX)
-  ]
+def _params(
+  study: Study, trial_id: int, space: Mapping[str, BaseDistribution] | None
+) -> dict[str, Any]:
+  """Asks the sampler; a dead searcher's trial keeps what it was given."""
+  trial = Trial(study, trial_id)
+  if space is None:
+    space = study.sampler.infer_relative_search_space(
+      study, study._storage.get_trial(trial_id)
+    )
+  if not space:
+    raise InputError("the sampler knows no search space: give one")
+  return {
+    name: trial._suggest(name, distribution)
+    for name, distribution in space.items()
+  }
 
 
-def _take_lease(study: Study, trial: FrozenTrial) -> None:
-  me = owner.this_process()
-  study._storage.set_trial_system_attr(
-    trial._trial_id,
-    LEASE_PREFIX + ":".join(map(str, me)),
-    {"owner": list(me), "taken_at": time.time()},
-  )
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+  state: TrialState
+  values: list[float] | None
+  attrs: dict[str, Any]
 
 
-def _check_abandoned(trial: FrozenTrial) -> None:
-  """Raises unless every owner of a running trial is dead, or is ourselves."""
-  me = owner.this_process()
-  for lease in _leases(trial):
-    if lease.owner == me:
-      continue
-    if owner.is_alive(lease.owner):
-      raise InputError(
-        f"another search (pid {lease.owner.pid}) is at work on this study:"
-        f" trial {trial.number} is running"
-      )
-    age = time.time() - lease.taken_at
-    if not owner.is_here(lease.owner) and age < _LEASE_SECONDS:
-      raise InputError(
-        f"trial {trial.number} is running on {lease.owner.host}"
-        f" (pid {lease.owner.pid}): if that search is dead, try again in"
-        f" {math.ceil(_LEASE_SECONDS - age)} seconds"
-      )
-
-
-def _claim(study: Study, num_trials: int) -> int | None:
-  """Claims the next trial: a dead worker's first. None when all are done.
-
-  The lease is written before the state, so that a running trial always says
-  whose it is.
-  """
-  slots = [t for t in study.get_trials(deepcopy=False) if t.number < num_trials]
-  # Every running trial is judged before any is taken.
-  running = [t for t in slots if t.state == TrialState.RUNNING]
-  for trial in running:
-    _check_abandoned(trial)
-  if running:
-    _take_lease(study, running[0])
-    return running[0]._trial_id
-  for trial in slots:
-    if trial.state == TrialState.WAITING:
-      _take_lease(study, trial)
-      if not study._storage.set_trial_state_values(
-        trial._trial_id, TrialState.RUNNING
-      ):
-        raise InputError(
-          f"another search is at work on this study: it took trial"
-          f" {trial.number}"
-        )
-      return trial._trial_id
-  return None
+def _evaluate(
+  objective: Objective, number: int, params: dict[str, Any]
+) -> _Outcome:
+  """What becomes of a trial: its state, values and user attributes."""
+  began = time.monotonic()
+  try:
+    observation = objective(number, params)
+  except EvaluationFailed as error:
+    observation = Observation(0.0, tokens=error.tokens)
+    failure: str | None = error.reason
+  else:
+    failure = _failure(observation)
+  attrs = {
+    **observation.attrs,
+    "seconds": time.monotonic() - began,
+    "tokens": int(observation.tokens),
+  }
+  if failure is not None:
+    return _Outcome(TrialState.FAIL, None, {**attrs, FAILURE: failure})
+  value = float(observation.value)
+  attrs["stderr"] = float(observation.stderr)
+  if observation.pruned:
+    attrs[PARTIAL_VALUE] = value
+    return _Outcome(TrialState.PRUNED, None, attrs)
+  return _Outcome(TrialState.COMPLETE, [value], attrs)
 
 
 def _failure(observation: Observation) -> str | None:
@@ -225,16 +211,44 @@ def _failure(observation: Observation) -> str | None:
   return None
 
 
-def _finish(study: Study, trial: Trial, observation: Observation) -> None:
-  for key, value in observation.attrs.items():
-    trial.set_user_attr(key, value)
-  failure = _failure(observation)
-  if failure is not None:
-    trial.set_user_attr(FAILURE, failure)
-    study.tell(trial, state=TrialState.FAIL)
-    return
-  trial.set_user_attr("stderr", float(observation.stderr))
-  study.tell(trial, float(observation.value))
+def _finish(held: leases.Held, outcome: _Outcome) -> bool:
+  """Records an outcome; False if another searcher took the trial over."""
+  if held.is_taken_over():
+    held.withdraw()
+    return False
+  storage = held.study._storage
+  for key, value in outcome.attrs.items():
+    storage.set_trial_user_attr(held.trial_id, key, value)
+  held.study.sampler.after_trial(
+    held.study, storage.get_trial(held.trial_id), outcome.state, outcome.values
+  )
+  return storage.set_trial_state_values(
+    held.trial_id, outcome.state, outcome.values
+  )
+
+
+def _run_trial(
+  held: leases.Held,
+  objective: Objective,
+  space: Mapping[str, BaseDistribution] | None,
+) -> bool:
+  """Asks, evaluates, records; whether this call finished the trial."""
+  try:
+    number = held.study._storage.get_trial(held.trial_id).number
+    with leases.heartbeat(held) as errors:
+      params = _params(held.study, held.trial_id, space)
+      outcome = _evaluate(objective, number, params)
+    if errors:
+      outcome.attrs[LEASE_ERROR] = list(dict.fromkeys(errors))
+    return _finish(held, outcome)
+  except BaseException as error:
+    # For whoever comes next; a live process's lease would keep others off.
+    with contextlib.suppress(Exception):
+      held.withdraw()
+    # This process stood still so long that another finished the trial.
+    if isinstance(error, UpdateFinishedTrialError) and held.is_finished():
+      return False
+    raise
 
 
 def run_study(
@@ -244,12 +258,23 @@ def run_study(
   num_trials: int,
   on_trial: Callable[[FrozenTrial], None] | None = None,
   space: Mapping[str, BaseDistribution] | None = None,
-) -> None:
+  limits: Limits = _NO_LIMITS,
+) -> Ending:
   """Evaluates trials 0 .. num_trials - 1 that are not finished yet.
 
-  A score or standard error that is not finite fails its trial, with the reason
-  in its user attribute "failure", and costs its unit of the budget. What the
-  objective raises goes through; its trial is finished by the next run.
+  Any number of processes may run one study at once, each with one call at a
+  time. Each returns when all trials are finished, by whomever; a process that
+  dies leaves its trial to the others.
+
+  A score or standard error that is not finite, or an EvaluationFailed, fails
+  its trial, with the reason in its user attribute "failure". A pruned
+  observation leaves a pruned trial with its user attribute "partial_value".
+  Both cost their unit of the budget. What else the objective raises goes
+  through; its trial is left to other searchers and to the next run.
+
+  Each finished trial has the user attributes "seconds" (of the evaluation that
+  finished it), "tokens" and, where its lease could not be renewed meanwhile,
+  "lease_error".
 
   Args:
     study: from open_study.
@@ -259,25 +284,16 @@ def run_study(
     on_trial: called with each trial that this call finishes.
     space: distributions of the parameters; by default those that the sampler
       knows before the first trial (a simplex).
+    limits: totals over all trials. No trial is started that would exceed one
+      if it cost as much as the dearest so far; a larger limit goes on later.
+
+  Returns:
+    "done", or the limit that left trials waiting: "seconds" or "tokens".
 
   Raises:
-    InputError: another search is at work on the study, or no space is known.
+    InputError: no space is known, or an object store cannot be reached.
   """
-  while (trial_id := _claim(study, num_trials)) is not None:
-    # Optuna may hold trials from before the claim for samplers that use them.
-    study._thread_local.cached_all_trials = None
-    trial = Trial(study, trial_id)
-    distributions = space
-    if distributions is None:
-      distributions = study.sampler.infer_relative_search_space(
-        study, study._storage.get_trial(trial_id)
-      )
-    if not distributions:
-      raise InputError("the sampler knows no search space: give one")
-    params = {
-      name: trial._suggest(name, distribution)
-      for name, distribution in distributions.items()
-    }
-    _finish(study, trial, objective(trial.number, params))
-    if on_trial is not None:
-      on_trial(study._storage.get_trial(trial_id))
+  while isinstance(held := claim(study, num_trials, limits), leases.Held):
+    if _run_trial(held, objective, space) and on_trial is not None:
+      on_trial(study._storage.get_trial(held.trial_id))
+  return held

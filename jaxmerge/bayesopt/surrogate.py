@@ -1,9 +1,9 @@
-"""The Gaussian process behind every suggestion; the only user of GPJax.
+"""Suggestions and predictions of the Gaussian process: two jitted programs.
 
 N points (padded to a power of two), D coordinates, J acquisitions, C
-candidates, Q queries, S starts, T hyperparameters, P poll directions.
+candidates, Q queries, S seeds, P poll directions.
 
-One jitted program fits the hyperparameters, scores the previous nominees and
+One program fits the hyperparameters, scores the previous nominees and
 maximises every acquisition. Points, mask, candidates and hyperparameters are
 all arrays in it, so that a bucket and a dimension compile once.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmerge.bayesopt import acquisition, climb
+from jaxmerge.bayesopt import acquisition, climb, process
 from jaxmerge.bayesopt.host import float64_on_host
 from jaxmerge.bayesopt.padding import (
   Observations,
@@ -26,20 +26,6 @@ from jaxmerge.bayesopt.padding import (
   standardisation,
 )
 
-_JITTER = 1e-9
-_SMALLEST_NOISE_STD = 1e-5
-
-# Log-normal priors (median, standard deviation of the log) in units of the
-# domain's diameter and of the targets' standard deviation. They keep three
-# points from being explained by noise alone or by one wiggle per point.
-_LENGTHSCALE_PRIOR = (0.7, 0.8)
-_AMPLITUDE_PRIOR = (1.5, 0.8)
-_NOISE_PRIOR = (0.01, 1.5)
-# Starts of the fit, as offsets from the medians in prior standard deviations.
-_STARTS = ((0.0, 0.0, 0.0), (-1.0, 0.0, 1.5), (1.0, 0.5, -1.0))
-_FIT_STEPS = 20
-_LINE_SEARCH_STEPS = 12
-
 # XLA's CPU executor waits for ever for these programs from 128 points on when
 # they are scheduled for concurrency, its default (seen with jax 0.10.2).
 _COMPILER_OPTIONS = {
@@ -48,116 +34,64 @@ _COMPILER_OPTIONS = {
 
 # Each climb starts at so many of the best candidates and at the incumbent.
 _NUM_SEEDS = 3
+# A Thompson draw is also taken at candidates so much nearer the incumbent.
+_SHRINKS = (0.1, 0.01)
+_NUM_NEAR = 64
 
 
 class Suggestion(NamedTuple):
-  """What one fit says.
+  """What one fit says, in original units where nothing else is said.
 
   Attributes:
     nominees_JxD: the maximiser of each acquisition.
     rewards_J: standardised posterior mean at each earlier nominee.
-    std_C: standardised posterior standard deviation at each candidate.
+    mean_J: posterior mean at each nominee.
+    std_J: posterior standard deviation at each nominee.
+    mean_C: posterior mean at each candidate.
+    std_C: posterior standard deviation at each candidate.
+    share: of a known standard error that the process takes for noise.
   """
 
   nominees_JxD: np.ndarray
   rewards_J: np.ndarray
+  mean_J: np.ndarray
+  std_J: np.ndarray
+  mean_C: np.ndarray
   std_C: np.ndarray
+  share: np.ndarray
 
 
-def _gpjax() -> Any:
-  # Importing GPJax starts a JAX backend: never at import time, never traced.
-  import gpjax
-
-  return gpjax
-
-
-def _prior_moments(dimension: int, on_simplex: bool) -> tuple[Array, Array]:
-  """Mean and standard deviation of log (lengthscales, amplitude, noise)."""
-  num_lengthscales = 1 if on_simplex else dimension
-  diameter = np.sqrt(2.0) if on_simplex else np.sqrt(dimension)
-  medians = [_LENGTHSCALE_PRIOR[0] * diameter] * num_lengthscales
-  medians += [_AMPLITUDE_PRIOR[0], _NOISE_PRIOR[0]]
-  spreads = [_LENGTHSCALE_PRIOR[1]] * num_lengthscales
-  spreads += [_AMPLITUDE_PRIOR[1], _NOISE_PRIOR[1]]
-  return jnp.log(jnp.asarray(medians)), jnp.asarray(spreads)
+def _observed(data: Padded, dimension: int) -> Padded:
+  """Pending rows as padding."""
+  seen_N = 1.0 - data.pending_N
+  mask_N = data.rows_NxE[:, dimension] * seen_N
+  return data._replace(
+    rows_NxE=data.rows_NxE.at[:, dimension].set(mask_N),
+    noise_N=jnp.where(data.pending_N > 0, 1.0, data.noise_N),
+  )
 
 
-def _condition(log_theta_T: Array, data: Padded) -> Any:
-  """GPJax's exact posterior of the masked data at given hyperparameters.
+def _believe(data: Padded, posterior: Any, dimension: int) -> Padded:
+  """Pending rows observed at their posterior mean (kriging believer).
 
-  A linear kernel on the mask coordinate multiplies the Matern-5/2 kernel, so
-  that a padded row has no covariance with anything: with target 0 and noise 1
-  it adds a constant to the evidence and nothing to a prediction.
+  Ginsbourger, Le Riche and Carraro 2010, "Kriging is well-suited to
+  parallelize optimization", section 4.
   """
-  gpx = _gpjax()
-  dimension = data.points_NxE.shape[-1] - 1
-  theta_T = jnp.exp(log_theta_T)
-  lengthscales = theta_T[:-2] * jnp.ones(dimension)
-  matern = gpx.kernels.Matern52(
-    active_dims=list(range(dimension)),
-    lengthscale=gpx.parameters.Real(lengthscales),
-    variance=gpx.parameters.Real(theta_T[-2] ** 2),
-  )
-  mask = gpx.kernels.Linear(
-    active_dims=[dimension], variance=gpx.parameters.Real(1.0)
-  )
-  fitted = theta_T[-1] ** 2 + _SMALLEST_NOISE_STD**2
-  noise_N = data.noise_N + fitted * data.points_NxE[:, -1]
-  prior = gpx.gps.Prior(
-    kernel=matern * mask,
-    mean_function=gpx.mean_functions.Zero(),
-    jitter=_JITTER,
-  )
-  likelihood = gpx.likelihoods.Gaussian(obs_stddev=jnp.sqrt(noise_N))
-  train = gpx.Dataset(X=data.points_NxE, y=data.values_N[:, None])
-  return (prior * likelihood).condition(train)
+  mean_N, _ = process.predict(posterior, data.rows_NxE[:, :dimension])
+  values_N = jnp.where(data.pending_N > 0, mean_N, data.values_N)
+  return data._replace(values_N=values_N)
 
 
-def _fit(data: Padded, on_simplex: bool) -> Array:
-  """Maximum a posteriori log hyperparameters, by L-BFGS from a few starts."""
-  gpx = _gpjax()
-  dimension = data.points_NxE.shape[-1] - 1
-  mean_T, spread_T = _prior_moments(dimension, on_simplex)
-
-  def loss(unit_T: Array, _: object) -> Array:
-    # unit_T is whitened by the prior: well scaled for L-BFGS.
-    posterior = _condition(mean_T + spread_T * unit_T, data)
-    return 0.5 * jnp.sum(unit_T**2) - posterior.log_marginal_likelihood
-
-  def descend(start_T: Array) -> tuple[Array, Array]:
-    return gpx.fit_lbfgs(
-      model=start_T,
-      objective=loss,
-      train_data=None,
-      max_iters=_FIT_STEPS,
-      safe=False,
-      max_linesearch_steps=_LINE_SEARCH_STEPS,
-      gtol=1e-3,
-    )
-
-  # Every lengthscale starts at the same offset: columns 0, ..., 0, 1, 2.
-  columns_T = np.r_[np.zeros(mean_T.shape[0] - 2, int), 1, 2]
-  starts_SxT = jnp.asarray(_STARTS)[:, columns_T]
-  units_SxT, losses_S = jax.vmap(descend)(starts_SxT)
-  losses_S = jnp.where(jnp.isfinite(losses_S), losses_S, jnp.inf)
-  best_T = units_SxT[jnp.argmin(losses_S)]
-  # No start converged: the prior medians are still a usable process.
-  best_T = jnp.where(jnp.all(jnp.isfinite(best_T)), best_T, 0.0)
-  return mean_T + spread_T * best_T
-
-
-def _predict(posterior: Any, queries_QxD: Array) -> tuple[Array, Array]:
-  """Posterior mean and standard deviation of f (not of a noisy score)."""
-  ones_Qx1 = jnp.ones((queries_QxD.shape[0], 1))
-  predictive = posterior(
-    jnp.concatenate([queries_QxD, ones_Qx1], axis=-1), covariance="diagonal"
-  )
-  return predictive.mean, jnp.sqrt(jnp.maximum(predictive.variance, _JITTER))
+def _near(incumbent_D: Array, candidates_CxD: Array) -> Array:
+  """Candidates, and some of them pulled towards the incumbent."""
+  some = candidates_CxD[:_NUM_NEAR]
+  pulled = [incumbent_D + r * (some - incumbent_D) for r in _SHRINKS]
+  return jnp.concatenate([candidates_CxD, *pulled])
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=("acquisitions", "on_simplex"),
+  static_argnames=("acquisitions", "groups"),
   compiler_options=_COMPILER_OPTIONS,
 )
 def _suggest(
@@ -165,25 +99,67 @@ def _suggest(
   previous_JxD: Array,
   candidates_CxD: Array,
   directions_PxD: Array,
+  normals: Array,
   *,
   acquisitions: tuple[str, ...],
-  on_simplex: bool,
-) -> tuple[Array, Array, Array]:
-  posterior = _condition(_fit(data, on_simplex), data)
-  utilities = [acquisition.UTILITIES[name] for name in acquisitions]
-  points_NxD, mask_N = data.points_NxE[:, :-1], data.points_NxE[:, -1]
-  rewards_J, _ = _predict(posterior, previous_JxD)
-  mean_C, std_C = _predict(posterior, candidates_CxD)
-  # The incumbent is the best posterior mean at an observed point: the best
+  groups: int,
+) -> tuple[Array, ...]:
+  dimension = candidates_CxD.shape[1]
+  seen = _observed(data, dimension)
+  theta = process.fit(seen, dimension, groups)
+  told = process.condition_safely(theta, seen, groups)
+  rewards_J, _ = process.predict(told, previous_JxD)
+  believed = _believe(data, told, dimension)
+  posterior = process.condition_safely(theta, believed, groups)
+  mean_C, std_C = process.predict(posterior, candidates_CxD)
+  # The incumbent is the best posterior mean at a point asked: the best
   # observed score where scores are exact, not its luckiest one where not.
-  mean_N, _ = _predict(posterior, points_NxD)
-  mean_N = jnp.where(mask_N > 0, mean_N, -jnp.inf)
-  incumbent = jnp.argmax(mean_N)
+  points_NxD = data.rows_NxE[:, :dimension]
+  is_value_N = (data.rows_NxE[:, dimension] > 0) & ~_is_slope(data, dimension)
+  mean_N, _ = process.predict(posterior, points_NxD)
+  incumbent = jnp.argmax(jnp.where(is_value_N, mean_N, -jnp.inf))
   best = mean_N[incumbent]
+  climbing = [a for a in acquisitions if a != acquisition.THOMPSON]
+  nominees = {}
+  if climbing:
+    found_JxD = _climb(
+      posterior,
+      [acquisition.UTILITIES[name] for name in climbing],
+      best,
+      points_NxD[incumbent],
+      candidates_CxD,
+      directions_PxD,
+      groups,
+    )
+    nominees = dict(zip(climbing, found_JxD))
+  if acquisition.THOMPSON in acquisitions:
+    queries_QxD = _near(points_NxD[incumbent], candidates_CxD)
+    drawn_Q = process.draw(posterior, queries_QxD, normals)
+    nominees[acquisition.THOMPSON] = queries_QxD[jnp.argmax(drawn_Q)]
+  nominees_JxD = jnp.stack([nominees[name] for name in acquisitions])
+  mean_J, std_J = process.predict(told, nominees_JxD)
+  return nominees_JxD, rewards_J, mean_J, std_J, mean_C, std_C, theta.share
+
+
+def _is_slope(data: Padded, dimension: int) -> Array:
+  return jnp.any(data.rows_NxE[:, dimension + 1 :] != 0, axis=1)
+
+
+def _climb(
+  posterior: Any,
+  utilities: list[Any],
+  best: Array,
+  incumbent_D: Array,
+  candidates_CxD: Array,
+  directions_PxD: Array,
+  groups: int,
+) -> Array:
+  """The maximiser of each utility (JxD)."""
+  mean_C, std_C = process.predict(posterior, candidates_CxD)
   scores_JxC = jnp.stack([u(mean_C, std_C, best) for u in utilities])
   _, top_JxS = jax.lax.top_k(scores_JxC, _NUM_SEEDS)
   incumbent_JxSxD = jnp.broadcast_to(
-    points_NxD[incumbent], (len(utilities), 1, points_NxD.shape[-1])
+    incumbent_D, (len(utilities), 1, incumbent_D.shape[-1])
   )
   seeds_JxSxD = jnp.concatenate(
     [candidates_CxD[top_JxS], incumbent_JxSxD], axis=1
@@ -191,23 +167,25 @@ def _suggest(
 
   def score(points_JxSxPxD: Array) -> Array:
     shape = points_JxSxPxD.shape[:-1]
-    queries_QxD = points_JxSxPxD.reshape(-1, points_NxD.shape[-1])
-    mean, std = (a.reshape(shape) for a in _predict(posterior, queries_QxD))
+    queries_QxD = points_JxSxPxD.reshape(-1, incumbent_D.shape[-1])
+    predicted = process.predict(posterior, queries_QxD)
+    mean, std = (a.reshape(shape) for a in predicted)
     return jnp.stack(
       [u(mean[j], std[j], best) for j, u in enumerate(utilities)]
     )
 
-  nominees_JxD = climb.climb(score, seeds_JxSxD, directions_PxD, on_simplex)
-  return nominees_JxD, rewards_J, std_C
+  return climb.climb(score, seeds_JxSxD, directions_PxD, groups)
 
 
 @functools.partial(
-  jax.jit, static_argnames=("on_simplex",), compiler_options=_COMPILER_OPTIONS
+  jax.jit, static_argnames=("groups",), compiler_options=_COMPILER_OPTIONS
 )
 def _posterior(
-  data: Padded, queries_QxD: Array, *, on_simplex: bool
+  data: Padded, queries_QxD: Array, *, groups: int
 ) -> tuple[Array, Array]:
-  return _predict(_condition(_fit(data, on_simplex), data), queries_QxD)
+  theta = process.fit(data, queries_QxD.shape[1], groups)
+  told = process.condition_safely(theta, data, groups)
+  return process.predict(told, queries_QxD)
 
 
 def suggest(
@@ -216,68 +194,71 @@ def suggest(
   candidates_CxD: np.ndarray,
   *,
   acquisitions: tuple[str, ...],
-  on_simplex: bool,
+  groups: int,
+  rng: np.random.Generator,
 ) -> Suggestion:
   """Fits the process and maximises every acquisition.
 
   Args:
     observations: at least one finite score.
     previous_JxD: earlier nominees to score after this refit.
-    candidates_CxD: where the climb starts, and where `std_C` is read.
-    acquisitions: names in acquisition.UTILITIES.
-    on_simplex: coordinates are a point on the simplex (one lengthscale), else
-      in the unit box (one lengthscale per coordinate).
+    candidates_CxD: where the climb starts, and where it is predicted too.
+    acquisitions: names in acquisition.NAMES.
+    groups: coordinates are points on so many simplices side by side; 0: in
+      the unit box.
+    rng: of a Thompson draw.
   """
-  _gpjax()
-  centre, scale = standardisation(observations.values_N)
-  dimension = observations.points_NxD.shape[1]
+  process.gpjax()
+  dimension = candidates_CxD.shape[1]
+  tangents_PxD = climb.tangents(dimension, groups)
+  centre, scale = standardisation(observations, tangents_PxD)
+  num_draws = len(candidates_CxD) + len(_SHRINKS) * min(
+    _NUM_NEAR, len(candidates_CxD)
+  )
   arrays = (
-    pad(observations, centre, scale),
+    pad(observations, centre, scale, tangents_PxD),
     np.asarray(previous_JxD, np.float64),
     np.asarray(candidates_CxD, np.float64),
-    climb.directions(dimension, on_simplex),
+    climb.directions(dimension, groups),
+    rng.normal(size=num_draws),
   )
   with float64_on_host() as device:
     result = _suggest(
-      *jax.device_put(arrays, device),
-      acquisitions=acquisitions,
-      on_simplex=on_simplex,
+      *jax.device_put(arrays, device), acquisitions=acquisitions, groups=groups
     )
-    return Suggestion(*(np.asarray(array) for array in result))
+    found = Suggestion(*(np.asarray(array) for array in result))
+  return found._replace(
+    mean_J=centre + scale * found.mean_J,
+    std_J=scale * found.std_J,
+    mean_C=centre + scale * found.mean_C,
+    std_C=scale * found.std_C,
+  )
 
 
 def posterior(
-  points_NxD: np.ndarray,
-  values_N: np.ndarray,
-  stderrs_N: np.ndarray,
-  queries_MxD: np.ndarray,
-  *,
-  on_simplex: bool = True,
+  observations: Observations, queries_MxD: np.ndarray, *, groups: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
   """Posterior mean and standard deviation at the queries, in original units.
 
   The process is fitted as for a suggestion; the sign of the values does not
   matter. Queries are padded too: a figure compiles once.
+
+  Args:
+    observations: at least one finite score.
+    queries_MxD: where to predict.
+    groups: as in suggest().
   """
-  _gpjax()
-  values_N = np.asarray(values_N, np.float64)
-  centre, scale = standardisation(values_N)
+  process.gpjax()
   queries_MxD = np.asarray(queries_MxD, np.float64)
-  num_queries = len(queries_MxD)
+  num_queries, dimension = queries_MxD.shape
+  tangents_PxD = climb.tangents(dimension, groups)
+  centre, scale = standardisation(observations, tangents_PxD)
   padding = bucket_size(num_queries) - num_queries
   arrays = (
-    pad(
-      Observations(
-        np.asarray(points_NxD, np.float64),
-        values_N,
-        np.asarray(stderrs_N, np.float64),
-      ),
-      centre,
-      scale,
-    ),
+    pad(observations, centre, scale, tangents_PxD),
     np.pad(queries_MxD, ((0, padding), (0, 0))),
   )
   with float64_on_host() as device:
-    result = _posterior(*jax.device_put(arrays, device), on_simplex=on_simplex)
+    result = _posterior(*jax.device_put(arrays, device), groups=groups)
     mean_M, std_M = (np.asarray(array)[:num_queries] for array in result)
   return centre + scale * mean_M, scale * std_M

@@ -1,6 +1,6 @@
 """Saves a merged tree with where it came from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -29,6 +29,7 @@ def save_merged(
   *,
   method: str,
   overwrite: bool,
+  groups: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
   """Saves a step directory of kind `merged` with its provenance.
 
@@ -39,6 +40,8 @@ def save_merged(
     weights_K: their weights, as applied.
     method: how the weights came about.
     overwrite: replace an existing directory.
+    groups: weights of each group of parameters, where they differ; then
+      `weights_K` are their mean.
 
   Raises:
     InputError: `path` exists without `overwrite`, or cannot be written.
@@ -68,6 +71,7 @@ def save_merged(
         }
         for source, weight in zip(sources, weights_K)
       ],
+      **({"groups": {n: list(w) for n, w in groups.items()}} if groups else {}),
     },
     versions=versions(),
   )

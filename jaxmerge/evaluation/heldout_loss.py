@@ -1,10 +1,12 @@
 """Held-out loss on fixed sequences: static shapes, float32 sums.
 
-N sequences, B sequences a batch, M batches, L targets a sequence.
+N sequences, B sequences a batch, M batches, L targets a sequence; K trees to
+merge, with weights for each of G groups of parameters.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from jaxmerge.data.heldout import HeldOut
+from jaxmerge.merging.average import combine
 from jaxmerge.model.loss import token_losses
 from jaxmerge.parallel.rules import batch_sharding, replicated
 
@@ -33,6 +36,12 @@ class Score:
   targets_N: np.ndarray
   bytes_N: np.ndarray
   documents_N: np.ndarray
+
+  def first(self, count: int) -> "Score":
+    """The score of the first sequences alone."""
+    return Score(
+      *(getattr(self, f.name)[:count] for f in dataclasses.fields(self))
+    )
 
   @property
   def nats_per_token(self) -> float:
@@ -88,17 +97,120 @@ class HeldOutLoss:
     self._tokens = batches(split.tokens_NxL1.astype(np.int32))
     self._masks = batches(split.mask_NxL.astype(np.bool_))
 
+  @property
+  def num_batches(self) -> int:
+    return len(self._tokens)
+
   def __call__(self, params: Any) -> Score:
     """Scores one tree of parameters; one compile for all of them."""
+    return self.score(self.losses(params, 0, self.num_batches))
+
+  def losses(self, params: Any, start: int, stop: int) -> np.ndarray:
+    """Summed nats of each sequence of some of the batches, padding and all."""
     sums = [
       _batch_losses(self._graph, self._everywhere, params, tokens, mask)
+      for tokens, mask in zip(self._tokens[start:stop], self._masks[start:stop])
+    ]
+    return np.concatenate([np.asarray(s, np.float64) for s in sums])
+
+  def score(self, losses_N: np.ndarray) -> Score:
+    """A score of the first sequences, from what losses() gave of them."""
+    split = self.split
+    count = min(len(losses_N), len(split.tokens_NxL1))
+    return Score(
+      losses_N=losses_N[:count],
+      targets_N=split.mask_NxL[:count].sum(axis=1).astype(np.int64),
+      bytes_N=np.asarray(split.bytes_N[:count], np.int64),
+      documents_N=np.asarray(split.document_N[:count], np.int64),
+    )
+
+  def slope(
+    self, trees: Sequence[Any], weights_GxK: Any, along_GxK: Any, groups: Any
+  ) -> tuple[Score, np.ndarray]:
+    """The score of a merge and its derivative along a change of weights.
+
+    Forward mode: about three forward passes.
+
+    Returns:
+      The score, and d losses_N / d t at weights + t along (float64[N]).
+    """
+    found = [
+      _batch_slopes(
+        self._graph,
+        self._everywhere,
+        tuple(trees),
+        (weights_GxK, along_GxK),
+        groups,
+        tokens,
+        mask,
+      )
       for tokens, mask in zip(self._tokens, self._masks)
     ]
-    losses = np.concatenate([np.asarray(s, np.float64) for s in sums])
-    split = self.split
-    return Score(
-      losses_N=losses[: len(split.tokens_NxL1)],
-      targets_N=split.mask_NxL.sum(axis=1).astype(np.int64),
-      bytes_N=np.asarray(split.bytes_N, np.int64),
-      documents_N=np.asarray(split.document_N, np.int64),
+    losses_N, slopes_N = (
+      np.concatenate([np.asarray(part[i], np.float64) for part in found])
+      for i in (0, 1)
     )
+    score = self.score(losses_N)
+    return score, slopes_N[: len(score.losses_N)]
+
+  def gradient(
+    self, trees: Sequence[Any], weights_GxK: Any, groups: Any
+  ) -> tuple[Score, np.ndarray]:
+    """The score of a merge and d sum(losses_N) / d weights (float64[G, K]).
+
+    Reverse mode: about five forward passes, however many weights.
+    """
+    found = [
+      _batch_gradient(
+        self._graph,
+        self._everywhere,
+        tuple(trees),
+        weights_GxK,
+        groups,
+        tokens,
+        mask,
+      )
+      for tokens, mask in zip(self._tokens, self._masks)
+    ]
+    losses_N = np.concatenate([np.asarray(p[0], np.float64) for p in found])
+    total_GxK = sum(np.asarray(part[1], np.float64) for part in found)
+    return self.score(losses_N), np.asarray(total_GxK)
+
+
+@jax.jit(static_argnums=(0, 1))
+def _batch_slopes(
+  graph: nnx.GraphDef,
+  everywhere: NamedSharding,
+  trees: tuple[Any, ...],
+  weights_and_along: tuple[jax.Array, jax.Array],
+  groups: Any,
+  tokens_BxL1: jax.Array,
+  mask_BxL: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  def losses(weights_GxK: jax.Array) -> jax.Array:
+    params = combine(trees, weights_GxK, groups)
+    return _batch_losses(graph, everywhere, params, tokens_BxL1, mask_BxL)
+
+  weights_GxK, along_GxK = weights_and_along
+  return jax.jvp(losses, (weights_GxK,), (along_GxK,))
+
+
+@jax.jit(static_argnums=(0, 1))
+def _batch_gradient(
+  graph: nnx.GraphDef,
+  everywhere: NamedSharding,
+  trees: tuple[Any, ...],
+  weights_GxK: jax.Array,
+  groups: Any,
+  tokens_BxL1: jax.Array,
+  mask_BxL: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  def total(weights_GxK: jax.Array) -> tuple[jax.Array, jax.Array]:
+    params = combine(trees, weights_GxK, groups)
+    losses_B = _batch_losses(graph, everywhere, params, tokens_BxL1, mask_BxL)
+    return jnp.sum(losses_B), losses_B
+
+  (_, losses_B), gradient_GxK = jax.value_and_grad(total, has_aux=True)(
+    weights_GxK
+  )
+  return losses_B, gradient_GxK

@@ -1,22 +1,71 @@
 """The objective of a search: weights in, held-out loss of the merge out.
 
-K checkpoints.
+K checkpoints, G groups of parameters with weights of their own, N sequences.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from optuna.trial import FrozenTrial, TrialState
+import numpy as np
+from optuna.trial import FrozenTrial
 
-from jaxmerge.bayesopt import simplex
+from jaxmerge.bayesopt.reach import Reach, weights_from_unit
 from jaxmerge.bayesopt.study import Observation
+from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
-from jaxmerge.evaluation.paired import Estimate, difference
-from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging.average import grouped_average
+from jaxmerge.merging.groups import Groups
 
 WEIGHTS = "weights"
+# Parts of the split after which a trial may be stopped, and by how many
+# standard errors it must be beaten.
+_RUNGS = (0.25, 0.5)
+_BEATEN = 3.0
+
+Weights = Sequence[Sequence[float]]
+
+
+def weight_names(count: int, groups: Sequence[str]) -> list[list[str]]:
+  """Names of a search's parameters (GxK): w_0, or band_0/w_0 in a group."""
+  return [
+    [f"{group}/w_{k}" if group else f"w_{k}" for k in range(count)]
+    for group in groups
+  ]
+
+
+class Domain(NamedTuple):
+  """Which weights the parameters of a trial stand for.
+
+  Attributes:
+    steps: training step of each checkpoint, increasing.
+    groups: of the parameters that have weights of their own.
+    reach: of the last checkpoint's weight.
+  """
+
+  steps: Sequence[int]
+  groups: Groups
+  reach: Reach
+
+  @property
+  def names_GxK(self) -> list[list[str]]:
+    return weight_names(len(self.steps), self.groups.names_G)
+
+  def weights(self, params: dict[str, float]) -> list[list[float]]:
+    """The checkpoint weights of each group (GxK)."""
+    return [
+      weights_from_unit([params[name] for name in names], self.reach)
+      for names in self.names_GxK
+    ]
+
+  def mean_weights(self, params: dict[str, float]) -> list[float]:
+    """The weights of all parameters together: those of the groups by size."""
+    rows = self.weights(params)
+    if len(rows) == 1:
+      return rows[0]
+    return (np.array(self.groups.shares_G) @ np.array(rows)).tolist()
 
 
 class MergedLoss:
@@ -25,14 +74,18 @@ class MergedLoss:
   Args:
     trees: K trees of parameters on the mesh, oldest first.
     heldout: what to score on.
+    groups: of parameters with weights of their own.
 
   Raises:
     InputError: the last tree has no finite loss to compare with.
   """
 
-  def __init__(self, trees: Sequence[Any], heldout: HeldOutLoss):
+  def __init__(
+    self, trees: Sequence[Any], heldout: HeldOutLoss, groups: Groups
+  ):
     self._trees = trees
     self._heldout = heldout
+    self._groups = groups
     self.last = heldout(trees[-1])
     if not math.isfinite(self.last.nats_per_token):
       raise InputError(
@@ -40,66 +93,169 @@ class MergedLoss:
         "the run has diverged; choose earlier steps"
       )
 
-  def score(self, weights_K: Sequence[float]) -> Score:
-    return self._heldout(weighted_average(self._trees, weights_K))
+  def merge(self, weights_GxK: Weights) -> Any:
+    """The merged tree."""
+    return grouped_average(self._trees, weights_GxK, self._groups)
 
-  def paired(self, score: Score) -> Estimate:
+  def score(self, weights_GxK: Weights, best: Score | None = None) -> Score:
+    """The score of a merge, of fewer sequences where it is beaten early.
+
+    Args:
+      weights_GxK: of the merge.
+      best: on the whole split; after a quarter and a half of it a merge that
+        is worse beyond three paired standard errors is scored no further.
+    """
+    params = self.merge(weights_GxK)
+    batches = self._heldout.num_batches
+    losses_N = np.zeros(0)
+    done = 0
+    for rung in (*(_RUNGS if best else ()), 1.0):
+      upto = max(math.ceil(rung * batches), 1)
+      if upto > done:
+        more_N = self._heldout.losses(params, done, upto)
+        losses_N, done = np.concatenate([losses_N, more_N]), upto
+      score = self._heldout.score(losses_N)
+      if best is not None and done < batches and _is_beaten(score, best):
+        break
+    return score
+
+  def differentiated(
+    self, weights_GxK: Weights
+  ) -> tuple[Score, np.ndarray, float]:
+    """The score, d nats per token / d weights (GxK), and its standard error.
+
+    The error is that of a slope along a change of weights of length one.
+    """
+    weights = np.asarray(weights_GxK, np.float32)
+    of_leaf = self._groups.of_leaf
+    targets = float(self.last.targets_N.sum())
+    if weights.shape == (1, 2):
+      along = np.array([[-1.0, 1.0]], np.float32)
+      score, slopes_N = self._heldout.slope(
+        self._trees, weights, along, of_leaf
+      )
+      slope = paired.ratio(slopes_N, score)
+      stderr = slope.stderr / math.sqrt(2)
+      return score, np.array([[0.0, slope.mean]]), stderr
+    score, total_GxK = self._heldout.gradient(self._trees, weights, of_leaf)
+    return score, total_GxK / targets, self._slope_stderr(weights, score)
+
+  def _slope_stderr(self, weights_GxK: np.ndarray, score: Score) -> float:
+    """From the difference to the last checkpoint, over the way to it.
+
+    At the last checkpoint itself: of the slope towards the uniform mean.
+    """
+    last_GxK = np.zeros_like(weights_GxK)
+    last_GxK[:, -1] = 1.0
+    distance = float(np.linalg.norm(weights_GxK - last_GxK))
+    if distance > 0:
+      return self.paired(score).stderr / distance
+    along = 1.0 / weights_GxK.shape[1] - last_GxK
+    of_leaf = self._groups.of_leaf
+    _, slopes_N = self._heldout.slope(self._trees, last_GxK, along, of_leaf)
+    return paired.ratio(slopes_N, score).stderr / float(np.linalg.norm(along))
+
+  def paired(self, score: Score) -> paired.Estimate:
     """Difference to the last checkpoint alone, with its standard error."""
-    return difference(score, self.last)
+    return paired.difference(score, self.last.first(len(score.losses_N)))
 
 
-def weight_names(count: int) -> tuple[str, ...]:
-  return tuple(f"w_{k}" for k in range(count))
+def _is_beaten(score: Score, best: Score) -> bool:
+  behind = paired.difference(score, best.first(len(score.losses_N)))
+  return behind.mean > _BEATEN * behind.stderr
+
+
+Incumbent = Callable[[], dict[str, float] | None]
 
 
 def make_objective(
-  merged: MergedLoss, alpha: float, steps: Sequence[int]
+  merged: MergedLoss,
+  domain: Domain,
+  *,
+  use_gradients: bool = False,
+  incumbent: Incumbent | None = None,
 ) -> Callable[[int, dict[str, float]], Observation]:
   """What a study calls: a point of the simplex to the merge's search loss.
 
   The standard error told is that of the paired difference to the last
   checkpoint: most of the absolute one is shared by all trials.
+
+  Args:
+    merged: scores merges.
+    domain: of the trials' parameters.
+    use_gradients: tell the derivative by the weights too.
+    incumbent: gives the parameters of the best trial so far; trials that it
+      beats beyond noise are stopped early. None: every trial is scored whole.
   """
+  whole: dict[str, Score] = {}
+
+  def best_score() -> Score | None:
+    params = incumbent() if incumbent else None
+    if params is None:
+      return None
+    key = repr(sorted(params.items()))
+    if key not in whole:  # another searcher's trial, or one before a restart
+      whole[key] = merged.score(domain.weights(params))
+    return whole[key]
 
   def objective(number: int, params: dict[str, float]) -> Observation:
-    unit_K = [params[name] for name in weight_names(len(steps))]
-    weights_K = simplex.weights_from_unit(unit_K, alpha)
-    score = merged.score(weights_K)
-    paired = merged.paired(score)
-    return Observation(
-      value=score.nats_per_token,
-      stderr=paired.stderr,
-      attrs={
-        WEIGHTS: {str(step): w for step, w in zip(steps, weights_K)},
-        "delta_vs_last": paired.mean,
-      },
+    weights_GxK = domain.weights(params)
+    best = best_score()
+    attrs: dict[str, Any] = {}
+    score = None
+    if best is not None or not use_gradients:
+      score = merged.score(weights_GxK, best)
+    pruned = score is not None and len(score.losses_N) < len(
+      merged.last.losses_N
     )
+    if use_gradients and not pruned:
+      score, gradient_GxK, stderr = merged.differentiated(weights_GxK)
+      # A unit step of a parameter is a step of `scale` in its weight.
+      scale = 1 - domain.reach.alpha + domain.reach.beta
+      attrs[GRADIENT] = {
+        name: scale * float(slope)
+        for names, slopes in zip(domain.names_GxK, gradient_GxK)
+        for name, slope in zip(names, slopes)
+      }
+      attrs[GRADIENT_STDERR] = scale * stderr
+    assert score is not None
+    if not pruned:
+      whole[repr(sorted(params.items()))] = score
+    return _observation(merged, domain, params, score, best, pruned, attrs)
 
   return objective
+
+
+def _observation(
+  merged: MergedLoss,
+  domain: Domain,
+  params: dict[str, float],
+  score: Score,
+  best: Score | None,
+  pruned: bool,
+  attrs: dict[str, Any],
+) -> Observation:
+  """What the study keeps; of a stopped trial an estimate for all sequences."""
+  difference = merged.paired(score)
+  value, stderr = score.nats_per_token, difference.stderr
+  if pruned and best is not None:
+    behind = paired.difference(score, best.first(len(score.losses_N)))
+    value, stderr = best.nats_per_token + behind.mean, behind.stderr
+  return Observation(
+    value=value,
+    stderr=stderr,
+    attrs={
+      WEIGHTS: dict(
+        zip(map(str, domain.steps), domain.mean_weights(params), strict=True)
+      ),
+      "delta_vs_last": difference.mean,
+      **attrs,
+    },
+    tokens=int(score.targets_N.sum()),
+    pruned=pruned,
+  )
 
 
 def weights_of(trial: FrozenTrial) -> dict[int, float]:
   """The checkpoint weights of a finished trial, by step."""
   return {int(s): float(w) for s, w in trial.user_attrs[WEIGHTS].items()}
-
-
-def finished(trials: Sequence[FrozenTrial], budget: int) -> list[FrozenTrial]:
-  """The trials within the budget that have a loss, by number."""
-  return [
-    t for t in trials if t.state == TrialState.COMPLETE and t.number < budget
-  ]
-
-
-def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial:
-  """The finished trial of lowest loss; of equals the nearest to the last.
-
-  Algorithm 1 of arXiv 2403.19390 returns the best observation, so a merge is
-  never worse than the last checkpoint on the search split.
-  """
-
-  def key(trial: FrozenTrial) -> tuple[float, float]:
-    weights = weights_of(trial)
-    assert trial.value is not None
-    return trial.value, -weights[max(weights)]
-
-  return min(trials, key=key)

@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
 
 def loss(score: Score) -> Estimate:
   """Mean loss with its standard error over documents."""
-  return _ratio(score.losses_N, score)
+  return ratio(score.losses_N, score)
 
 
 def difference(score: Score, reference: Score) -> Estimate:
@@ -29,15 +29,15 @@ def difference(score: Score, reference: Score) -> Estimate:
   Both must have scored the same sequences. Exactly zero when every sequence
   has the same loss.
   """
-  return _ratio(score.losses_N - reference.losses_N, score)
+  return ratio(score.losses_N - reference.losses_N, score)
 
 
-def _ratio(values_N: np.ndarray, score: Score) -> Estimate:
-  """Linearised cluster-robust error of the ratio sum(values) / sum(targets).
+def ratio(values_N: np.ndarray, score: Score) -> Estimate:
+  """Sum of values over sum of targets, with its cluster-robust error.
 
-  With u_c = sum over the sequences of document c of (value - mean * targets),
-  the variance is C / (C - 1) * sum_c u_c^2 / (sum of targets)^2 (Cochran,
-  Sampling Techniques, 3rd edition, section 9A).
+  Linearised: with u_c the sum over the sequences of document c of (value -
+  mean * targets), the variance is C / (C - 1) * sum_c u_c^2 / (sum of
+  targets)^2 (Cochran, Sampling Techniques, 3rd edition, section 9A).
   """
   targets = score.targets_N.sum()
   mean = float(values_N.sum() / targets)

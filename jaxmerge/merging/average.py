@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmerge.errors import InputError, check
+from jaxmerge.merging.groups import Groups
 
 
 def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
@@ -33,11 +34,6 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
   if not total > 0:
     raise InputError(f"weights {values} sum to {total}, not above zero")
   return tuple(w / total for w in values)
-
-
-def uniform(count: int) -> tuple[float, ...]:
-  """Equal weights for `count` trees."""
-  return (1.0 / count,) * count
 
 
 def check_equal_trees(trees: Sequence[Any]) -> None:
@@ -108,10 +104,67 @@ def weighted_average(trees: Sequence[Any], weights: Sequence[float]) -> Any:
 
 @jax.jit
 def _average(trees: tuple[Any, ...], weights_K: jax.Array) -> Any:
-  def average(*leaves: jax.Array) -> jax.Array:
-    terms = [
-      weights_K[k] * leaf.astype(jnp.float32) for k, leaf in enumerate(leaves)
-    ]
-    return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
+  return jax.tree.map(lambda *leaves: _sum(weights_K, leaves), *trees)
 
-  return jax.tree.map(average, *trees)
+
+def _sum(weights_K: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+  """Of weights (K or LxK) times leaves, of which L is then the first axis."""
+  terms = []
+  for k, leaf in enumerate(leaves):
+    weight = weights_K[..., k]
+    spread = weight.reshape(weight.shape + (1,) * (leaf.ndim - weight.ndim))
+    terms.append(spread * leaf.astype(jnp.float32))
+  return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
+
+
+def combine(
+  trees: Sequence[Any], weights_GxK: jax.Array, group_of_leaf: Any
+) -> Any:
+  """The merge as a differentiable function of its weights; to be jitted.
+
+  Args:
+    trees: K equal trees.
+    weights_GxK: float32, weights of each group, used as they are.
+    group_of_leaf: as Groups.of_leaf.
+  """
+  return jax.tree.map(
+    lambda group, *leaves: _sum(weights_GxK[group], leaves),
+    group_of_leaf,
+    *trees,
+  )
+
+
+def grouped_average(
+  trees: Sequence[Any], weights_GxK: Sequence[Sequence[float]], groups: Groups
+) -> Any:
+  """weighted_average with weights of its own for each group of parameters.
+
+  Args:
+    trees: K pytrees of equal structure, shapes and dtypes.
+    weights_GxK: K numbers for each group; divided by their sum.
+    groups: which parameters belong to which.
+
+  Returns:
+    A tree like the inputs: the sum in float32, then cast to their dtype.
+
+  Raises:
+    InputError: as weighted_average, or not one row of weights for each group.
+  """
+  if len(weights_GxK) != len(groups.names_G):
+    raise InputError(
+      f"{len(groups.names_G)} groups but {len(weights_GxK)} rows of weights"
+    )
+  rows = [normalise(weights_K) for weights_K in weights_GxK]
+  if all(row == rows[0] for row in rows):
+    return weighted_average(trees, rows[0])
+  check_equal_trees(trees)
+  used = [k for k in range(len(trees)) if any(row[k] for row in rows)]
+  weights_GxU = jnp.asarray([[row[k] for k in used] for row in rows])
+  return _combine(
+    tuple(trees[k] for k in used),
+    weights_GxU.astype(jnp.float32),
+    groups.of_leaf,
+  )
+
+
+_combine = jax.jit(combine)

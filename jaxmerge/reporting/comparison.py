@@ -6,17 +6,24 @@ each finished choice.
 K checkpoints.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmerge.bayesopt import simplex
+from jaxmerge.bayesopt.controls import CONTROLS
+from jaxmerge.bayesopt.reach import Reach, weights_from_unit
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.errors import InputError
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
 from jaxmerge.evaluation.paired import difference
-from jaxmerge.merging.average import uniform, weighted_average
+from jaxmerge.merging import coefficients
+from jaxmerge.merging.average import weighted_average
 from jaxmerge.reporting.results import Row
 from jaxmerge.training.loop import Progress
+
+_NO_LOSS = 1e6
 
 
 class Comparison:
@@ -45,8 +52,7 @@ class Comparison:
   def row(self, name: str, weights_K: Sequence[float], evaluations: int) -> Row:
     """The row of one choice of weights."""
     tree = weighted_average(self._trees, weights_K)
-    weights = dict(zip(self._steps, weights_K))
-    return self._row(name, tree, weights, evaluations)
+    return self.of_tree(name, tree, weights_K, evaluations)
 
   def single(self, checkpoint: Checkpoint, shardings: Any) -> Row:
     """The row of one checkpoint of the run alone."""
@@ -85,19 +91,52 @@ class Comparison:
 
   def uniform(self) -> Row:
     """Plain averaging."""
-    return self.row("uniform", uniform(len(self._steps)), 1)
+    return self.row("uniform", coefficients.uniform(len(self._steps)), 1)
 
-  def grid(self, alpha: float, evaluations: int, progress: Progress) -> Row:
-    """The best of regular weights, at no more evaluations than the search."""
-    points_PxK = simplex.grid(len(self._steps), evaluations)
-    best: tuple[float, list[float]] | None = None
-    for number, unit_K in enumerate(points_PxK, start=1):
-      weights_K = simplex.weights_from_unit(unit_K.tolist(), alpha)
+  def control(
+    self,
+    name: str,
+    reach: Reach,
+    evaluations: int,
+    seed: int,
+    progress: Progress,
+  ) -> Row:
+    """The best weights of a plain search of bayesopt.controls.
+
+    A grid asks each checkpoint alone at least; of equals the point nearer to
+    the last checkpoint wins.
+    """
+    found: list[tuple[float, float, list[float]]] = []
+
+    def loss(unit_K: Sequence[float]) -> float:
+      weights_K = weights_from_unit(unit_K, reach)
       merged = weighted_average(self._trees, weights_K)
-      loss = self._search(merged).nats_per_token
-      # On a tie the point nearer to the last checkpoint, asked later, wins.
-      if best is None or loss <= best[0]:
-        best = (loss, weights_K)
-      progress("grid", number, len(points_PxK), f"best {best[0]:.4f}")
-    assert best is not None, "a grid has at least the vertices"
-    return self.row("grid", best[1], len(points_PxK))
+      value = self._search(merged).nats_per_token
+      if math.isfinite(value):
+        found.append((value, -weights_K[-1], weights_K))
+      lowest = f"best {min(found)[0]:.4f}" if found else "no loss yet"
+      count = next(asked)
+      progress(name, count, max(evaluations, count), lowest)
+      # An infinite loss would end a fit or a sampler: as bad as the worst.
+      return value if math.isfinite(value) else _NO_LOSS
+
+    asked = itertools.count(1)
+    CONTROLS[name](loss, len(self._steps), evaluations, seed)
+    return self._best(name, found, next(asked) - 1)
+
+  def _best(
+    self,
+    name: str,
+    found: Sequence[tuple[float, float, list[float]]],
+    evaluations: int,
+  ) -> Row:
+    if not found:
+      raise InputError(f"no point of the search by {name} has a finite loss")
+    return self.row(name, min(found)[2], evaluations)
+
+  def of_tree(
+    self, name: str, tree: Any, weights_K: Sequence[float], evaluations: int
+  ) -> Row:
+    """The row of a merge that is already made, with its mean weights."""
+    weights = dict(zip(self._steps, weights_K))
+    return self._row(name, tree, weights, evaluations)

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.resources
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -43,12 +44,53 @@ _FIGURES = {
     " two paired standard errors) and number; the shape of a marker says which"
     " acquisition asked.",
   ),
+  "ternary": (
+    "What the search believes",
+    "Two triangles of weights of the three checkpoints: contours of the"
+    " expected search loss, with every trial and the acquisition that asked"
+    " for it, and contours of the standard deviation; the list of trials below"
+    " has the numbers.",
+    "The Gaussian process after the last trial. A corner is one checkpoint"
+    " alone at its largest weight, the opposite edge is without it. Left, the"
+    " darker the lower the expected loss; right, the darker the less the"
+    " search knows. White, or the darkest grey, may stand for values off the"
+    " scale.",
+  ),
+  "slices": (
+    "One weight at a time",
+    "Posterior mean and 95% band of the search loss against the weight of one"
+    " checkpoint, one chart each, with the chosen weight marked.",
+    "The Gaussian process along the line from the chosen weights towards each"
+    " checkpoint: its weight changes, the others keep their proportions. A"
+    " narrow band is knowledge, a wide one a guess; a lowest point far from"
+    " the ring, in a wide band, is a reason for more trials. Of more than"
+    " eight checkpoints the heaviest eight are shown.",
+  ),
   "convergence": (
     "Progress of the search",
     "Lowest search loss so far against evaluations, with the baselines as"
     " horizontal lines.",
     "Lowest search loss after each evaluation. Dashed lines: the baselines on"
-    " the same split. Carets at the top: trials above the axis.",
+    " the same split. At the top, without a place on the axis: carets are"
+    " trials above it, crosses failed ones, rings those stopped early.",
+  ),
+  "hedge": (
+    "Who asked",
+    "Stacked probabilities of the acquisitions at each trial, with a marker on"
+    " the one that was followed.",
+    "GP-Hedge keeps a portfolio of acquisitions and follows one at a time,"
+    " drawn with these probabilities; they grow for those whose nominees turn"
+    " out to be good. The marker says which was followed; above the bars, a"
+    " point that none had nominated, because theirs were asked before.",
+  ),
+  "calibration": (
+    "How well it predicted",
+    "Predicted against measured search loss of each trial, and the difference"
+    " in standard deviations by trial number, with a band of two.",
+    "What the Gaussian process predicted for each trial before it was scored."
+    " Left, a perfect prediction lies on the line; right, about 19 of 20"
+    " should lie in the band. Many outside: the process is too sure of"
+    " itself; all near zero: it is too timid.",
   ),
 }
 
@@ -80,12 +122,14 @@ def write_report(
       earlier report.
     title: of the page.
     results: has the rows "last" and "gp_hedge".
-    figures: PNG bytes, or the path of a PNG file, by name: "training_curve",
-      "posterior", "convergence", "baselines"; those left out have no section.
+    figures: PNG bytes, or the path of a PNG file, by name: "baselines",
+      "training_curve", "posterior", "ternary", "slices", "convergence",
+      "hedge", "calibration"; those left out have no section.
     facts: what the run was (corpus, parameters, devices, versions), in the
       order in which they are listed.
     commands: what a reader types to get this report again.
-    trials: the search's questions, in the order of their numbers.
+    trials: the search's questions, in the order of their numbers, those
+      without a loss too.
 
   Returns:
     The path of report.html.
@@ -193,18 +237,22 @@ def _picture(name: str, image: bytes) -> _Picture:
 
 
 def _trial_cells(trial: Trial) -> tuple[str, ...]:
-  return (
+  """Number, who asked, weights; loss and error, or why there is none."""
+  asked = (
     f"{trial.number}",
     trial.asked_by,
     table.format_weights(trial.weights),
-    f"{trial.loss:.5f}",
-    f"{trial.stderr:.5f}",
   )
+  if not trial.failure:
+    return (*asked, f"{trial.loss:.5f}", f"{trial.stderr:.5f}")
+  if math.isfinite(trial.loss):
+    return (*asked, f"{trial.failure} at {trial.loss:.5f}")
+  return (*asked, trial.failure)
 
 
 def _chosen(merged: Row, trials: Sequence[Trial]) -> str:
   """Number of the trial whose weights the row has."""
-  for trial in trials:
+  for trial in [trial for trial in trials if not trial.failure]:
     steps = trial.weights.keys() | merged.weights.keys()
     if all(
       abs(trial.weights.get(step, 0.0) - merged.weights.get(step, 0.0)) < 1e-6

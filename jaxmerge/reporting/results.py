@@ -2,39 +2,38 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import write_json
+from jaxmerge.reporting import results_shape
 
-_RESULT_KEYS = ("rows", "tokens_trained", "tokens_saved")
-_ROW_KEYS = (
-  "name",
-  "evaluations",
-  "weights",
-  "search_loss",
-  "report_loss",
-  "report_delta_vs_last",
-  "report_delta_stderr",
-)
-_ROW_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_STEP = re.compile(r"0|[1-9][0-9]*")
+# The reason of a trial that was given up as clearly not the best.
+STOPPED_EARLY = "stopped early"
 
 
 class Trial(NamedTuple):
-  """One evaluated question of a search.
+  """One question of a search, scored or not.
 
   Attributes:
     number: the trial's number in the study, from 0.
     weights: weight of each checkpoint, by training step.
-    loss: search loss in nats per token.
+    loss: search loss in nats per token; of a trial with a `failure` what it
+      had so far, or nan.
     stderr: paired standard error of `loss` against trial 0, nats per token.
-    asked_by: "start", "ei", "pi", "ucb" or "explore".
+    asked_by: "start", "ei", "pi", "ucb", "thompson" or "explore".
+    odds: probability that GP-Hedge gave each acquisition when the trial was
+      asked; empty for a start.
+    predicted_mean: the loss that the process expected before the trial was
+      scored, nats per token; None where it was not asked.
+    predicted_std: standard deviation of that prediction, of the loss's known
+      noise too.
+    failure: why the trial has no loss, "" where it has one.
   """
 
   number: int
@@ -42,6 +41,10 @@ class Trial(NamedTuple):
   loss: float
   stderr: float
   asked_by: str
+  odds: Mapping[str, float] = MappingProxyType({})
+  predicted_mean: float | None = None
+  predicted_std: float | None = None
+  failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def write_results(path: epath.PathLike, results: Results) -> None:
     InputError: a number is not finite, or the rows are not well formed.
   """
   value = _to_json(results)
-  check(_result_problems(value))
+  check(results_shape.problems(value))
   write_json(path, value)
 
 
@@ -144,7 +147,7 @@ def read_results(path: epath.PathLike) -> Results:
     ) from error
   except ValueError as error:
     raise InputError(f"{path} is not JSON: {error}") from error
-  problems = repeated + _result_problems(value)
+  problems = repeated + results_shape.problems(value)
   check(f"{path}: {problem}" for problem in problems)
   return Results(
     rows=tuple(_row_from_json(row) for row in value["rows"]),
@@ -202,7 +205,7 @@ def tokens_saved(
 def _to_json(results: Results) -> dict[str, Any]:
   rows = []
   for row in results.rows:
-    value = {key: getattr(row, key) for key in _ROW_KEYS}
+    value = {key: getattr(row, key) for key in results_shape.ROW_KEYS}
     value["weights"] = {
       str(step): weight for step, weight in sorted(row.weights.items())
     }
@@ -224,70 +227,3 @@ def _row_from_json(value: Mapping[str, Any]) -> Row:
     report_delta_vs_last=float(value["report_delta_vs_last"]),
     report_delta_stderr=float(value["report_delta_stderr"]),
   )
-
-
-def _result_problems(value: Any) -> list[str]:
-  problems = _key_problems("the results", value, _RESULT_KEYS)
-  if problems:
-    return problems
-  problems += _count_problems("tokens_trained", value["tokens_trained"])
-  if value["tokens_saved"] is not None:
-    problems += _count_problems("tokens_saved", value["tokens_saved"])
-  if not isinstance(value["rows"], list):
-    return [*problems, "rows is not a list"]
-  for index, row in enumerate(value["rows"]):
-    problems += _row_problems(f"rows[{index}]", row)
-  names = [row.get("name") for row in value["rows"] if isinstance(row, dict)]
-  if names.count("last") == 0:
-    problems.append('there is no row "last"')
-  for name in dict.fromkeys(str(name) for name in names):
-    if names.count(name) > 1:
-      problems.append(f'there are {names.count(name)} rows "{name}"')
-  return problems
-
-
-def _row_problems(where: str, row: Any) -> list[str]:
-  problems = _key_problems(where, row, _ROW_KEYS)
-  if problems:
-    return problems
-  name, weights = row["name"], row["weights"]
-  if not isinstance(name, str) or not _ROW_NAME.fullmatch(name):
-    problems.append(f"{where}.name is not a name: {name!r}")
-  problems += _count_problems(f"{where}.evaluations", row["evaluations"])
-  if not isinstance(weights, dict) or not weights:
-    problems.append(f"{where}.weights is not a map from step to weight")
-  else:
-    for step, weight in weights.items():
-      if not _STEP.fullmatch(step):
-        problems.append(f"{where}.weights: {step!r} is not a step")
-      problems += _number_problems(f"{where}.weights[{step}]", weight)
-    if name == "last" and sum(weight != 0 for weight in weights.values()) != 1:
-      problems.append(f'{where}.weights: "last" is one checkpoint')
-  for key in _ROW_KEYS[3:]:
-    problems += _number_problems(f"{where}.{key}", row[key])
-  stderr = row["report_delta_stderr"]
-  if isinstance(stderr, int | float) and stderr < 0:
-    problems.append(f"{where}.report_delta_stderr is negative: {stderr}")
-  return problems
-
-
-def _key_problems(where: str, value: Any, keys: Sequence[str]) -> list[str]:
-  if not isinstance(value, dict):
-    return [f"{where}: not an object"]
-  return [f'{where}: no key "{k}"' for k in keys if k not in value] + [
-    f'{where}: unknown key "{k}"' for k in value if k not in keys
-  ]
-
-
-def _count_problems(where: str, value: Any) -> list[str]:
-  if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-    return [f"{where} is not a whole number of at least 0: {value!r}"]
-  return []
-
-
-def _number_problems(where: str, value: Any) -> list[str]:
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    return [f"{where} is not a number: {value!r}"]
-  if not math.isfinite(value):
-    return [f"{where} is not finite: {value!r}"]
-  return []

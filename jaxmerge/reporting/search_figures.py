@@ -10,20 +10,10 @@ from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jaxmerge.errors import InputError, check
-from jaxmerge.reporting import style
-from jaxmerge.reporting.results import Trial
-
-# The acquisition that asked: marker, colour, name in the legend.
-_ASKED_BY = {
-  "start": ("s", style.BLACK, "start"),
-  "ei": ("o", style.BLUE, "EI"),
-  "pi": ("^", style.ORANGE, "PI"),
-  "ucb": ("D", style.GREEN, "UCB"),
-  "explore": ("v", style.PURPLE, "explore"),
-}
-# More numbers than this do not fit beside each other.
-_MOST_NUMBERS = 30
+from jaxmerge.bayesopt.reach import Reach
+from jaxmerge.errors import InputError
+from jaxmerge.reporting import style, trial_marks
+from jaxmerge.reporting.results import STOPPED_EARLY, Trial
 
 
 def posterior(
@@ -32,7 +22,7 @@ def posterior(
   mean_M: np.ndarray,
   std_M: np.ndarray,
   trials: Sequence[Trial],
-  alpha: float,
+  reach: Reach,
   best: int,
 ) -> None:
   """What the Gaussian process believes about a pair, and what it was told.
@@ -43,14 +33,14 @@ def posterior(
     mean_M: posterior mean of the search loss at them.
     std_M: its posterior standard deviation.
     trials: the questions asked; each weighs the same two checkpoints.
-    alpha: lower end of the search interval.
+    reach: of the later checkpoint's weight.
     best: number of the trial that was chosen.
 
   Raises:
     InputError: the trials are not of one pair, one was asked by nobody known,
       none has the number `best`, or the path cannot be written.
   """
-  _check_trials(trials)
+  trial_marks.check_trials(trials)
   steps = sorted({step for trial in trials for step in trial.weights})
   if len(steps) != 2 or best not in [trial.number for trial in trials]:
     raise InputError(
@@ -64,20 +54,23 @@ def posterior(
   stderr_N = np.array([trial.stderr for trial in trials])
   with style.figure(path, 7.2, 4.6) as figure:
     axes = figure.subplots()
-    _belief(axes, lambda_M, mean_M, std_M)
+    trial_marks.belief(axes, lambda_M, mean_M, std_M)
     axes.errorbar(
       asked_N, loss_N, 2 * stderr_N, fmt="none", ecolor=style.GREY, elinewidth=1
     )
-    _plot_trials(axes, asked_N, trials, loss_N)
+    trial_marks.plot_trials(axes, asked_N, trials, loss_N)
     index = [trial.number for trial in trials].index(best)
-    _ring(axes, asked_N[index], loss_N[index], f"chosen (trial {best})")
+    trial_marks.ring(
+      axes, asked_N[index], loss_N[index], f"chosen (trial {best})"
+    )
     low, high = _posterior_limits(mean_M, std_M, loss_N, stderr_N)
     # The lowest part of the axes belongs to the trials' numbers.
     strip = low - 0.16 * (high - low)
     axes.set_ylim(strip - 0.04 * (high - low), high)
-    axes.set_xlim(*style.padded(np.array([alpha, 1.0]), 0.03))
-    axes.axvline(alpha, color=style.GREY, lw=0.8, ls=":")
-    axes.axvline(1.0, color=style.GREY, lw=0.8, ls=":")
+    ends = (reach.alpha, 1.0, reach.highest)
+    axes.set_xlim(*style.padded(np.array(ends), 0.03))
+    for end in ends:
+      axes.axvline(end, color=style.GREY, lw=0.8, ls=":")
     _number_trials(axes, asked_N, loss_N, trials, strip)
     axes.set_xlabel(
       rf"$\lambda$, weight of step {later}"
@@ -85,21 +78,6 @@ def posterior(
     )
     axes.set_ylabel("search loss (nats/token)")
     style.legend_above(figure)
-
-
-def _belief(
-  axes: Axes, lambda_M: np.ndarray, mean_M: np.ndarray, std_M: np.ndarray
-) -> None:
-  axes.fill_between(
-    lambda_M,
-    mean_M - 1.96 * std_M,
-    mean_M + 1.96 * std_M,
-    color=style.SKY,
-    alpha=0.3,
-    lw=0,
-    label="95% band",
-  )
-  axes.plot(lambda_M, mean_M, color=style.BLUE, lw=1.6, label="mean")
 
 
 def _posterior_limits(
@@ -126,7 +104,7 @@ def _number_trials(
   strip: float,
 ) -> None:
   """Trial numbers in a strip at the bottom, each tied to its marker."""
-  if len(trials) > _MOST_NUMBERS:
+  if len(trials) > trial_marks.MOST_NUMBERS:
     kept = loss_N <= np.minimum.accumulate(loss_N)
   else:
     kept = np.ones(len(trials), bool)
@@ -160,46 +138,39 @@ def convergence(
 
   Args:
     path: where the PNG goes.
-    trials: at least one, in the order of their numbers, any K.
+    trials: in the order of their numbers, any K, at least one with a loss.
     baselines: search loss of "last", "uniform", "grid", by name.
 
   Raises:
-    InputError: there is no trial, one was asked by nobody known, or the path
+    InputError: no trial has a loss, one was asked by nobody known, or the path
       cannot be written.
   """
-  _check_trials(trials)
+  trial_marks.check_trials(trials)
+  scored_N = np.array([not trial.failure for trial in trials])
   loss_N = np.array([trial.loss for trial in trials])
   count_N = np.arange(1, len(trials) + 1)
-  best_N = np.minimum.accumulate(loss_N)
-  interesting = np.array([*best_N, *baselines.values()])
+  best_N = np.minimum.accumulate(np.where(scored_N, loss_N, np.inf))
+  interesting = np.array([*best_N[np.isfinite(best_N)], *baselines.values()])
   low, high = style.padded(interesting, 0.1)
   # Bad questions would flatten the rest: those above the axes become carets.
-  high = min(high + 0.6 * (high - low), max(high, style.padded(loss_N, 0.1)[1]))
-  above_N = loss_N > high
+  highest = style.padded(loss_N[scored_N], 0.1)[1]
+  high = min(high + 0.6 * (high - low), max(high, highest))
+  inside_N = scored_N & (loss_N <= high)
   with style.figure(path, 7.2, 4.2) as figure:
     axes = figure.subplots()
     for value in baselines.values():
       axes.axhline(value, color=style.GREY, lw=1, ls="--")
     axes.step(
       count_N,
-      best_N,
+      np.where(np.isfinite(best_N), best_N, np.nan),
       where="post",
       color=style.VERMILION,
       lw=1.8,
       label="lowest so far",
     )
-    inside = [trial for trial, off in zip(trials, above_N) if not off]
-    _plot_trials(axes, count_N[~above_N], inside, loss_N[~above_N])
-    if above_N.any():
-      axes.plot(
-        count_N[above_N],
-        np.full(above_N.sum(), high - 0.015 * (high - low)),
-        color=style.GREY,
-        marker=6,
-        ms=7,
-        ls="",
-        label="above the axis",
-      )
+    inside = [trial for trial, keep in zip(trials, inside_N) if keep]
+    trial_marks.plot_trials(axes, count_N[inside_N], inside, loss_N[inside_N])
+    _outside(axes, trials, inside_N, high - 0.02 * (high - low))
     axes.set_ylim(low, high)
     axes.set_xlim(0.4, len(trials) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -209,48 +180,29 @@ def convergence(
     style.legend_above(figure)
 
 
-def _check_trials(trials: Sequence[Trial]) -> None:
-  check(
-    [
-      f'trial {trial.number} was asked by "{trial.asked_by}", not by one of'
-      f" {', '.join(_ASKED_BY)}"
-      for trial in trials
-      if trial.asked_by not in _ASKED_BY
-    ]
-    + ([] if trials else ["no trial to draw"])
-  )
-
-
-def _plot_trials(
-  axes: Axes, x_N: np.ndarray, trials: Sequence[Trial], y_N: np.ndarray
+def _outside(
+  axes: Axes, trials: Sequence[Trial], inside_N: np.ndarray, y: float
 ) -> None:
-  for asked_by, (marker, colour, name) in _ASKED_BY.items():
-    chosen_N = np.array([trial.asked_by == asked_by for trial in trials], bool)
+  """The trials without a place on the axes, along their upper edge."""
+  count_N = np.arange(1, len(trials) + 1)
+  stopped_N = np.array([t.failure == STOPPED_EARLY for t in trials])
+  failed_N = np.array([bool(t.failure) for t in trials]) & ~stopped_N
+  above_N = ~(inside_N | stopped_N | failed_N)
+  for chosen_N, marker, colour, face, label in (
+    (above_N, 6, style.GREY, style.GREY, "above the axis"),
+    (failed_N, "x", style.VERMILION, "none", "failed"),
+    (stopped_N, "8", style.GREY, "none", STOPPED_EARLY),
+  ):
     if chosen_N.any():
       axes.plot(
-        x_N[chosen_N],
-        y_N[chosen_N],
-        ls="",
-        marker=marker,
+        count_N[chosen_N],
+        np.full(chosen_N.sum(), y),
         color=colour,
-        mec="white",
-        mew=0.6,
-        ms=5.8,
-        zorder=4,
-        label=name,
+        marker=marker,
+        mfc=face,
+        mew=1.6,
+        ms=7,
+        ls="",
+        clip_on=False,
+        label=label,
       )
-
-
-def _ring(axes: Axes, x: float, y: float, label: str) -> None:
-  axes.plot(
-    x,
-    y,
-    ls="",
-    marker="o",
-    ms=12,
-    mfc="none",
-    mec=style.VERMILION,
-    mew=1.6,
-    zorder=5,
-    label=label,
-  )

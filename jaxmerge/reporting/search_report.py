@@ -3,28 +3,25 @@
 import dataclasses
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from optuna.trial import FrozenTrial
 
-from jaxmerge.bayesopt import surrogate
-from jaxmerge.bayesopt.sampler import asked_by
 from jaxmerge.checkpoints.metadata import versions
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.evaluation.objective import weight_names, weights_of
-from jaxmerge.reporting import figures, search_figures
+from jaxmerge.evaluation.objective import Domain, weights_of
+from jaxmerge.reporting import figures, hedge_figures, search_figures
+from jaxmerge.reporting.beliefs import draw_beliefs
 from jaxmerge.reporting.comparison import Comparison
 from jaxmerge.reporting.metrics import read_metrics
 from jaxmerge.reporting.report import write_report
 from jaxmerge.reporting.results import Results, Row, Trial, tokens_saved
+from jaxmerge.reporting.study_trials import study_trials
 from jaxmerge.reporting.table import text_table
 from jaxmerge.training.loop import Progress
-
-_BASELINES = ("last", "uniform", "grid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +32,13 @@ class SearchFacts:
     workdir: of the run.
     trail: the run's checkpoints by step (the inputs, where they were given).
     where: shardings of a parameter tree.
-    trials: the study's finished trials.
+    trials: every trial of the budget that has ended, by number: complete,
+      failed or pruned.
     best: the one that was chosen.
-    weights_K: its checkpoint weights.
-    alpha: lower end of the last weight.
+    domain: of the weights.
+    merge: makes the tree of weights (GxK).
+    baselines: plain searches to compare with, of bayesopt.controls.
+    seed: of their draws.
     merged: where the merged checkpoint lies.
     commands: what a user types to get this report again.
   """
@@ -48,8 +48,10 @@ class SearchFacts:
   where: Any
   trials: Sequence[FrozenTrial]
   best: FrozenTrial
-  weights_K: Sequence[float]
-  alpha: float
+  domain: Domain
+  merge: Callable[[Sequence[Sequence[float]]], Any]
+  baselines: Sequence[str]
+  seed: int
   merged: epath.Path
   commands: Sequence[str]
 
@@ -79,16 +81,7 @@ def write_search_report(
     [(p.tokens, p.loss) for p in points if p.step >= last_step],
   )
   results = Results(tuple(rows), tokens, saved)
-  trials = [
-    Trial(
-      number=trial.number,
-      weights=weights_of(trial),
-      loss=float(trial.value or 0.0),
-      stderr=float(trial.user_attrs["stderr"]),
-      asked_by=asked_by(trial),
-    )
-    for trial in facts.trials
-  ]
+  trials = study_trials(facts.trials, facts.domain)
   with tempfile.TemporaryDirectory() as folder:
     images = _figures(epath.Path(folder), facts, results, points, trials)
     page = write_report(
@@ -122,8 +115,16 @@ def _rows(
     progress("baselines", number, len(others), row.name)
   evaluations = len(facts.trials)
   rows.append(comparison.uniform())
-  rows.append(comparison.grid(facts.alpha, evaluations, progress))
-  rows.append(comparison.row("gp_hedge", facts.weights_K, evaluations))
+  for name in facts.baselines:
+    rows.append(
+      comparison.control(
+        name, facts.domain.reach, evaluations, facts.seed, progress
+      )
+    )
+  chosen = facts.best.params
+  tree = facts.merge(facts.domain.weights(chosen))
+  weights_K = facts.domain.mean_weights(chosen)
+  rows.append(comparison.of_tree("gp_hedge", tree, weights_K, evaluations))
   return rows
 
 
@@ -177,12 +178,19 @@ def _figures(
       figures.Merged(results.tokens_trained, merged.report_loss, _label(steps)),
       results.tokens_saved,
     )
-  if len(steps) == 2:
-    _posterior(folder / "posterior.png", facts, trials)
+  if len(facts.domain.groups.names_G) == 1:
+    draw_beliefs(folder, trials, steps, facts.domain.reach, facts.best.number)
+  if any(trial.odds for trial in trials):
+    hedge_figures.hedge(folder / "hedge.png", trials)
+  if hedge_figures.predicted(trials):
+    hedge_figures.calibration(folder / "calibration.png", trials)
   search_figures.convergence(
     folder / "convergence.png",
     trials,
-    {name: results.row(name).search_loss for name in _BASELINES},
+    {
+      name: results.row(name).search_loss
+      for name in ("last", "uniform", *facts.baselines)
+    },
   )
   figures.baselines(folder / "baselines.png", results.rows)
   return {p.stem: p.read_bytes() for p in sorted(folder.glob("*.png"))}
@@ -192,22 +200,18 @@ def _label(steps: Sequence[int]) -> str:
   return "merged " + " + ".join(map(str, steps))
 
 
-def _posterior(
-  path: epath.Path, facts: SearchFacts, trials: Sequence[Trial]
-) -> None:
-  """What the Gaussian process believes over lambda after the last trial."""
-  names = weight_names(2)
-  unit_M = np.linspace(0.0, 1.0, 201)
-  mean_M, std_M = surrogate.posterior(
-    np.array([[t.params[name] for name in names] for t in facts.trials]),
-    np.array([trial.loss for trial in trials]),
-    np.array([trial.stderr for trial in trials]),
-    np.stack([1.0 - unit_M, unit_M], axis=1),
-  )
-  lambda_M = facts.alpha + (1.0 - facts.alpha) * unit_M
-  search_figures.posterior(
-    path, lambda_M, mean_M, std_M, trials, facts.alpha, facts.best.number
-  )
+def _group_facts(facts: SearchFacts) -> dict[str, str]:
+  """The weights of each group of parameters, where they differ."""
+  names_G = facts.domain.groups.names_G
+  if len(names_G) == 1:
+    return {}
+  rows = facts.domain.weights(facts.best.params)
+  return {
+    f"weights of {name}": ", ".join(
+      f"{step}: {w:.3f}" for step, w in zip(facts.domain.steps, weights_K)
+    )
+    for name, weights_K in zip(names_G, rows)
+  }
 
 
 def _run_facts(facts: SearchFacts) -> dict[str, str]:
@@ -221,6 +225,7 @@ def _run_facts(facts: SearchFacts) -> dict[str, str]:
     "parameters": f"{count:,}",
     "run": metadata.run_id,
     "merged checkpoint": str(facts.merged),
+    **_group_facts(facts),
     "devices": f"{jax.device_count()} x {', '.join(kinds)}",
     **versions(),
   }

@@ -51,6 +51,8 @@ _LOOK = {
   "figure.facecolor": "white",
   "savefig.dpi": _DPI,
 }
+# More labels than this do not fit beside each other.
+_MOST_LABELS = 8
 _UNITS = (
   (10**12, "trillions"),
   (10**9, "billions"),
@@ -162,10 +164,18 @@ def label_right(axes: Axes, labels: dict[str, float], fontsize: float) -> None:
 
 
 def legend_above(drawing: Figure) -> None:
-  """One row above the axes with everything that has a label."""
+  """Everything that has a label above the axes, in one row or two."""
+  handles = {
+    label: handle
+    for axes in drawing.axes
+    for handle, label in zip(*axes.get_legend_handles_labels())
+  }
+  rows = 1 if len(handles) <= _MOST_LABELS else 2
   drawing.legend(
+    list(handles.values()),
+    list(handles),
     loc="outside upper center",
-    ncols=sum(len(a.get_legend_handles_labels()[1]) for a in drawing.axes),
+    ncols=-(-len(handles) // rows),
     columnspacing=1.2,
     handlelength=1.4,
     handletextpad=0.5,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from jaxmerge.bayesopt import simplex
 from jaxmerge.bayesopt.controls import CONTROLS
+from jaxmerge.bayesopt.reach import normalised
 
 TARGET = {
   2: np.array([0.37, 0.63]),
@@ -80,7 +81,7 @@ def test_a_parabola_asks_no_point_twice():
 
 @given(st.lists(st.floats(0.001, 1), min_size=2, max_size=7))
 def test_sticks_and_back(parts):
-  unit_K = simplex.normalised(parts)
+  unit_K = normalised(parts)
   sticks = simplex.sticks_from_unit(unit_K)
   assert len(sticks) == len(unit_K) - 1
   assert all(0 <= stick <= 1 for stick in sticks)

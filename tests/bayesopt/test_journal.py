@@ -2,23 +2,17 @@
 
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 from jaxmerge import owner
 from jaxmerge.bayesopt.journal import open_journal
+from jaxmerge.bayesopt.leases import LEASE_PREFIX
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
-from jaxmerge.bayesopt.study import (
-  LEASE_PREFIX,
-  Observation,
-  open_study,
-  run_study,
-)
+from jaxmerge.bayesopt.study import Observation, open_study, run_study
 from jaxmerge.errors import InputError
 
 # Three names: all-start studies ask no Gaussian process and are cheap.
@@ -29,11 +23,11 @@ def _objective(number, params):
   value = sum((w - 0.1 * i) ** 2 for i, w in enumerate(params.values()))
   if number == 1:
     value = float("inf")
-  return Observation(value, 0.01 * number, {"tokens": 3 * number})
+  return Observation(value, 0.01 * number, {"n": 3 * number})
 
 
-def _search(path, num_trials, num_startup):
-  study = open_study(
+def _open(path, num_trials, num_startup):
+  return open_study(
     path,
     "search",
     sampler=GPHedgeSampler(
@@ -42,6 +36,10 @@ def _search(path, num_trials, num_startup):
     fingerprint={"config": "a"},
     num_trials=num_trials,
   )
+
+
+def _search(path, num_trials, num_startup):
+  study = _open(path, num_trials, num_startup)
   run_study(study, _objective, num_trials=num_trials)
   return [
     (
@@ -49,7 +47,7 @@ def _search(path, num_trials, num_startup):
       t.params,
       t.value,
       t.state,
-      t.user_attrs,
+      {k: v for k, v in t.user_attrs.items() if k != "seconds"},
       {
         key: value
         for key, value in t.system_attrs.items()
@@ -87,35 +85,34 @@ def test_cut_at_any_byte_equals_undisturbed(
       assert torn.read_bytes() == data[end:cut] + b"\n"
 
 
-_WORKER = """
-import pathlib, sys, time
-sys.path.insert(0, {here!r})
-import test_journal as t
-real = t._objective
-def slow(number, params):
-  pathlib.Path({path!r} + ".at-%d" % number).touch()
-  time.sleep(60 if number == 2 else 0)
-  return real(number, params)
-t._objective = slow
-t._search({path!r}, 5, 8)
-"""
+def test_cut_at_every_byte_of_its_tail_equals_undisturbed(
+  tmp_path, monkeypatch
+):
+  undisturbed = _search(tmp_path / "whole", 3, 3)
+  data = (tmp_path / "whole").read_bytes()
+  first = data.index(b"\n")
+  ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+  rng = np.random.default_rng(0)
+  anywhere = map(int, rng.integers(0, len(data), 200))
+  # A journal cut inside its first record, the study's, is a new study.
+  cuts = {*range(ends[-4], len(data)), *anywhere, 1, first - 1, first}
+  monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+  path = tmp_path / "cut"
+  for cut in cuts:
+    path.write_bytes(data[:cut])
+    assert _search(path, 3, 3) == undisturbed, cut
 
 
-def test_kill_9_during_an_evaluation(tmp_path):
-  undisturbed = _search(tmp_path / "whole", 5, 8)
-  path = tmp_path / "killed"
-  code = _WORKER.format(here=str(pathlib.Path(__file__).parent), path=str(path))
-  with subprocess.Popen([sys.executable, "-c", code]) as worker:
-    reached = pathlib.Path(f"{path}.at-2")
-    while not reached.exists():
-      assert worker.poll() is None
-      time.sleep(0.02)
-    try:
-      with pytest.raises(InputError, match=f"pid {worker.pid}"):
-        _search(path, 5, 8)
-    finally:
-      worker.send_signal(signal.SIGKILL)
-  assert _search(path, 5, 8) == undisturbed
+def test_a_line_that_another_searcher_died_in_is_mended(tmp_path):
+  path = tmp_path / "journal"
+  study = _open(path, 2, 3)
+  with open(path, "ab") as journal:
+    journal.write(b'{"op_code":8,"worker_')
+  run_study(study, _objective, num_trials=2)
+  assert pathlib.Path(f"{path}.torn").read_bytes() == (
+    b'{"op_code":8,"worker_\n'
+  )
+  assert _search(path, 2, 3) == _search(tmp_path / "whole", 2, 3)
 
 
 _OPEN = (

@@ -8,7 +8,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from jaxmerge.bayesopt import hedge
-from jaxmerge.bayesopt.sampler import ASKED, GPHedgeSampler, asked_by
+from jaxmerge.bayesopt.sampler import GPHedgeSampler
+from jaxmerge.bayesopt.trials import ASKED, asked_by, recommended
 from jaxmerge.errors import InputError
 
 _NAMES = ("w_0", "w_1")
@@ -38,6 +39,10 @@ def _run(study, score, num_trials, names=_NAMES):
 
 def _bowl(weights):
   return (weights[-1] - 0.63) ** 2
+
+
+def _wave(weights):
+  return math.sin(9 * weights[-1])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -117,7 +122,7 @@ def test_gains_add_rewards_and_choose_the_acquisition():
     assert fresh or record["params"] != record["nominees"][names[drawn]]
 
 
-@pytest.mark.parametrize("name", ["ei", "pi", "ucb"])
+@pytest.mark.parametrize("name", ["ei", "pi", "ucb", "thompson"])
 def test_a_portfolio_of_one_follows_it(name):
   study = _run(_study(acquisitions=(name,)), _bowl, 5)
   assert {asked_by(t) for t in study.trials[2:]} <= {name, "explore"}
@@ -133,7 +138,7 @@ def test_no_point_is_asked_twice():
 
 @pytest.mark.parametrize("all_taken", [False, True])
 def test_a_taken_nominee_gives_way_to_the_next_and_then_to_exploring(all_taken):
-  study = _run(_study(), _bowl, 5)
+  study = _run(_study(), _wave, 5)
   _ask(study)
   record = study.trials[5].system_attrs[ASKED]
   again = _study()
@@ -245,6 +250,12 @@ def test_a_mixed_search_space():
     {"seed": -1},
     {"simplex": ("w_0", "w_0")},
     {"simplex": ("w_0",)},
+    {"simplex": (("a", "b"), ("c",))},
+    {"simplex": (("a", "b"), ("b", "c"))},
+    {"simplex": _NAMES, "starts": [(0.5, 0.6)]},
+    {"simplex": _NAMES, "starts": [(1.0,)]},
+    {"simplex": _NAMES, "starts": []},
+    {"starts": [(0.0, 1.0)]},
   ],
 )
 def test_bad_arguments_are_input_errors(wrong):
@@ -258,3 +269,100 @@ def test_several_objectives_are_refused():
   )
   with pytest.raises(ValueError, match="multi-objective"):
     study.ask().suggest_float("x", 0, 1)
+
+
+def test_given_starts_come_first():
+  starts = [(0.0, 1.0), (0.5, 0.5), (0.25, 0.75)]
+  study = _run(_study(starts=starts), _bowl, 4)
+  assert [tuple(t.params.values()) for t in study.trials[:3]] == starts
+  assert [asked_by(t) == "start" for t in study.trials] == [1, 1, 1, 0]
+
+
+def test_each_group_has_its_own_simplex_and_optimum():
+  groups = (("a", "b"), ("c", "d"))
+  sampler = GPHedgeSampler(seed=0, simplex=groups)
+  study = optuna.create_study(sampler=sampler)
+  for _ in range(16):
+    trial = study.ask()
+    a, b, c, d = (trial.suggest_float(name, 0, 1) for name in "abcd")
+    assert a + b == pytest.approx(1)
+    assert c + d == pytest.approx(1)
+    study.tell(trial, (b - 0.3) ** 2 + (d - 0.8) ** 2)
+  assert study.trials[0].params == {"a": 0, "b": 1, "c": 0, "d": 1}
+  assert study.best_value < 1e-3
+
+
+@pytest.mark.parametrize("names", [_NAMES, None])
+def test_gradients_find_the_optimum_in_fewer_trials(names):
+  def best_after(use_gradients):
+    sampler = GPHedgeSampler(
+      seed=0,
+      simplex=names,
+      use_gradients=use_gradients,
+      n_startup_trials=2,
+      acquisitions=("ei",),
+    )
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(4):
+      trial = study.ask()
+      params = {name: trial.suggest_float(name, 0, 1) for name in _NAMES}
+      gap = params["w_1"] - 0.43
+      trial.set_user_attr("gradient", {"w_0": 0.0, "w_1": 2 * gap})
+      study.tell(trial, gap**2)
+    return study.best_value
+
+  assert best_after(True) < best_after(False)
+
+
+def test_a_log_parameter_has_the_slope_of_its_logarithm():
+  sampler = GPHedgeSampler(seed=0, use_gradients=True, n_startup_trials=3)
+  study = optuna.create_study(sampler=sampler)
+  for _ in range(6):
+    trial = study.ask()
+    rate = trial.suggest_float("rate", 1e-4, 1.0, log=True)
+    trial.set_user_attr("gradient", {"rate": 2 * math.log(rate / 0.02) / rate})
+    study.tell(trial, math.log(rate / 0.02) ** 2)
+  assert study.best_params["rate"] == pytest.approx(0.02, rel=0.02)
+
+
+def test_what_was_predicted_is_recorded_in_the_trials_own_units():
+  study = _run(_study("maximize"), lambda w: 1e3 - 1e3 * _bowl(w), 8)
+  for trial in study.trials[6:]:
+    predicted = trial.system_attrs[ASKED]["predicted"]
+    assert predicted["mean"] == pytest.approx(trial.value, abs=5)
+    assert predicted["std"] > 0
+
+
+def test_a_running_trial_is_not_asked_again():
+  study = _run(_study(), _bowl, 6)
+  first = [_ask(study)[1] for _ in range(3)]
+  lambdas = sorted(weights[1] for weights in first)
+  assert np.diff(lambdas).min() > 0.001
+
+
+def test_exact_scores_recommend_the_best_observation():
+  study = _run(_study(), _bowl, 8)
+  space = study.sampler.space()
+  best = recommended(study.trials, space, study.direction)
+  assert best.number == study.best_trial.number
+
+
+def test_noisy_scores_recommend_by_posterior_mean_and_never_below_the_first():
+  study = _study()
+  # A parabola with a lucky outlier; trial 0 is the last checkpoint alone.
+  for number, lam in enumerate([1.0, 0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 0.9]):
+    study.add_trial(
+      create_trial(
+        value=(lam - 0.5) ** 2 - 0.26 * (lam == 0.9),
+        params={"w_0": 1 - lam, "w_1": lam},
+        distributions=study.sampler.space().distributions(),
+        user_attrs={"stderr": 0.3 if number else 0.0},
+      )
+    )
+  space = study.sampler.space()
+  best = recommended(study.trials, space, study.direction)
+  assert study.best_params["w_1"] == 0.9
+  assert best.params["w_1"] in (0.5, 0.6, 0.8)
+  worse = recommended(study.trials[:2], space, study.direction)
+  assert worse.number in (0, 1)
+  assert worse.value <= study.trials[0].value

@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 
 from jaxmerge.bayesopt import simplex
+from jaxmerge.bayesopt.reach import (
+  Reach,
+  normalised,
+  unit_from_weights,
+  weights_from_unit,
+)
 from jaxmerge.errors import InputError
 
 _ALPHAS = st.floats(0, 0.99)
@@ -16,42 +22,56 @@ _RAW = st.lists(st.floats(0, 1), min_size=2, max_size=8).filter(
 )
 
 
-@hypothesis.given(_RAW, _ALPHAS)
-def test_weights_of_a_unit_point_and_back(raw, alpha):
-  unit = simplex.normalised(raw)
-  weights = simplex.weights_from_unit(unit, alpha)
+@hypothesis.given(_RAW, _ALPHAS, st.floats(0, 1))
+def test_weights_of_a_unit_point_and_back(raw, alpha, beta):
+  unit = normalised(raw)
+  reach = Reach(alpha, beta)
+  weights = weights_from_unit(unit, reach)
   assert all(type(w) is float for w in weights)
   assert abs(math.fsum(weights) - 1) < 1e-12
-  assert min(weights) >= 0
-  assert weights[-1] >= alpha - 1e-15
+  assert min(weights) >= -beta / (len(raw) - 1) - 1e-12
+  assert alpha - 1e-12 <= weights[-1] <= 1 + beta + 1e-12
   np.testing.assert_allclose(
-    simplex.unit_from_weights(weights, alpha), unit, atol=1e-12
+    unit_from_weights(weights, reach), unit, atol=1e-10
   )
 
 
-@hypothesis.given(st.floats(0, 0.9999999))
-def test_the_last_vertex_is_exactly_one_hot(alpha):
-  assert simplex.weights_from_unit([0, 0, 1], alpha) == [0, 0, 1]
-  assert simplex.weights_from_unit([1, 0], alpha)[-1] == alpha
+@hypothesis.given(st.floats(0, 0.9999999), st.floats(0, 1), st.integers(2, 6))
+def test_the_last_checkpoint_alone_is_exactly_that(alpha, beta, count):
+  reach = Reach(alpha, beta)
+  alone = [0.0] * (count - 1) + [1.0]
+  unit = unit_from_weights(alone, reach)
+  assert weights_from_unit(unit, reach) == alone
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.0, 2.0, math.nan])
-def test_alpha_out_of_range_is_refused(alpha):
+def test_the_vertices_are_the_ends_of_the_reach():
+  reach = Reach(0.2, 0.3)
+  weights = weights_from_unit([0, 0, 1], reach)
+  assert weights == pytest.approx([-0.15, -0.15, 1.3])
+  weights = weights_from_unit([1, 0, 0], reach)
+  assert weights == pytest.approx([0.95, -0.15, 0.2])
+  assert weights_from_unit([1, 0], Reach(0.3))[-1] == 0.3
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.nan])
+def test_a_reach_out_of_range_is_refused(value):
   with pytest.raises(InputError, match=r"alpha must be in \[0, 1\)"):
-    simplex.weights_from_unit([0.5, 0.5], alpha)
+    weights_from_unit([0.5, 0.5], Reach(value))
+  with pytest.raises(InputError, match=r"beta must be in \[0, 1\]"):
+    weights_from_unit([0.5, 0.5], Reach(0.0, value))
 
 
 @pytest.mark.parametrize("point", [[0.5, 0.6], [-0.1, 1.1], []])
 def test_points_off_the_simplex_are_refused(point):
   with pytest.raises(InputError):
-    simplex.weights_from_unit(point, 0.1)
+    weights_from_unit(point, Reach(0.1))
   with pytest.raises(InputError):
-    simplex.unit_from_weights(point, 0.1)
+    unit_from_weights(point, Reach(0.1))
 
 
 def test_a_last_weight_below_alpha_is_refused():
   with pytest.raises(InputError, match="at least alpha"):
-    simplex.unit_from_weights([0.8, 0.2], 0.3)
+    unit_from_weights([0.8, 0.2], Reach(0.3))
 
 
 def test_vertices_start_with_the_last_checkpoint():

@@ -4,7 +4,6 @@ import pytest
 
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, _batch_losses
-from jaxmerge.evaluation.objective import MergedLoss, make_objective
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.model.loss import token_losses
@@ -76,19 +75,3 @@ def test_one_compile_for_all_parameters(split):
   for seed in range(3):
     heldout(params(seed))
   assert _batch_losses._cache_size() == before + 1
-
-
-def test_the_objective_merges_scores_and_pairs(split):
-  trees = [params(0), params(1)]
-  merged = MergedLoss(trees, HeldOutLoss(GRAPH, make_mesh(), split, 7))
-  objective = make_objective(merged, alpha=0.5, steps=[10, 20])
-  last = objective(0, {"w_0": 0.0, "w_1": 1.0})
-  assert last.value == merged.last.nats_per_token
-  assert last.stderr == 0.0
-  assert last.attrs["weights"] == {"10": 0.0, "20": 1.0}
-  half = objective(1, {"w_0": 1.0, "w_1": 0.0})
-  assert half.attrs["weights"] == {"10": 0.5, "20": 0.5}
-  mean = jax.tree.map(lambda a, b: (a + b) / 2, *trees)
-  by_hand = HeldOutLoss(GRAPH, make_mesh(), split, 7)(mean)
-  assert np.isclose(half.value, by_hand.nats_per_token, rtol=1e-6)
-  assert half.stderr > 0

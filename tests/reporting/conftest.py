@@ -1,8 +1,12 @@
-"""A small, made-up search over steps 600 and 750."""
+"""Small, made-up searches over two steps and over three."""
 
+import math
+
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from jaxmerge.reporting.results import Results, Row, Trial
+from jaxmerge.reporting.results import STOPPED_EARLY, Results, Row, Trial
 
 
 @pytest.fixture
@@ -36,3 +40,56 @@ def results() -> Results:
     tokens_trained=3_072_000,
     tokens_saved=492_611,
   )
+
+
+_CORNERS_AND_MORE = [
+  (0.0, 0.0, 1.0),
+  (0.0, 0.8, 0.2),
+  (0.8, 0.0, 0.2),
+  (0.1, 0.3, 0.6),
+  (0.2, 0.3, 0.5),
+  (0.4, 0.2, 0.4),
+  (0.1, 0.5, 0.4),
+  (0.15, 0.25, 0.6),
+]
+
+
+@pytest.fixture
+def three() -> list[Trial]:
+  """Steps 450, 600 and 750 with alpha 0.2; trial 5 failed, 6 was stopped."""
+  asked = ["start"] * 3 + ["ei", "pi", "ucb", "thompson", "explore"]
+  failures = {5: "the score is not finite (nan)", 6: STOPPED_EARLY}
+  trials = []
+  for number, weights in enumerate(_CORNERS_AND_MORE):
+    loss = 1.2 + 0.2 * float(np.sum((np.array(weights) - (0.1, 0.3, 0.6)) ** 2))
+    known = number >= 3
+    trials.append(
+      Trial(
+        number,
+        dict(zip((450, 600, 750), weights)),
+        math.nan if number == 5 else loss,
+        0.0 if number == 0 else 0.001,
+        asked[number],
+        odds={"ei": 0.5, "pi": 0.3, "ucb": 0.15, "thompson": 0.05}
+        if known
+        else {},
+        predicted_mean=loss + 0.001 * (number - 4) if known else None,
+        predicted_std=0.001 if known else None,
+        failure=failures.get(number, ""),
+      )
+    )
+  return trials
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+  """The figures that were saved, the latest last."""
+  saved: list[Figure] = []
+  original = Figure.savefig
+
+  def spy(self, *args, **kwargs):
+    saved.append(self)
+    return original(self, *args, **kwargs)
+
+  monkeypatch.setattr(Figure, "savefig", spy)
+  return saved

@@ -12,15 +12,23 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
+from jaxmerge.bayesopt import simplex
+from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.errors import InputError
-from jaxmerge.reporting import figures, search_figures, style
+from jaxmerge.reporting import (
+  figures,
+  hedge_figures,
+  search_figures,
+  simplex_figures,
+  style,
+)
 from jaxmerge.reporting.figures import Merged, Point
 
 LAMBDA_M = np.linspace(0.0, 1.0, 51)
 MEAN_M = 1.198 + 0.23 * (LAMBDA_M - 0.65) ** 2
 STD_M = 0.002 + 0.004 * LAMBDA_M
+GRID_Mx3 = 0.8 * simplex.grid(3, 66) + np.array([0.0, 0.0, 0.2])
 MERGED = Merged(7500, 1.1954, "merged 600 + 750")
 CHECKPOINTS = [
   Point(600, 6000, 1.2431),
@@ -36,18 +44,32 @@ Draw = Callable[[Path], None]
 
 
 @pytest.fixture
-def draw(trials, results) -> dict[str, Draw]:
+def draw(trials, three, results) -> dict[str, Draw]:
   return {
     "training_curve": lambda path: figures.training_curve(
       path, TRAINING, CHECKPOINTS, MERGED, 1203
     ),
     "posterior": lambda path: search_figures.posterior(
-      path, LAMBDA_M, MEAN_M, STD_M, trials, 0.0, 4
+      path, LAMBDA_M, MEAN_M, STD_M, trials, Reach(), 4
     ),
     "convergence": lambda path: search_figures.convergence(
       path, trials, {"last": 1.2247, "uniform": 1.2027}
     ),
     "baselines": lambda path: figures.baselines(path, results.rows),
+    "ternary": lambda path: simplex_figures.ternary(
+      path, GRID_Mx3, 1.2 + GRID_Mx3[:, 0], GRID_Mx3[:, 1], three, Reach(0.2), 3
+    ),
+    "slices": lambda path: simplex_figures.slices(
+      path,
+      [
+        simplex_figures.Slice(step, LAMBDA_M, MEAN_M, STD_M, 0.1 * step)
+        for step in range(1, 7)
+      ],
+      1.2,
+      3,
+    ),
+    "hedge": lambda path: hedge_figures.hedge(path, three),
+    "calibration": lambda path: hedge_figures.calibration(path, three),
   }
 
 
@@ -56,7 +78,16 @@ def _bytes(draw_it: Draw, folder: Path) -> bytes:
   return (folder / "figure.png").read_bytes()
 
 
-NAMES = ["training_curve", "posterior", "convergence", "baselines"]
+NAMES = [
+  "training_curve",
+  "posterior",
+  "convergence",
+  "baselines",
+  "ternary",
+  "slices",
+  "hedge",
+  "calibration",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,8 +98,12 @@ def test_a_valid_png_of_a_sane_size(tmp_path, draw, name):
   assert 300 <= height <= 1400
   pixels = matplotlib.image.imread(io.BytesIO(image))
   assert pixels.shape[:2] == (height, width)
-  # Something is drawn, and most of the paper stays white.
-  assert 0.5 < (pixels[:, :, :3] > 0.99).all(axis=2).mean() < 0.99
+  # Something is drawn, and paper stays white: most of it but under bars.
+  assert (
+    (0.3 if name == "hedge" else 0.5)
+    < (pixels[:, :, :3] > 0.99).all(axis=2).mean()
+    < 0.99
+  )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,6 +123,8 @@ def test_pyplot_and_jax_are_not_imported():
     "import sys\n"
     "import jaxmerge.reporting.figures, jaxmerge.reporting.search_figures\n"
     "import jaxmerge.reporting.report, jaxmerge.reporting.metrics\n"
+    "import jaxmerge.reporting.simplex_figures\n"
+    "import jaxmerge.reporting.hedge_figures\n"
     "heavy = {'matplotlib.pyplot', 'jax', 'optuna', 'orbax', 'gpjax'}\n"
     "print(sorted(heavy & set(sys.modules)))\n"
   )
@@ -128,7 +165,7 @@ def test_every_argument_of_the_posterior_shows(tmp_path, trials):
       "mean_M": MEAN_M,
       "std_M": STD_M,
       "trials": trials,
-      "alpha": 0.0,
+      "reach": Reach(),
       "best": 4,
     }
     return _bytes(
@@ -141,7 +178,8 @@ def test_every_argument_of_the_posterior_shows(tmp_path, trials):
     image(lambda_M=LAMBDA_M**2),
     image(mean_M=MEAN_M + 0.001),
     image(std_M=2 * STD_M),
-    image(alpha=0.2),
+    image(reach=Reach(0.2)),
+    image(reach=Reach(0.0, 0.3)),
     image(best=3),
     image(trials=[*trials[:-1], trials[-1]._replace(asked_by="ei")]),
     image(trials=[*trials[:-1], trials[-1]._replace(stderr=0.01)]),
@@ -150,23 +188,9 @@ def test_every_argument_of_the_posterior_shows(tmp_path, trials):
   assert len(set(images)) == len(images)
 
 
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-  """The figures that were saved, the latest last."""
-  saved: list[Figure] = []
-  original = Figure.savefig
-
-  def spy(self, *args, **kwargs):
-    saved.append(self)
-    return original(self, *args, **kwargs)
-
-  monkeypatch.setattr(Figure, "savefig", spy)
-  return saved
-
-
 def test_the_band_covers_95_percent_on_both_sides(tmp_path, trials, drawn):
   search_figures.posterior(
-    tmp_path / "p.png", LAMBDA_M, MEAN_M, STD_M, trials, 0.0, 4
+    tmp_path / "p.png", LAMBDA_M, MEAN_M, STD_M, trials, Reach(), 4
   )
   edge = drawn[-1].axes[0].collections[0].get_paths()[0].vertices
   middle = edge[edge[:, 0] == LAMBDA_M[25]][:, 1]
@@ -216,10 +240,10 @@ def test_bad_arguments(tmp_path, trials):
   with pytest.raises(InputError, match='trial 0 was asked by "chance"'):
     search_figures.convergence(path, stray, {})
   with pytest.raises(InputError, match="the chosen trial"):
-    search_figures.posterior(path, LAMBDA_M, MEAN_M, STD_M, trials, 0.0, 17)
+    search_figures.posterior(path, LAMBDA_M, MEAN_M, STD_M, trials, Reach(), 17)
   three = [trials[0]._replace(weights={1: 0.2, 2: 0.3, 3: 0.5})]
   with pytest.raises(InputError, match="two steps"):
-    search_figures.posterior(path, LAMBDA_M, MEAN_M, STD_M, three, 0.0, 0)
+    search_figures.posterior(path, LAMBDA_M, MEAN_M, STD_M, three, Reach(), 0)
   with pytest.raises(InputError, match="cannot write"):
     search_figures.convergence(tmp_path / "no" / "f.png", trials, {})
   assert list(tmp_path.iterdir()) == []
@@ -228,11 +252,26 @@ def test_bad_arguments(tmp_path, trials):
 def test_many_trials_in_one_place_and_three_checkpoints(tmp_path, trials):
   crowd = [trials[4]._replace(number=n) for n in range(60)]
   search_figures.posterior(
-    tmp_path / "p.png", LAMBDA_M, MEAN_M, STD_M, [*trials, *crowd], 0.0, 4
+    tmp_path / "p.png", LAMBDA_M, MEAN_M, STD_M, [*trials, *crowd], Reach(), 4
   )
   three = [trial._replace(weights={1: 0.2, 2: 0.3, 3: 0.5}) for trial in trials]
   search_figures.convergence(tmp_path / "c.png", three, {"last": 1.2})
   assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_label_is_in_the_legend_once_and_many_take_two_rows(drawn, tmp_path):
+  heights = []
+  for count in (8, 9):
+    with style.figure(tmp_path / "f.png", 7.2, 3.0) as figure:
+      for axes in figure.subplots(1, 2):
+        for n in range(count):
+          axes.plot([0, 1], [n, n], label=f"name {n}")
+      style.legend_above(figure)
+    (legend,) = drawn[-1].legends
+    assert len(legend.get_texts()) == count
+    heights.append(legend.get_window_extent().height)
+    assert legend.get_window_extent().width < figure.bbox.width
+  assert heights[1] > 1.5 * heights[0]
 
 
 def test_labels_are_spread_by_least_squares():

@@ -116,6 +116,52 @@ def test_the_page_says_what_was_found_and_how(tmp_path, arguments):
   assert ("html", {"lang": "en"}) in page.tags
 
 
+def test_trials_without_a_loss_are_listed_with_their_reason(
+  tmp_path, arguments
+):
+  failed = arguments["trials"][2]._replace(
+    number=6, loss=float("nan"), failure="not finite <nan>"
+  )
+  # It was stopped at the chosen weights: still not the chosen trial.
+  stopped = arguments["trials"][4]._replace(
+    number=7, loss=1.3, failure="stopped early"
+  )
+  arguments["trials"] = [stopped, *arguments["trials"], failed]
+  page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
+  assert "6 ucb 600: 0.500, 750: 0.500 not finite <nan>" in page.text
+  assert "7 pi 600: 0.350, 750: 0.650 stopped early at 1.30000" in page.text
+  assert "4 (chosen) pi" in page.text
+  wide = [a for name, a in page.tags if name == "td" and "colspan" in a]
+  assert [cell["colspan"] for cell in wide] == ["2", "2"]
+
+
+def test_figures_come_in_one_order_whatever_the_arguments(tmp_path, arguments):
+  image = arguments["figures"]["training_curve"]
+  names = [
+    "calibration",
+    "hedge",
+    "slices",
+    "ternary",
+    "posterior",
+    "convergence",
+    "training_curve",
+    "baselines",
+  ]
+  arguments["figures"] = dict.fromkeys(names, image)
+  page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
+  files = re.findall(r"File: (\w+).png", page.text)
+  assert files == [
+    "baselines",
+    "training_curve",
+    "posterior",
+    "ternary",
+    "slices",
+    "convergence",
+    "hedge",
+    "calibration",
+  ]
+
+
 def test_honest_sentences_in_the_other_cases(tmp_path, arguments, results):
   merged = dataclasses.replace(
     results.rows[-1], report_delta_vs_last=-0.001, report_loss=1.2215

@@ -1,0 +1,171 @@
+"""What the trials of a study tell the Gaussian process.
+
+D coordinates, N scored trials, M pending ones.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from jaxmerge.bayesopt import surrogate
+from jaxmerge.bayesopt.padding import Observations
+from jaxmerge.bayesopt.space import Space
+from jaxmerge.bayesopt.study import PARTIAL_VALUE
+
+ASKED = "gp_hedge:asked"
+STDERR = "stderr"
+GRADIENT = "gradient"
+GRADIENT_STDERR = "gradient_stderr"
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def asked_by(trial: FrozenTrial) -> str:
+  """Who asked a trial: "start", an acquisition's name or "explore".
+
+  "start" also where the point was given and not asked (an enqueued trial).
+  """
+  record = trial.system_attrs.get(ASKED)
+  return str(record["asked_by"]) if record else "start"
+
+
+def stderr_of(trial: FrozenTrial) -> float:
+  """Known standard error of a trial's value, 0 where it is not known."""
+  return abs(float(trial.user_attrs.get(STDERR, 0.0)))
+
+
+def lies_in(trial: FrozenTrial, space: Space) -> bool:
+  """Whether a trial has a value, in range, for every parameter of a space."""
+  return all(
+    name in trial.params
+    and trial.distributions[name] == distribution
+    and math.isfinite(trial.params[name])
+    for name, distribution in space.distributions().items()
+  )
+
+
+def score_of(trial: FrozenTrial) -> float | None:
+  """A trial's value, of a stopped one the estimate; None where unusable."""
+  value = trial.value
+  if trial.state == TrialState.PRUNED:
+    value = trial.user_attrs.get(PARTIAL_VALUE)
+  elif trial.state != TrialState.COMPLETE:
+    return None
+  usable = value is not None and math.isfinite(value + stderr_of(trial))
+  return value if usable else None
+
+
+def is_scored(trial: FrozenTrial) -> bool:
+  """Whether a trial has a finite score and standard error."""
+  return score_of(trial) is not None
+
+
+def sign_of(direction: StudyDirection) -> float:
+  """What turns a value into a score of which more is better."""
+  return 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+
+
+def observations(
+  trials: Iterable[FrozenTrial],
+  space: Space,
+  direction: StudyDirection,
+  use_gradients: bool,
+) -> Observations | None:
+  """What is known, in maximisation sign; None where nothing is.
+
+  Args:
+    trials: that lie in the space; those without a score and not running are
+      left out.
+    space: of the coordinates.
+    direction: of the study.
+    use_gradients: also take d score / d parameter, {name: number}, from the
+      user attribute "gradient" and the standard error of a slope from
+      "gradient_stderr".
+  """
+  trials = list(trials)
+  values = [(t, score_of(t)) for t in trials]
+  scored = [t for t, value in values if value is not None]
+  if not scored:
+    return None
+  sign = sign_of(direction)
+  pending = [t for t in trials if t.state == TrialState.RUNNING]
+  dimension = len(space.distributions())
+  found = Observations(
+    points_NxD=np.stack([space.coordinates(t.params) for t in scored]),
+    values_N=np.array([sign * v for _, v in values if v is not None]),
+    stderrs_N=np.array([stderr_of(t) for t in scored]),
+    pending_MxD=np.array(
+      [space.coordinates(t.params) for t in pending]
+    ).reshape(-1, dimension),
+  )
+  if not use_gradients:
+    return found
+  return found._replace(
+    gradients_NxD=np.stack([sign * _slopes(t, space) for t in scored]),
+    gradient_stderrs_N=np.array(
+      [abs(float(t.user_attrs.get(GRADIENT_STDERR, 0.0))) for t in scored]
+    ),
+  )
+
+
+def _slopes(trial: FrozenTrial, space: Space) -> np.ndarray:
+  """d value / d coordinate; NaN where a trial has no usable gradient."""
+  names = space.distributions()
+  gradient = trial.user_attrs.get(GRADIENT)
+  if gradient is None or not set(names) <= set(gradient):
+    return np.full(len(names), np.nan)
+  return space.slopes(gradient, trial.params)
+
+
+def latest_record(
+  trials: Iterable[FrozenTrial],
+  number: int,
+  space: Space,
+  acquisitions: Sequence[str],
+) -> Mapping[str, Any] | None:
+  """What the last finished trial before this one left of the portfolio."""
+  earlier = [t for t in trials if t.number < number and t.state in _FINISHED]
+  for trial in sorted(earlier, key=lambda t: t.number, reverse=True):
+    record = trial.system_attrs.get(ASKED, {})
+    nominees = record.get("nominees", {})
+    if set(nominees) == set(acquisitions) and all(
+      set(nominee) == set(space.distributions())
+      for nominee in nominees.values()
+    ):
+      return record
+  return None
+
+
+def recommended(
+  trials: Sequence[FrozenTrial],
+  space: Space,
+  direction: StudyDirection,
+  use_gradients: bool = False,
+) -> FrozenTrial:
+  """The trial to hand over: by posterior mean if noisy, else by score.
+
+  Scores are noisy where a known standard error is above zero. Never one with
+  a worse score than trial 0 (of a search on the simplex, the last checkpoint
+  alone). Of equals the first.
+
+  Args:
+    trials: at least one with a score.
+    space: that they lie in.
+    direction: of the study.
+    use_gradients: as for the sampler.
+  """
+  scored = [t for t in trials if is_scored(t) and lies_in(t, space)]
+  told = observations(scored, space, direction, use_gradients)
+  assert told is not None, "no trial has a score"
+  # A stopped trial was beaten: it informs the others.
+  whole_N = np.array([t.state == TrialState.COMPLETE for t in scored])
+  merit_N = np.where(whole_N, told.values_N, -np.inf)
+  if np.any(told.stderrs_N > 0):
+    mean_N, _ = surrogate.posterior(told, told.points_NxD, groups=space.groups)
+    first = min(range(len(scored)), key=lambda i: scored[i].number)
+    merit_N = np.where(merit_N >= merit_N[first], mean_N, -np.inf)
+  return scored[int(np.argmax(merit_N))]

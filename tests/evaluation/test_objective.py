@@ -1,0 +1,203 @@
+"""Weights in, loss out: merges, derivatives, trials stopped early."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmerge.bayesopt.reach import Reach
+from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
+from jaxmerge.data.heldout import HeldOut
+from jaxmerge.evaluation import paired
+from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
+from jaxmerge.merging.groups import layer_groups, one_group
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.parallel.mesh import make_mesh
+
+CONFIG = DecoderConfig(
+  vocab_size=40,
+  width=16,
+  depth=2,
+  num_heads=2,
+  num_kv_heads=1,
+  mlp_width=16,
+  vocab_multiple=16,
+)
+GRAPH, _ = abstract_decoder(CONFIG)
+STEPS = (10, 20, 30)
+
+
+def _heldout(batch_size=8):
+  random = np.random.default_rng(0)
+  tokens = random.integers(0, 40, size=(16, 9)).astype(np.int32)
+  mask = np.arange(8) < random.integers(4, 9, size=(16, 1))
+  split = HeldOut(
+    tokens_NxL1=tokens,
+    mask_NxL=mask,
+    document_N=np.arange(16, dtype=np.int32) // 2,
+    bytes_N=mask.sum(1).astype(np.int32) * 2,
+    document_ids=tuple("abcdefgh"),
+  )
+  return HeldOutLoss(GRAPH, make_mesh(), split, batch_size)
+
+
+def _trees(count):
+  trees = [init_params(CONFIG, jax.random.key(seed)) for seed in range(count)]
+  # Random models that differ in their loss: larger weights are worse.
+  return [
+    jax.tree.map(lambda x, scale=1 + k: scale * x, tree)
+    for k, tree in enumerate(trees)
+  ]
+
+
+INSIDE = Reach()
+
+
+def _setting(count, bands=0, reach=INSIDE, batch_size=8):
+  trees = _trees(count)
+  groups = layer_groups(trees[0], bands) if bands else one_group(trees[0])
+  merged = MergedLoss(trees, _heldout(batch_size), groups)
+  return merged, Domain(STEPS[:count], groups, reach)
+
+
+def _params(domain, *rows):
+  return {
+    name: value
+    for names, row in zip(domain.names_GxK, rows, strict=True)
+    for name, value in zip(names, row, strict=True)
+  }
+
+
+def test_the_objective_merges_scores_and_pairs():
+  merged, domain = _setting(2, reach=Reach(0.5))
+  objective = make_objective(merged, domain)
+  last = objective(0, _params(domain, [0.0, 1.0]))
+  assert last.value == merged.last.nats_per_token
+  assert last.stderr == 0.0
+  assert last.attrs["weights"] == {"10": 0.0, "20": 1.0}
+  half = objective(1, _params(domain, [1.0, 0.0]))
+  assert half.attrs["weights"] == {"10": 0.5, "20": 0.5}
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *_trees(2))
+  by_hand = _heldout()(mean)
+  assert half.value == pytest.approx(by_hand.nats_per_token, rel=1e-6)
+  assert half.stderr > 0
+  assert half.tokens == by_hand.targets_N.sum()
+
+
+def test_each_group_is_merged_with_its_own_weights():
+  merged, domain = _setting(2, bands=2)
+  assert domain.groups.names_G == ("embeddings", "band_0", "band_1", "head")
+  params = _params(domain, [1, 0], [0, 1], [0.25, 0.75], [0.5, 0.5])
+  found = merged.merge(domain.weights(params))
+  a, b = _trees(2)
+  np.testing.assert_array_equal(
+    found["embed"]["embedding"], a["embed"]["embedding"]
+  )
+  key = ("layers", "mlp", "gate", "kernel")
+  kernel, old, new = (
+    np.asarray(jax.tree_util.tree_reduce(lambda x, y: x, _at(t, key)))
+    for t in (found, a, b)
+  )
+  np.testing.assert_array_equal(kernel[0], new[0])
+  np.testing.assert_allclose(
+    kernel[1], 0.25 * old[1] + 0.75 * new[1], rtol=1e-6
+  )
+  shares = domain.groups.shares_G
+  assert sum(shares) == pytest.approx(1)
+  mean = domain.mean_weights(params)
+  assert mean[0] == pytest.approx(
+    shares[0] + 0.25 * shares[2] + 0.5 * shares[3]
+  )
+
+
+def _at(tree, keys):
+  for key in keys:
+    tree = tree[key]
+  return tree
+
+
+@pytest.mark.parametrize(("count", "bands"), [(2, 0), (3, 0), (2, 1)])
+def test_gradients_are_finite_differences(count, bands):
+  reach = Reach(0.1, 0.2)
+  merged, domain = _setting(count, bands, reach)
+  objective = make_objective(merged, domain, use_gradients=True)
+  groups = len(domain.groups.names_G)
+  rng = np.random.default_rng(1)
+  rows = rng.dirichlet(np.ones(count), groups)
+  found = objective(0, _params(domain, *rows))
+  plain = make_objective(merged, domain)(0, _params(domain, *rows))
+  assert found.value == pytest.approx(plain.value, rel=1e-5)
+  assert found.attrs[GRADIENT_STDERR] > 0
+  gradient = found.attrs[GRADIENT]
+  step = 5e-4
+  for g, names in enumerate(domain.names_GxK):
+    for k in range(count - 1):
+      ends = []
+      for sign in (1, -1):
+        moved = rows.copy()
+        moved[g, k] += sign * step
+        moved[g, -1] -= sign * step
+        ends.append(merged.score(domain.weights(_params(domain, *moved))))
+      ahead, behind = (score.nats_per_token for score in ends)
+      slope = gradient[names[k]] - gradient[names[-1]]
+      assert slope == pytest.approx(
+        (ahead - behind) / (2 * step), rel=0.05, abs=0.02
+      )
+
+
+def test_a_pairs_slope_has_the_error_of_its_sequences():
+  merged, domain = _setting(2)
+  objective = make_objective(merged, domain, use_gradients=True)
+  found = objective(0, _params(domain, [0.4, 0.6]))
+  step = 1e-2
+  ahead, behind = (
+    merged.score([[0.4 - s * step, 0.6 + s * step]]) for s in (1, -1)
+  )
+  change = paired.difference(ahead, behind)
+  assert found.attrs[GRADIENT_STDERR] * np.sqrt(2) == pytest.approx(
+    change.stderr / (2 * step), rel=0.1
+  )
+
+
+def test_at_the_last_checkpoint_a_slope_has_an_error_too():
+  merged, domain = _setting(3)
+  objective = make_objective(merged, domain, use_gradients=True)
+  found = objective(0, _params(domain, [0.0, 0.0, 1.0]))
+  assert found.value == pytest.approx(merged.last.nats_per_token, rel=1e-6)
+  assert found.attrs[GRADIENT_STDERR] > 0
+
+
+def test_a_beaten_trial_is_stopped_and_estimated():
+  merged, domain = _setting(2, batch_size=2)
+  losses = [merged.score([w]).nats_per_token for w in ([1, 0], [0, 1])]
+  better, worse = np.eye(2)[np.argsort(losses)].tolist()
+  best = _params(domain, better)
+  objective = make_objective(merged, domain, incumbent=lambda: best)
+  stopped = objective(1, _params(domain, worse))
+  whole = merged.score([worse])
+  assert stopped.pruned
+  assert 0 < stopped.tokens < whole.targets_N.sum()
+  # What is told of the whole split is within a few of its standard errors.
+  assert stopped.stderr > 0
+  gap = abs(stopped.value - whole.nats_per_token)
+  assert gap < 4 * stopped.stderr
+  again = objective(2, best)
+  assert not again.pruned
+  assert again.tokens == whole.targets_N.sum()
+  first = make_objective(merged, domain, incumbent=lambda: None)
+  assert not first(0, _params(domain, worse)).pruned
+
+
+def test_a_stopped_trial_pays_for_no_gradient():
+  merged, domain = _setting(2, batch_size=2)
+  losses = [merged.score([w]).nats_per_token for w in ([1, 0], [0, 1])]
+  better, worse = np.eye(2)[np.argsort(losses)].tolist()
+  objective = make_objective(
+    merged,
+    domain,
+    use_gradients=True,
+    incumbent=lambda: _params(domain, better),
+  )
+  assert GRADIENT not in objective(1, _params(domain, worse)).attrs
+  assert GRADIENT in objective(2, _params(domain, better)).attrs

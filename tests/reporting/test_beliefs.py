@@ -1,0 +1,97 @@
+"""What the process is asked for the figures, and what it is told."""
+
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxmerge.bayesopt import surrogate
+from jaxmerge.bayesopt.reach import Reach
+from jaxmerge.reporting import beliefs, simplex_figures
+
+STEPS = (450, 600, 750)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[np.ndarray, ...]]:
+  """Arguments of each question, answered without a process."""
+  questions = []
+
+  def answer(told, queries_MxD):
+    questions.append((*told[:3], queries_MxD))
+    return 1.2 + queries_MxD[:, 0] ** 2, 0.01 + 0.01 * queries_MxD[:, -1]
+
+  monkeypatch.setattr(surrogate, "posterior", answer)
+  return questions
+
+
+def _names(folder) -> list[str]:
+  return sorted(path.name for path in folder.iterdir())
+
+
+def test_two_checkpoints(tmp_path, trials, asked):
+  beliefs.draw_beliefs(epath.Path(tmp_path), trials, (600, 750), Reach(), 4)
+  assert _names(tmp_path) == ["posterior.png"]
+  ((points_NxK, losses_N, stderrs_N, queries_MxK),) = asked
+  assert points_NxK[3].tolist() == pytest.approx([0.29, 0.71])
+  assert losses_N.tolist() == [trial.loss for trial in trials]
+  assert stderrs_N.tolist() == [trial.stderr for trial in trials]
+  assert queries_MxK[[0, -1]].tolist() == [[1, 0], [0, 1]]
+
+
+def test_three_checkpoints_are_one_question(tmp_path, three, asked):
+  beliefs.draw_beliefs(epath.Path(tmp_path), three, STEPS, Reach(0.2), 3)
+  assert _names(tmp_path) == ["slices.png", "ternary.png"]
+  ((points_NxK, losses_N, _, queries_MxK),) = asked
+  # Trials 5 and 6 have no loss; the rest are told as points of the simplex.
+  assert len(losses_N) == len(three) - 2
+  np.testing.assert_allclose(points_NxK[1], [0, 1, 0], atol=1e-12)
+  np.testing.assert_allclose(points_NxK[3], [1 / 8, 3 / 8, 4 / 8])
+  np.testing.assert_allclose(queries_MxK.sum(axis=1), 1)
+  assert len(queries_MxK) <= 1024
+
+
+def test_more_checkpoints_have_slices_alone(tmp_path, three, asked):
+  four = [
+    trial._replace(weights={300: 0.0, **trial.weights}) for trial in three
+  ]
+  beliefs.draw_beliefs(epath.Path(tmp_path), four, (300, *STEPS), Reach(0.2), 3)
+  assert _names(tmp_path) == ["slices.png"]
+
+
+def test_a_line_goes_through_the_chosen_point_to_the_vertex():
+  chosen_K = np.array([0.2, 0.3, 0.5])
+  points_MxK = beliefs.line(chosen_K, 1)
+  np.testing.assert_allclose(points_MxK[0], np.array([2, 0, 5]) / 7)
+  np.testing.assert_allclose(points_MxK[-1], [0, 1, 0], atol=1e-12)
+  np.testing.assert_allclose(points_MxK.sum(axis=1), 1)
+  at_chosen = [
+    np.interp(0.3, points_MxK[:, 1], column) for column in points_MxK.T
+  ]
+  np.testing.assert_allclose(at_chosen, chosen_K)
+
+
+def test_a_line_to_the_chosen_vertex_treats_the_others_alike():
+  points_MxK = beliefs.line(np.array([0.0, 0.0, 1.0]), 2)
+  np.testing.assert_allclose(points_MxK[0], [0.5, 0.5, 0])
+  np.testing.assert_allclose(points_MxK[-1], [0, 0, 1])
+
+
+def test_the_process_agrees_with_the_chosen_trial(tmp_path, three, monkeypatch):
+  taken = []
+  monkeypatch.setattr(
+    simplex_figures, "slices", lambda *arguments: taken.append(arguments)
+  )
+  beliefs.draw_beliefs(epath.Path(tmp_path), three, STEPS, Reach(0.2), 3)
+  ((_, lines, loss, best),) = taken
+  assert (loss, best) == (three[3].loss, 3)
+  assert [line.step for line in lines] == list(STEPS)
+  for line in lines:
+    assert line.chosen == three[3].weights[line.step]
+    # A weight runs as far as alpha lets it: the last from 0.2, others to 0.8.
+    ends = (0.2, 1.0) if line.step == 750 else (0.0, 0.8)
+    assert line.weight_M[[0, -1]].tolist() == pytest.approx(ends)
+    believed = np.interp(line.chosen, line.weight_M, line.mean_M)
+    assert believed == pytest.approx(loss, abs=2e-3)
+    # Sure where it has looked, less so elsewhere.
+    known = np.interp(line.chosen, line.weight_M, line.std_M)
+    assert known < 0.5 * line.std_M.max()

@@ -1,0 +1,153 @@
+"""The search verb with everything on, and where it ends early."""
+
+import json
+import math
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import optuna
+import pytest
+
+from jaxmerge import runner, search
+from jaxmerge.bayesopt.study import FAILURE
+from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.errors import InputError
+from jaxmerge.evaluation.objective import MergedLoss
+from jaxmerge.merging.average import grouped_average
+from jaxmerge.merging.groups import layer_groups
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _config(**changes):
+  config = runner.load_config(str(ROOT / "configs/search/tiny.py"))
+  config.steps = (4, 8, 12)
+  config.update(changes)
+  return config
+
+
+@pytest.fixture
+def workdir(tiny_run, tmp_path):
+  shutil.copytree(tiny_run, tmp_path / "run")
+  return tmp_path / "run"
+
+
+class _Notes:
+  """Progress that remembers its notes."""
+
+  def __init__(self):
+    self.notes: list[str] = []
+
+  def __call__(self, stage, done, total, note):
+    self.notes.append(f"{stage}: {note}")
+
+
+def _study(workdir, name="pair"):
+  from jaxmerge.bayesopt.journal import open_journal
+
+  journal = open_journal(workdir / f"search/{name}/study.journal")
+  return optuna.load_study(study_name=name, storage=journal)
+
+
+def test_everything_on(workdir):
+  baselines = ("grid", "random", "quadratic", "cma_es")
+  config = _config(
+    num_trials=6,
+    beta=0.3,
+    bands=1,
+    use_gradients=True,
+    early_stop=True,
+    batch_size=4,
+    acquisitions=("ei", "thompson"),
+    starts=("last", "uniform"),
+    baselines=baselines,
+  )
+  path = search.search(config, workdir, progress=_Notes())
+  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  named = {row["name"]: row for row in rows}
+  assert {"last", "uniform", "gp_hedge", *baselines} <= named.keys()
+  assert named["gp_hedge"]["evaluations"] == 6
+  lowest = min(row["search_loss"] for row in rows)
+  assert named["gp_hedge"]["search_loss"] < lowest + 0.05
+  provenance = read_metadata(path).provenance
+  weights_GxK = list(provenance["groups"].values())
+  assert list(provenance["groups"]) == ["embeddings", "band_0", "head"]
+  trees = [restore_params(workdir / f"checkpoints/{s}") for s in (4, 8, 12)]
+  groups = layer_groups(trees[0], 1)
+  by_hand = grouped_average(trees, weights_GxK, groups)
+  merged = restore_params(path)
+  jax.tree.map(np.testing.assert_array_equal, by_hand, merged)
+  page = (workdir / "report/report.html").read_text()
+  assert "weights of band_0" in page
+  assert not (workdir / "report/slices.png").exists()
+  trials = _study(workdir).trials
+  assert [len(t.params) for t in trials] == [9] * 6
+  assert all("gradient" in t.user_attrs for t in trials if t.value is not None)
+  assert trials[0].value == pytest.approx(named["last"]["search_loss"])
+
+
+def test_a_used_up_limit_says_how_to_go_on(workdir):
+  notes = _Notes()
+  tokens = 16 * 64  # at most a trial's
+  config = _config(num_trials=5, max_tokens=2 * tokens)
+  search.search(config, workdir, progress=notes)
+  assert any("config.max_tokens is used up with" in n for n in notes.notes)
+  done = [t for t in _study(workdir).trials if t.state.is_finished()]
+  assert 2 <= len(done) < 5
+  spent = sum(t.user_attrs["tokens"] for t in done)
+  assert spent <= config.max_tokens
+  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  assert rows[-1]["evaluations"] == len(done)
+  search.search(_config(num_trials=5), workdir, progress=_Notes())
+  assert all(t.state.is_finished() for t in _study(workdir).trials)
+
+
+def test_a_failed_trial_is_shown_and_not_chosen(workdir, monkeypatch):
+  score = MergedLoss.score
+
+  def failing(self, weights_GxK, best=None):
+    found = score(self, weights_GxK, best)
+    if 0.1 < weights_GxK[0][-1] < 0.9:
+      found.losses_N[0] = math.nan
+    return found
+
+  monkeypatch.setattr(MergedLoss, "score", failing)
+  notes = _Notes()
+  search.search(_config(num_trials=5), workdir, progress=notes)
+  failed = [t for t in _study(workdir).trials if FAILURE in t.user_attrs]
+  assert failed
+  assert any("failed: the score is not finite (nan)" in n for n in notes.notes)
+  page = (workdir / "report/report.html").read_text()
+  assert "the score is not finite (nan)" in page
+
+
+def test_every_problem_of_a_config_at_once(workdir):
+  config = _config(
+    alpha=1.0,
+    beta=-0.5,
+    bands=-1,
+    num_trials=1,
+    max_tokens=-1,
+    starts=("latest",),
+    baselines=("bayes",),
+    acquisitions=("eii",),
+  )
+  with pytest.raises(InputError) as caught:
+    search.search(config, workdir, progress=_Notes())
+  text = "\n".join(caught.value.problems)
+  for word in (
+    "config.alpha",
+    "config.beta",
+    "config.bands",
+    "config.num_trials",
+    "config.max_tokens",
+    "config.starts",
+    "config.baselines",
+    "config.acquisitions",
+  ):
+    assert word in text
+  with pytest.raises(InputError, match="from 1 to"):
+    search.search(_config(bands=99), workdir, progress=_Notes())
