@@ -1,9 +1,10 @@
-"""The plain average of all inputs.
+"""The plain average of all inputs; the other methods by --config.method=.
 
   python -m jaxmerge.merge --config=configs/merge/uniform.py \
       --inputs=runs/quickstart@600,runs/quickstart@700 --output=runs/average
 
 Seconds for a small model; the time of reading the inputs for a large one.
+`python -m jaxmerge.merge --help` lists the methods and what each uses.
 """
 
 from ml_collections import config_dict
@@ -11,8 +12,22 @@ from ml_collections import config_dict
 
 def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
-  # "uniform", or "weights" with --weights=0.3,0.7.
   config.method = "uniform"
+  # What a method does not use must stay as it is here.
+  config.newest = 3
+  config.decay = 0.2
+  config.beyond = 0.5
+  config.penalty = 1.0
+  config.scale = 1.0
+  config.density = 0.2
+  config.drop = 0.9
+  config.seed = 0
+  config.sampled = True
+  # The checkpoint that all inputs came from, for task vectors.
+  config.base = ""
+  # For methods that need losses or gradients.
+  config.search_sequences = 64
+  config.batch_size = 16
 
   config.mesh = config_dict.ConfigDict()
   config.mesh.data = -1

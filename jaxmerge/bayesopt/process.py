@@ -35,7 +35,7 @@ class _Prior(NamedTuple):
 # deviation. They keep three points from being explained by noise alone or by
 # one wiggle per point.
 _LENGTHSCALE = _Prior(0.7, 0.8)
-_AMPLITUDE = _Prior(1.0, 0.8)
+_AMPLITUDE = _Prior(0.5, 0.8)
 _TREND = _Prior(1.0, 1.0)
 _NOISE = _Prior(0.001, 1.5)
 # Of a trial's known standard error, what is not shared with its neighbours:

@@ -30,6 +30,7 @@ def save_merged(
   method: str,
   overwrite: bool,
   groups: Mapping[str, Sequence[float]] | None = None,
+  recipe: Mapping[str, Any] | None = None,
 ) -> None:
   """Saves a step directory of kind `merged` with its provenance.
 
@@ -42,6 +43,7 @@ def save_merged(
     overwrite: replace an existing directory.
     groups: weights of each group of parameters, where they differ; then
       `weights_K` are their mean.
+    recipe: the method's parameters, if it has any.
 
   Raises:
     InputError: `path` exists without `overwrite`, or cannot be written.
@@ -72,6 +74,7 @@ def save_merged(
         for source, weight in zip(sources, weights_K)
       ],
       **({"groups": {n: list(w) for n, w in groups.items()}} if groups else {}),
+      **({"recipe": dict(recipe)} if recipe else {}),
     },
     versions=versions(),
   )

@@ -50,6 +50,34 @@ def ema(count: int, decay: float = EMA_DECAY) -> list[float]:
   return normalised(weights)
 
 
+def wma(count: int) -> list[float]:
+  """w_i in proportion to i, the oldest 1 (WMA of PMA, arXiv 2505.12082)."""
+  return normalised([float(k + 1) for k in range(count)])
+
+
+def secant(count: int, newest: int, beyond: float) -> list[float]:
+  """mean_2 + beyond (mean_2 - mean_1) of the two newest windows.
+
+  After Extra-Merge (ICML 2026), with the difference of two window means in
+  place of their leading direction.
+
+  Args:
+    count: K.
+    newest: size of each window, at most half of K.
+    beyond: how far past the newer mean; 0 is that mean (LAWA).
+
+  Raises:
+    InputError: two windows of that size do not fit.
+  """
+  if not 1 <= newest <= count // 2:
+    raise InputError(
+      f"two windows of {newest} do not fit into {count} checkpoints"
+    )
+  weights = [0.0] * (count - 2 * newest)
+  weights += [-beyond / newest] * newest
+  return weights + [(1 + beyond) / newest] * newest
+
+
 def of_schedule(schedule: Schedule, count: int) -> list[float]:
   """What a learning-rate decay over the window would have weighed.
 
@@ -65,6 +93,7 @@ _ONE: dict[str, Callable[[int], list[float]]] = {
   "uniform": uniform,
   "lawa": lawa,
   "ema": ema,
+  "wma": wma,
 }
 for _name, _schedule in SCHEDULES.items():
   _ONE[_name] = functools.partial(of_schedule, _schedule)

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from jaxmerge.errors import InputError, check
+from jaxmerge.merging.slices import is_stacked
 from jaxmerge.parallel.rules import leaf_name, named_leaves
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"
-_STACKED = re.compile(r"layers/.*")
 _EMBEDDINGS = re.compile(r"embed/.*")
 _HEAD = re.compile(r"(final_norm|head)/.*")
 
@@ -51,7 +51,7 @@ def layer_groups(tree: Any, bands: int) -> Groups:
   layers = {
     leaf.shape[0]
     for name, leaf in named_leaves(tree).items()
-    if _STACKED.fullmatch(name)
+    if is_stacked(name)
   }
   depth = max(layers, default=0)
   if not 1 <= bands <= depth:
@@ -65,7 +65,7 @@ def layer_groups(tree: Any, bands: int) -> Groups:
 
   def group(path: Any, leaf: Any) -> np.ndarray:
     name = leaf_name(path)
-    if _STACKED.fullmatch(name):
+    if is_stacked(name):
       np.add.at(sizes_G, band_L, math.prod(leaf.shape) / depth)
       return band_L
     index = 0 if _EMBEDDINGS.fullmatch(name) else len(names_G) - 1

@@ -1,0 +1,93 @@
+"""The merge verb: every method on a run's checkpoints, and what is refused."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmerge import merge, runner
+from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.errors import InputError
+from jaxmerge.merging.methods import METHODS
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def quiet(stage, done, total, note):
+  del stage, done, total, note
+
+
+def _config(run, method, **changes):
+  config = runner.load_config(str(ROOT / "configs/merge/uniform.py"))
+  config.update(
+    {
+      "method": method,
+      "search_sequences": 8,
+      "batch_size": 8,
+      "base": f"{run}@4" if METHODS[method].base else "",
+      **changes,
+    }
+  )
+  return config
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_a_checkpoint(tiny_run, tmp_path, method):
+  steps = (
+    [8, 12] if METHODS[method].base or METHODS[method].most else [4, 8, 12]
+  )
+  weights = [0.3, 0.7] if METHODS[method].weights == "one" else []
+  if method == "weights":
+    steps = steps[-2:]
+  uses_window = "newest" in METHODS[method].parameters
+  merge.merge(
+    _config(tiny_run, method, **({"newest": 1} if uses_window else {})),
+    [f"{tiny_run}@{step}" for step in steps],
+    tmp_path / "out",
+    weights=weights,
+    progress=quiet,
+  )
+  metadata = read_metadata(tmp_path / "out")
+  assert metadata.kind == "merged"
+  assert metadata.step == 12
+  assert metadata.provenance["method"] == method
+  recipe = metadata.provenance.get("recipe", {})
+  assert recipe.keys() == set(METHODS[method].parameters)
+  sources = metadata.provenance["sources"]
+  assert [source["step"] for source in sources] == steps
+  merged = restore_params(tmp_path / "out")
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(merged))
+  if method == "secant":
+    trees = [restore_params(tiny_run / f"checkpoints/{s}") for s in (8, 12)]
+    by_hand = jax.tree.map(lambda a, b: 1.5 * b - 0.5 * a, *trees)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged, by_hand
+    )
+
+
+def test_inputs_out_of_order_are_refused(tiny_run, tmp_path):
+  with pytest.raises(InputError, match=r"oldest first, got steps \[12, 8\]"):
+    merge.merge(
+      _config(tiny_run, "ema"),
+      [f"{tiny_run}@12", f"{tiny_run}@8"],
+      tmp_path / "out",
+      progress=quiet,
+    )
+  assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_names_the_base_and_what_is_read(tiny_run, tmp_path, capsys):
+  inputs = [f"{tiny_run}@{step}" for step in (8, 12)]
+  for method, words in (("ties", "base  "), ("lawa", "0.000000")):
+    changes = {"newest": 1} if method == "lawa" else {}
+    merge.merge(
+      _config(tiny_run, method, **changes),
+      inputs,
+      tmp_path / "out",
+      dry_run=True,
+      progress=quiet,
+    )
+    assert words in capsys.readouterr().out
+  assert not (tmp_path / "out").exists()
