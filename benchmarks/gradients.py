@@ -40,7 +40,6 @@ WITHIN = (1.0, 0.1)
 
 def losses(merged, domain, budget, seed, use_gradients, folder) -> np.ndarray:
   """Lowest loss after each trial of one search."""
-  starts = weight_search.unit_starts((), domain, budget)
   study = weight_search.open_weight_study(
     f"{folder}/{len(domain.steps)}-{use_gradients}-{seed}.journal",
     "search",
@@ -48,7 +47,7 @@ def losses(merged, domain, budget, seed, use_gradients, folder) -> np.ndarray:
     seed=seed,
     acquisitions=("ei", "pi", "ucb"),
     use_gradients=use_gradients,
-    starts=starts,
+    starts=(),
     num_trials=budget,
     fingerprint={},
   )

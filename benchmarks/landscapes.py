@@ -110,6 +110,15 @@ class Landscape:
     last = np.eye(self.num_weights)[-1]
     return paired.difference(self.score(weights_K), self.score(last)).stderr
 
+  def slope_stderr(self, weights_K: np.ndarray) -> float:
+    """Of a slope along a direction of length one, as the search verb has it."""
+    last = np.eye(self.num_weights)[-1]
+    distance = float(np.linalg.norm(weights_K - last))
+    if distance > 0:
+      return self.stderr(weights_K) / distance
+    near = last + 1e-4 * (1 / self.num_weights - last)
+    return self.stderr(near) / float(np.linalg.norm(near - last))
+
   def gradient(self, weights_K: np.ndarray) -> np.ndarray:
     """d loss / d weights along e_k - e_last for k < last (K-1 numbers)."""
     step = 1e-5

@@ -1,6 +1,6 @@
 """Which search finds the better weights with the same number of evaluations?
 
-  python benchmarks/search.py   (an hour on 2 cores)
+  python benchmarks/search.py   (an hour and a half on 2 cores)
 
 On merge landscapes recorded from a real run (record_landscapes.py) every
 search gets 5, 8, 12 and 20 evaluations, 16 seeds. Prints the mean regret in
@@ -79,6 +79,7 @@ def ours(
     if use_gradients:
       slopes = [*shown.gradient(weights).tolist(), 0.0]
       trial.set_user_attr("gradient", dict(zip(names, slopes, strict=True)))
+      trial.set_user_attr("gradient_stderr", shown.slope_stderr(weights))
     study.tell(trial, shown.loss(weights))
   best = recommended(
     study.trials, sampler.space(), study.direction, use_gradients
@@ -122,9 +123,10 @@ def main() -> None:
   parser.add_argument("--landscapes", default=",".join(landscapes.SETS))
   parser.add_argument("--seeds", type=int, default=16)
   parser.add_argument("--cache", default="", help="keeps the regrets, by cell")
+  parser.add_argument("--print", action="store_true", help="only the cache")
   arguments = parser.parse_args()
   methods = list(filter(None, arguments.methods.split(";")))
-  if not methods:
+  if not methods and not arguments.print:
     from peers import PEERS
 
     methods = [OURS, WITH_GRADIENTS, EQUAL_PASSES, *PEERS, *CONTROLS]
@@ -153,15 +155,45 @@ def main() -> None:
         found[method][key] = [*found[method][key], value][-arguments.seeds :]
       if cache:
         cache.write_text(json.dumps(found))
+  print_tables(found, arguments.landscapes.split(","))
+
+
+def print_tables(found: dict, names: list[str]) -> None:
+  """Mean regrets by cell, and where another search is better than ours."""
+  worse = []
   for noisy in (False, True):
     print(f"\n{'noisy' if noisy else 'exact'}: mean regret, millinats/token\n")
     print("| landscape | evaluations | " + " | ".join(found) + " |")
     print("|---|---|" + "---|" * len(found))
-    for name in arguments.landscapes.split(","):
+    for name in names:
       for budget in BUDGETS:
-        key = f"{name}/{noisy}/{budget}"
-        values = [f"{1e3 * np.mean(found[m][key]):.3f}" for m in found]
-        print(f"| {name} | {budget} | " + " | ".join(values) + " |")
+        cell = {
+          m: np.array(found[m][f"{name}/{noisy}/{budget}"]) for m in found
+        }
+        means = [f"{1e3 * values.mean():.3f}" for values in cell.values()]
+        print(f"| {name} | {budget} | " + " | ".join(means) + " |")
+        worse += beaten(
+          cell, f"{name}, {'noisy' if noisy else 'exact'}, {budget}"
+        )
+  print("\nWhere a search without gradients is better than jaxmerge by two")
+  print("standard errors of the difference or more:\n")
+  print("\n".join(worse) or "nowhere")
+
+
+def beaten(cell: dict[str, np.ndarray], where: str) -> list[str]:
+  """A line for each search that beats ours in a cell beyond noise."""
+  lines = []
+  ours = 1e3 * cell[OURS]
+  for method, values in cell.items():
+    theirs = 1e3 * values
+    gap = ours.mean() - theirs.mean()
+    noise = np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / len(ours))
+    if not method.startswith(OURS) and gap > 2 * noise:
+      lines.append(
+        f"- {where}: {method} {theirs.mean():.3f}, jaxmerge {ours.mean():.3f},"
+        f" difference {gap:.3f} +- {noise:.3f}"
+      )
+  return lines
 
 
 if __name__ == "__main__":

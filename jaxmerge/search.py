@@ -26,6 +26,7 @@ from jaxmerge.bayesopt.controls import CONTROLS
 from jaxmerge.bayesopt.journal import one_at_a_time
 from jaxmerge.bayesopt.limits import Limits
 from jaxmerge.bayesopt.reach import Reach
+from jaxmerge.bayesopt.storage import without_password
 from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.merged import identity, save_merged
@@ -46,7 +47,7 @@ from jaxmerge.reporting.comparison import Comparison
 from jaxmerge.reporting.search_report import SearchFacts, write_search_report
 from jaxmerge.training.loop import Progress
 
-# When a searcher wrote the merge and the report, in the study's attributes.
+# When a searcher wrote which merge and report, in the study's attributes.
 _WRITTEN = "written"
 
 SCHEMA: runner.Schema = {
@@ -135,14 +136,25 @@ def search(
   search_split = scorer.on("search", config.search_sequences)
   report_split = scorer.on("report", config.report_sequences)
   trees = [restore_params(c.path, where) for c in merged_of]
-  folder = make_directory(workdir / "search" / config.name)
-  study = _open_study(config, folder, merged_of, domain, scorer)
   merged = MergedLoss(trees, search_split, domain.groups)
+  if config.use_gradients:
+    merged.check_differentiable(domain.steps)
+  study = _open_study(config, workdir, merged_of, domain, scorer)
   best = _run(study, config, merged, domain, progress)
   path = _merged_path(config, workdir, merged_of)
   weights_GxK = domain.weights(best.params)
+  trials = weight_search.ended(study, config.num_trials)
+  folder = make_directory(workdir / "search" / config.name)
+  result = {
+    "trials": len(trials),
+    "chosen": best.number,
+    "report": config.report,
+    "baselines": list(config.baselines),
+  }
   with one_at_a_time(folder / "writer"):
-    if study.user_attrs.get(_WRITTEN, 0.0) > began:
+    at, written = study.user_attrs.get(_WRITTEN, (0.0, None))
+    is_here = path.exists() and (workdir / config.report).exists()
+    if is_here and at > began and written == result:
       progress("search", 0, 0, f"another searcher has written {path}")
       return path
     save_merged(
@@ -163,7 +175,8 @@ def search(
         workdir=workdir,
         trail=trail,
         where=where,
-        trials=weight_search.ended(study, config.num_trials),
+        trials=trials,
+        told=weight_search.told(study, domain, trials, config.use_gradients),
         best=best,
         domain=domain,
         merge=merged.merge,
@@ -174,7 +187,7 @@ def search(
       ),
       progress,
     )
-    study.set_user_attr(_WRITTEN, time.time())
+    study.set_user_attr(_WRITTEN, (time.time(), result))
   return path
 
 
@@ -214,6 +227,18 @@ def _checkpoints(
     problems.append(f"a search merges two checkpoints or more, got {steps}")
   if len(set(steps)) < len(steps):
     problems.append(f"two inputs are of the same step: {steps}")
+  if len(chosen) == 2 and "cma_es" in config.baselines:
+    problems.append(
+      "config.baselines: cma_es is for three checkpoints or more (of a pair "
+      "it would be a random search)"
+    )
+  if inputs and config.steps:
+    progress(
+      "search", 0, 0, f"config.steps {config.steps} give way to --inputs"
+    )
+  report = workdir / config.report
+  if report.exists() and not report.is_dir():
+    problems.append(f"the report's directory {report} is a file")
   check(problems)
   return chosen, trail
 
@@ -249,39 +274,43 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
     ("starts", coefficients.STARTS),
     ("baselines", tuple(CONTROLS)),
   ):
-    if set(config[key]) - set(known):
+    chosen = [value for value in config[key] if value in known]
+    if len(chosen) < len(config[key]) or len(set(chosen)) < len(chosen):
       problems.append(
-        f"config.{key} must be some of {known}, got {config[key]}"
+        f"config.{key} must be different ones of {known}, got {config[key]}"
       )
   if not config.acquisitions:
     problems.append("config.acquisitions must not be empty")
+  if not all(type(step) is int for step in config.steps):
+    problems.append(f"config.steps must be whole numbers, got {config.steps}")
+  if not 0 <= config.seed < 2**32:
+    problems.append(f"config.seed must be in [0, 2**32), got {config.seed}")
+  if not math.isfinite(config.max_seconds):
+    problems.append(
+      f"config.max_seconds must be finite, got {config.max_seconds}"
+    )
   return problems
-
-
-def _starts(
-  config: config_dict.ConfigDict, domain: Domain
-) -> list[list[float]]:
-  return weight_search.unit_starts(config.starts, domain, config.num_trials)
 
 
 def _open_study(
   config: config_dict.ConfigDict,
-  folder: epath.Path,
+  workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
   domain: Domain,
   scorer: Scorer,
 ) -> Study:
   return weight_search.open_weight_study(
-    config.storage or folder / "study.journal",
+    config.storage or workdir / "search" / config.name / "study.journal",
     config.name,
     domain,
     seed=config.seed,
     acquisitions=tuple(config.acquisitions),
     use_gradients=config.use_gradients,
-    starts=_starts(config, domain),
+    starts=tuple(config.starts),
     num_trials=config.num_trials,
     fingerprint={
-      "early_stop": config.early_stop,
+      # Parts of the split are whole batches.
+      "early_stop": config.early_stop and config.batch_size,
       "search_sequences": config.search_sequences,
       "corpus": scorer.corpus.fingerprint,
       "inputs": [identity(checkpoint) for checkpoint in checkpoints],
@@ -352,6 +381,11 @@ def _merged_path(
   return workdir / "search" / config.name / "merged" / str(step)
 
 
+def _num_starts(config: config_dict.ConfigDict, domain: Domain) -> int:
+  budget = config.num_trials
+  return len(weight_search.unit_starts(config.starts, domain, budget))
+
+
 def _plan(
   config: config_dict.ConfigDict,
   workdir: epath.Path,
@@ -373,7 +407,7 @@ def _plan(
     (
       "evaluations",
       f"{config.num_trials} by GP-Hedge, the first "
-      f"{len(_starts(config, domain))} given"
+      f"{_num_starts(config, domain)} given"
       + "".join(
         f"; {config.num_trials} by {name}" for name in config.baselines
       ),
@@ -407,7 +441,9 @@ def main(argv: Sequence[str]) -> None:
     inputs=runner.split_list(flags.inputs),
     allow_unrelated=flags.allow_unrelated,
     dry_run=flags.dry_run,
-    commands=[shlex.join(["python", "-m", "jaxmerge.search", *argv])],
+    commands=[
+      without_password(shlex.join(["python", "-m", "jaxmerge.search", *argv]))
+    ],
     progress=runner.TerminalProgress(),
   )
 

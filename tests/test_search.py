@@ -1,5 +1,6 @@
 """The search verb with everything on, and where it ends early."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -11,9 +12,10 @@ import optuna
 import pytest
 
 from jaxmerge import runner, search
+from jaxmerge.bayesopt.storage import without_password
 from jaxmerge.bayesopt.study import FAILURE
-from jaxmerge.checkpoints.metadata import read_metadata
-from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.checkpoints.metadata import describe_leaves, read_metadata
+from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.merging.average import grouped_average
@@ -62,7 +64,7 @@ def test_everything_on(workdir):
     early_stop=True,
     batch_size=4,
     acquisitions=("ei", "thompson"),
-    starts=("last", "uniform"),
+    starts=("uniform",),
     baselines=baselines,
   )
   path = search.search(config, workdir, progress=_Notes())
@@ -149,5 +151,57 @@ def test_every_problem_of_a_config_at_once(workdir):
     "config.acquisitions",
   ):
     assert word in text
+  for wrong in (
+    {"baselines": ("grid", "grid")},
+    {"acquisitions": ("ei", "ei")},
+    {"acquisitions": (["ei"],)},
+    {"steps": (4.0, 8)},
+    {"seed": 2**32},
+    {"max_seconds": math.nan},
+    {"steps": (8, 12), "baselines": ("cma_es",)},
+    {"report": "metrics.jsonl"},
+  ):
+    with pytest.raises(InputError):
+      search.search(_config(**wrong), workdir, dry_run=True, progress=_Notes())
   with pytest.raises(InputError, match="from 1 to"):
     search.search(_config(bands=99), workdir, progress=_Notes())
+
+
+def test_a_larger_budget_goes_on_with_the_same_first_trials(workdir):
+  search.search(_config(num_trials=5), workdir, progress=_Notes())
+  before = [t.params for t in _study(workdir).trials]
+  search.search(_config(num_trials=9), workdir, progress=_Notes())
+  trials = _study(workdir).trials
+  assert [t.params for t in trials[:5]] == before
+  assert len(trials) == 9
+  assert all(t.state.is_finished() for t in trials)
+
+
+def test_a_diverged_checkpoint_costs_trials_and_not_the_search(workdir):
+  steps = [workdir / f"checkpoints/{step}" for step in (4, 8, 12)]
+  params = restore_params(steps[0])
+  metadata = read_metadata(steps[0])
+  broken = jax.tree.map(lambda x: x * np.nan, params)
+  leaves = {**metadata.leaves, "params": describe_leaves(broken)}
+  shutil.rmtree(steps[0])
+  save_params(
+    tmp := workdir / "broken",
+    broken,
+    dataclasses.replace(metadata, leaves=leaves),
+  )
+  tmp.rename(steps[0])
+  search.search(_config(num_trials=7), workdir, progress=_Notes())
+  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  names = [row["name"] for row in rows]
+  assert "uniform" not in names
+  assert names[-1] == "gp_hedge"
+  with pytest.raises(InputError, match="step 4 has parameters"):
+    search.search(
+      _config(name="g", use_gradients=True), workdir, progress=_Notes()
+    )
+
+
+def test_no_password_in_a_report():
+  text = "--config.storage=postgresql+pg8000://me:p@ss@host/db --x=1"
+  shown = without_password(text)
+  assert shown == "--config.storage=postgresql+pg8000://me:***@host/db --x=1"

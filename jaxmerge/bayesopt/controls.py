@@ -2,8 +2,8 @@
 
 Each is called with a loss over unit points of the simplex (K numbers, larger
 last weight is a later checkpoint), the number of weights, the budget and a
-seed, and evaluates the loss `budget` times at most. All but the grid begin
-with the last checkpoint alone.
+seed, and evaluates the loss `budget` times at most, the grid each vertex at
+least. All but the grid begin with the vertex of the last checkpoint.
 
 K checkpoints, N points, D = K - 1 free coordinates.
 """
@@ -57,7 +57,8 @@ def with_sampler(
 
 
 def _cma_es(seed: int) -> BaseSampler:
-  # One parameter alone is drawn at random: CMA-ES is for two or more.
+  # For a pair, which has one parameter, Optuna draws at random instead: CMA-ES
+  # is for two or more.
   return optuna.samplers.CmaEsSampler(
     seed=seed, n_startup_trials=1, warn_independent_sampling=False
   )
@@ -128,7 +129,7 @@ def quadratic(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
     points.append(unit_K)
     losses.append(loss(normalised(unit_K.tolist())))
 
-  for start_K in starts_NxK:
+  for start_K in starts_NxK[:budget]:
     ask(start_K)
   rng = np.random.default_rng(seed)
   while len(points) < budget:

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +22,9 @@ from jaxmerge.errors import InputError
 # for dead when its lock has not changed for this long; a write takes
 # milliseconds.
 _GRACE_SECONDS = 30.0
-_BLOCK_GRACE_SECONDS = 600.0
+# A lock that is held for long is renewed; three renewals missed are too many.
+_BLOCK_GRACE_SECONDS = 120.0
+_RENEWAL_SECONDS = 30.0
 
 
 class OwnedLock(BaseJournalFileLock):
@@ -37,7 +40,7 @@ class OwnedLock(BaseJournalFileLock):
     self._grace_seconds = grace_seconds
 
   def acquire(self) -> bool:
-    me = ":".join(map(str, owner.this_process()))
+    me = _me()
     seen: tuple[str, float] | None = None
     since = time.monotonic()
     pause = 0.001
@@ -59,7 +62,15 @@ class OwnedLock(BaseJournalFileLock):
       pause = min(2 * pause, 0.1)
 
   def release(self) -> None:
-    os.unlink(self._lock)
+    # Whoever stood still for too long finds another's lock, or none.
+    holder = self._holder()
+    if holder is not None and holder[0] == _me():
+      os.unlink(self._lock)
+
+  def renew(self) -> None:
+    """Says that the owner still lives, to those who cannot look it up."""
+    with contextlib.suppress(FileNotFoundError):
+      os.utime(self._lock, follow_symlinks=False)
 
   def _holder(self) -> tuple[str, float] | None:
     try:
@@ -80,6 +91,10 @@ class OwnedLock(BaseJournalFileLock):
         os.unlink(self._lock)
 
 
+def _me() -> str:
+  return ":".join(map(str, owner.this_process()))
+
+
 def _is_abandoned(target: str, patient: bool) -> bool:
   parts = target.rsplit(":", 2)
   if len(parts) == 3 and parts[1].isdigit():
@@ -94,16 +109,26 @@ def one_at_a_time(path: str | os.PathLike[str]) -> Iterator[None]:
   """Waits for other processes that are in the same block.
 
   A process that died there is not waited for; one of another host, which
-  cannot be looked up, for ten minutes. An object store has no such lock.
+  cannot be looked up, for two minutes. An object store has no such lock.
   """
   if "://" in os.fspath(path):
     yield
     return
   lock = OwnedLock(os.fspath(path), _BLOCK_GRACE_SECONDS)
   lock.acquire()
+  left = threading.Event()
+
+  def keep() -> None:
+    while not left.wait(_RENEWAL_SECONDS):
+      lock.renew()
+
+  renewing = threading.Thread(target=keep, daemon=True)
+  renewing.start()
   try:
     yield
   finally:
+    left.set()
+    renewing.join()
     lock.release()
 
 

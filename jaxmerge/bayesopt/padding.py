@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _SMALLEST_BUCKET = 16
+# More rows than this make a suggestion slow: the slopes of the worst trials
+# are left out.
+_MOST_ROWS = 128
 
 
 class Observations(NamedTuple):
@@ -76,6 +79,19 @@ def standardisation(
   return centre, scale or 1.0
 
 
+def _with_slopes(
+  known: Observations, num_values: int, num_slopes: int
+) -> np.ndarray:
+  """Whose slopes are told: of the best trials, as many as rows allow."""
+  assert known.gradients_NxD is not None
+  has_N = np.isfinite(known.gradients_NxD).all(axis=1)
+  most = max((_MOST_ROWS - num_values) // num_slopes, 1)
+  ranked = np.argsort(np.where(has_N, -known.values_N, np.inf), kind="stable")
+  kept_N = np.zeros(len(has_N), bool)
+  kept_N[ranked[:most]] = True
+  return has_N & kept_N
+
+
 def pad(
   observations: Observations,
   centre: float,
@@ -102,7 +118,7 @@ def pad(
   along = [np.zeros_like(rows[0])]
   if known.gradients_NxD is not None:
     assert known.gradient_stderrs_N is not None
-    has_N = np.isfinite(known.gradients_NxD).all(axis=1)
+    has_N = _with_slopes(known, len(rows[0]), len(directions_PxD))
     slopes_NxP = known.gradients_NxD[has_N] @ directions_PxD.T / scale
     stderrs_N = known.gradient_stderrs_N[has_N] / scale
     lengths_P = np.linalg.norm(directions_PxD, axis=1)

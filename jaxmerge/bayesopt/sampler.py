@@ -50,7 +50,8 @@ class GPHedgeSampler(BaseSampler):
   at random. Several objectives are refused.
 
   A trial's user attribute "stderr", if any, is the known standard error of its
-  value. Failed, pruned and non-finite trials never reach the process; running
+  value. Failed and non-finite trials never reach the process; pruned ones do
+  with what their user attribute "partial_value" says of the whole; running
   ones, of other workers, count as observed at their posterior mean (kriging
   believer). No point is asked twice (|difference| < 5e-4).
 

@@ -5,6 +5,7 @@ import re
 import time
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
 from jaxmerge.bayesopt.journal import open_journal
@@ -36,11 +37,21 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
 
   try:
     return _open_database(address)
-  except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
-    shown = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", address)
-    raise InputError(f"cannot open the study storage {shown}: {error}") from (
-      error
-    )
+  except (
+    sqlalchemy.exc.SQLAlchemyError,
+    StorageInternalError,
+    ImportError,
+    RuntimeError,
+  ) as error:
+    raise InputError(
+      f"cannot open the study storage {without_password(address)}: {error}"
+    ) from error
+
+
+def without_password(text: str) -> str:
+  """A text with the passwords of its addresses hidden."""
+  # Up to the last "@": a password may hold one.
+  return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
 
 
 def _open_database(url: str) -> RDBStorage:

@@ -79,6 +79,11 @@ def _check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
   # Read before the fingerprint, which another searcher writes before them.
   has_trials = bool(study.get_trials(deepcopy=False))
   found = study.user_attrs.get(FINGERPRINT)
+  if found is not None and found.keys() != wanted.keys():
+    raise InputError(
+      f"the study {study.study_name!r} was made by another version of jaxmerge"
+      f" or for another purpose: choose another name"
+    )
   if found is None:
     if has_trials:
       raise InputError(

@@ -83,8 +83,9 @@ def _believe(data: Padded, posterior: Any, dimension: int) -> Padded:
 
 
 def _near(incumbent_D: Array, candidates_CxD: Array) -> Array:
-  """Candidates, and some of them pulled towards the incumbent."""
-  some = candidates_CxD[:_NUM_NEAR]
+  """Candidates, and some of them, evenly, pulled towards the incumbent."""
+  stride = max(len(candidates_CxD) // _NUM_NEAR, 1)
+  some = candidates_CxD[::stride][:_NUM_NEAR]
   pulled = [incumbent_D + r * (some - incumbent_D) for r in _SHRINKS]
   return jnp.concatenate([candidates_CxD, *pulled])
 
@@ -212,9 +213,8 @@ def suggest(
   dimension = candidates_CxD.shape[1]
   tangents_PxD = climb.tangents(dimension, groups)
   centre, scale = standardisation(observations, tangents_PxD)
-  num_draws = len(candidates_CxD) + len(_SHRINKS) * min(
-    _NUM_NEAR, len(candidates_CxD)
-  )
+  near = min(_NUM_NEAR, len(candidates_CxD))
+  num_draws = len(candidates_CxD) + len(_SHRINKS) * near
   arrays = (
     pad(observations, centre, scale, tangents_PxD),
     np.asarray(previous_JxD, np.float64),

@@ -3,17 +3,20 @@
 K checkpoints, G groups of parameters with weights of their own, N sequences.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from optuna.trial import FrozenTrial
 
 from jaxmerge.bayesopt.reach import Reach, weights_from_unit
 from jaxmerge.bayesopt.study import Observation
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
-from jaxmerge.errors import InputError
+from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
 from jaxmerge.merging.average import grouped_average
@@ -24,6 +27,9 @@ WEIGHTS = "weights"
 # standard errors it must be beaten.
 _RUNGS = (0.25, 0.5)
 _BEATEN = 3.0
+# What a derivative costs in forward passes (docs/results/search.md).
+_JVP_PASSES = 3
+_VJP_PASSES = 5
 
 Weights = Sequence[Sequence[float]]
 
@@ -76,6 +82,11 @@ class MergedLoss:
     heldout: what to score on.
     groups: of parameters with weights of their own.
 
+  Attributes:
+    last: the score of the last tree alone.
+    tokens: targets scored so far; a derivative counts as the forward passes
+      that it costs.
+
   Raises:
     InputError: the last tree has no finite loss to compare with.
   """
@@ -86,12 +97,26 @@ class MergedLoss:
     self._trees = trees
     self._heldout = heldout
     self._groups = groups
+    self.tokens = 0
     self.last = heldout(trees[-1])
     if not math.isfinite(self.last.nats_per_token):
       raise InputError(
         "the last checkpoint to merge has a loss that is not a finite number: "
         "the run has diverged; choose earlier steps"
       )
+
+  def check_differentiable(self, steps: Sequence[int]) -> None:
+    """Refuses trees with Inf or NaN, whose every derivative would be NaN.
+
+    Raises:
+      InputError: names the training steps of such trees.
+    """
+    check(
+      f"step {step} has parameters that are not finite: leave it out, or "
+      "search without config.use_gradients"
+      for step, tree in zip(steps, self._trees)
+      if not bool(_all_finite(tree))
+    )
 
   def merge(self, weights_GxK: Weights) -> Any:
     """The merged tree."""
@@ -117,6 +142,7 @@ class MergedLoss:
       score = self._heldout.score(losses_N)
       if best is not None and done < batches and _is_beaten(score, best):
         break
+    self.tokens += int(score.targets_N.sum())
     return score
 
   def differentiated(
@@ -134,10 +160,12 @@ class MergedLoss:
       score, slopes_N = self._heldout.slope(
         self._trees, weights, along, of_leaf
       )
+      self.tokens += _JVP_PASSES * int(targets)
       slope = paired.ratio(slopes_N, score)
       stderr = slope.stderr / math.sqrt(2)
       return score, np.array([[0.0, slope.mean]]), stderr
     score, total_GxK = self._heldout.gradient(self._trees, weights, of_leaf)
+    self.tokens += _VJP_PASSES * int(targets)
     return score, total_GxK / targets, self._slope_stderr(weights, score)
 
   def _slope_stderr(self, weights_GxK: np.ndarray, score: Score) -> float:
@@ -153,11 +181,19 @@ class MergedLoss:
     along = 1.0 / weights_GxK.shape[1] - last_GxK
     of_leaf = self._groups.of_leaf
     _, slopes_N = self._heldout.slope(self._trees, last_GxK, along, of_leaf)
+    self.tokens += _JVP_PASSES * int(score.targets_N.sum())
     return paired.ratio(slopes_N, score).stderr / float(np.linalg.norm(along))
 
   def paired(self, score: Score) -> paired.Estimate:
     """Difference to the last checkpoint alone, with its standard error."""
     return paired.difference(score, self.last.first(len(score.losses_N)))
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+  return jax.tree.reduce(
+    jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
+  )
 
 
 def _is_beaten(score: Score, best: Score) -> bool:
@@ -200,7 +236,9 @@ def make_objective(
 
   def objective(number: int, params: dict[str, float]) -> Observation:
     weights_GxK = domain.weights(params)
-    best = best_score()
+    spent = merged.tokens
+    # The last checkpoint alone, which all are compared with, is scored whole.
+    best = best_score() if number else None
     attrs: dict[str, Any] = {}
     score = None
     if best is not None or not use_gradients:
@@ -208,6 +246,10 @@ def make_objective(
     pruned = score is not None and len(score.losses_N) < len(
       merged.last.losses_N
     )
+    if score is not None and not pruned:
+      # Not what the gradient's program gives, which rounds otherwise: another
+      # searcher, or this one after a restart, scores it plainly.
+      whole[repr(sorted(params.items()))] = score
     if use_gradients and not pruned:
       score, gradient_GxK, stderr = merged.differentiated(weights_GxK)
       # A unit step of a parameter is a step of `scale` in its weight.
@@ -219,9 +261,8 @@ def make_objective(
       }
       attrs[GRADIENT_STDERR] = scale * stderr
     assert score is not None
-    if not pruned:
-      whole[repr(sorted(params.items()))] = score
-    return _observation(merged, domain, params, score, best, pruned, attrs)
+    found = _observation(merged, domain, params, score, best, pruned, attrs)
+    return dataclasses.replace(found, tokens=merged.tokens - spent)
 
   return objective
 
@@ -251,7 +292,6 @@ def _observation(
       "delta_vs_last": difference.mean,
       **attrs,
     },
-    tokens=int(score.targets_N.sum()),
     pruned=pruned,
   )
 

@@ -7,17 +7,21 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.limits import Limits
+from jaxmerge.bayesopt.padding import Observations
 from jaxmerge.bayesopt.reach import is_same, unit_from_weights
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.space import simplices_of
 from jaxmerge.bayesopt.study import Ending, open_study, run_study
-from jaxmerge.bayesopt.trials import is_scored, recommended
+from jaxmerge.bayesopt.trials import is_scored, observations, recommended
 from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
 from jaxmerge.merging import coefficients
+
+_STARTS = "starts"
 
 
 def unit_starts(
@@ -25,8 +29,9 @@ def unit_starts(
 ) -> list[list[float]]:
   """Points of the simplex to try before the process is asked.
 
-  Weights that give the last checkpoint too little are moved towards it until
-  they do not. Without duplicates, and never more than half of the budget.
+  The last checkpoint alone is always the first. Weights that give it too
+  little are moved towards it until they do not. Without duplicates, and never
+  more than half of the budget.
 
   Args:
     names: as for coefficients.starts; none: its default order.
@@ -41,7 +46,7 @@ def unit_starts(
     coefficients.PAIR_STARTS if count == 2 else coefficients.MORE_STARTS
   )
   found: list[list[float]] = []
-  for _, weights_K in coefficients.starts(order, count):
+  for _, weights_K in coefficients.starts(("last", *order), count):
     missing = domain.reach.alpha - weights_K[-1]
     part = missing / (1 - weights_K[-1]) if missing > 0 else 0.0
     moved = [(1 - part) * w for w in weights_K]
@@ -60,21 +65,19 @@ def open_weight_study(
   seed: int,
   acquisitions: Sequence[str],
   use_gradients: bool,
-  starts: Sequence[Sequence[float]],
+  starts: Sequence[str],
   num_trials: int,
   fingerprint: Mapping[str, Any],
 ) -> Study:
-  """Opens or goes on with a study of merge weights; see open_study."""
-  return open_study(
+  """Opens or goes on with a study of merge weights; see open_study.
+
+  The first trials are decided when the study is created: a larger budget later
+  adds none, and the trials so far are what they would have been.
+  """
+  study = open_study(
     storage,
     name,
-    sampler=GPHedgeSampler(
-      seed=seed,
-      acquisitions=acquisitions,
-      simplex=domain.names_GxK,
-      use_gradients=use_gradients,
-      starts=starts,
-    ),
+    sampler=RandomSampler(),
     fingerprint={
       "seed": seed,
       "alpha": domain.reach.alpha,
@@ -82,11 +85,22 @@ def open_weight_study(
       "groups": list(domain.groups.names_G),
       "acquisitions": list(acquisitions),
       "use_gradients": use_gradients,
-      "starts": [list(start) for start in starts],
+      "starts": list(starts),
       **fingerprint,
     },
     num_trials=num_trials,
   )
+  if _STARTS not in study.user_attrs:
+    study.set_user_attr(_STARTS, unit_starts(starts, domain, num_trials))
+  study.sampler = GPHedgeSampler(
+    seed=seed,
+    acquisitions=acquisitions,
+    simplex=domain.names_GxK,
+    use_gradients=use_gradients,
+    # Read back: of two searchers that create a study the later one decides.
+    starts=study.user_attrs[_STARTS],
+  )
+  return study
 
 
 def ended(study: Study, num_trials: int) -> list[FrozenTrial]:
@@ -145,6 +159,19 @@ def run_weight_study(
   return run_study(
     study, objective, num_trials=num_trials, on_trial=on_trial, limits=limits
   )
+
+
+def told(
+  study: Study,
+  domain: Domain,
+  trials: Sequence[FrozenTrial],
+  use_gradients: bool,
+) -> Observations:
+  """What the process knows after these trials, of which one has a score."""
+  space = simplices_of(domain.names_GxK, None)
+  found = observations(trials, space, study.direction, use_gradients)
+  assert found is not None, "no trial has a score"
+  return found
 
 
 def choose(

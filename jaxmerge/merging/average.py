@@ -107,13 +107,16 @@ def _average(trees: tuple[Any, ...], weights_K: jax.Array) -> Any:
   return jax.tree.map(lambda *leaves: _sum(weights_K, leaves), *trees)
 
 
-def _sum(weights_K: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+def _sum(
+  weights_K: jax.Array, leaves: Sequence[jax.Array], skip_zeros: bool = False
+) -> jax.Array:
   """Of weights (K or LxK) times leaves, of which L is then the first axis."""
   terms = []
   for k, leaf in enumerate(leaves):
     weight = weights_K[..., k]
     spread = weight.reshape(weight.shape + (1,) * (leaf.ndim - weight.ndim))
-    terms.append(spread * leaf.astype(jnp.float32))
+    term = spread * leaf.astype(jnp.float32)
+    terms.append(jnp.where(spread == 0, 0.0, term) if skip_zeros else term)
   return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
 
 
@@ -123,7 +126,7 @@ def combine(
   """The merge as a differentiable function of its weights; to be jitted.
 
   Args:
-    trees: K equal trees.
+    trees: K equal trees, finite: a zero weight has a slope too.
     weights_GxK: float32, weights of each group, used as they are.
     group_of_leaf: as Groups.of_leaf.
   """
@@ -160,11 +163,20 @@ def grouped_average(
   check_equal_trees(trees)
   used = [k for k in range(len(trees)) if any(row[k] for row in rows)]
   weights_GxU = jnp.asarray([[row[k] for k in used] for row in rows])
-  return _combine(
+  return _grouped(
     tuple(trees[k] for k in used),
     weights_GxU.astype(jnp.float32),
     groups.of_leaf,
   )
 
 
-_combine = jax.jit(combine)
+@jax.jit
+def _grouped(
+  trees: tuple[Any, ...], weights_GxK: jax.Array, group_of_leaf: Any
+) -> Any:
+  # A tree that weighs nothing in a group must not spread its Inf or NaN there.
+  return jax.tree.map(
+    lambda group, *leaves: _sum(weights_GxK[group], leaves, skip_zeros=True),
+    group_of_leaf,
+    *trees,
+  )

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from jaxmerge.bayesopt import simplex, surrogate
+from jaxmerge.bayesopt.padding import Observations
 from jaxmerge.bayesopt.reach import Reach, unit_from_weights, weights_from_unit
 from jaxmerge.reporting import search_figures, simplex_figures, trial_marks
 from jaxmerge.reporting.results import Trial
@@ -21,6 +22,7 @@ _TRIANGLE_POINTS = 741
 
 def draw_beliefs(
   folder: epath.Path,
+  told: Observations,
   trials: Sequence[Trial],
   steps: Sequence[int],
   reach: Reach,
@@ -32,6 +34,7 @@ def draw_beliefs(
 
   Args:
     folder: gets the figures.
+    told: what the search's process knows, in maximisation sign.
     trials: of the search; those without a loss are left out.
     steps: of the checkpoints, oldest first.
     reach: of the last weight.
@@ -42,20 +45,18 @@ def draw_beliefs(
       folder cannot be written.
   """
   trials = trial_marks.scored(trials)
-  units_NxK = np.array(
-    [
-      unit_from_weights([trial.weights.get(step, 0.0) for step in steps], reach)
-      for trial in trials
-    ]
-  )
   index = [trial.number for trial in trials].index(best)
+  chosen = trials[index]
+  unit_K = np.array(
+    unit_from_weights([chosen.weights.get(step, 0.0) for step in steps], reach)
+  )
   count = len(steps)
   if count == 2:
     parts = [simplex.grid(2, _PAIR_POINTS)]
   else:
-    parts = [line(units_NxK[index], k) for k in range(count)]
+    parts = [line(unit_K, k) for k in range(count)]
     parts += [simplex.grid(3, _TRIANGLE_POINTS)] if count == 3 else []
-  answers = _ask(units_NxK, trials, parts, reach)
+  answers = _ask(told, parts, reach)
   if count == 2:
     weights_Mx2, mean_M, std_M = answers[0]
     search_figures.posterior(
@@ -72,7 +73,6 @@ def draw_beliefs(
     simplex_figures.ternary(
       folder / "ternary.png", *answers[3], trials, reach, best
     )
-  chosen = trials[index]
   lines = [
     simplex_figures.Slice(
       step, weights_MxK[:, k], mean_M, std_M, chosen.weights.get(step, 0.0)
@@ -85,8 +85,7 @@ def draw_beliefs(
 
 
 def _ask(
-  units_NxK: np.ndarray,
-  trials: Sequence[Trial],
+  told: Observations,
   parts: Sequence[np.ndarray],
   reach: Reach,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -94,17 +93,10 @@ def _ask(
 
   All parts are one question: one fit, one compilation.
   """
-  mean_M, std_M = surrogate.posterior(
-    surrogate.Observations(
-      units_NxK,
-      np.array([trial.loss for trial in trials]),
-      np.array([trial.stderr for trial in trials]),
-    ),
-    np.concatenate(parts),
-  )
+  mean_M, std_M = surrogate.posterior(told, np.concatenate(parts))
   ends = np.cumsum([len(part) for part in parts])[:-1]
   weights = [_weights(part, reach) for part in parts]
-  return list(zip(weights, np.split(mean_M, ends), np.split(std_M, ends)))
+  return list(zip(weights, np.split(-mean_M, ends), np.split(std_M, ends)))
 
 
 def line(chosen_K: np.ndarray, k: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from jaxmerge.bayesopt.controls import CONTROLS
 from jaxmerge.bayesopt.reach import Reach, weights_from_unit
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.errors import InputError
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
 from jaxmerge.evaluation.paired import difference
 from jaxmerge.merging import coefficients
@@ -100,11 +99,11 @@ class Comparison:
     evaluations: int,
     seed: int,
     progress: Progress,
-  ) -> Row:
-    """The best weights of a plain search of bayesopt.controls.
+  ) -> list[Row]:
+    """The best weights of a plain search of bayesopt.controls, as one row.
 
-    A grid asks each checkpoint alone at least; of equals the point nearer to
-    the last checkpoint wins.
+    Of equals the point nearer to the last checkpoint wins; no row where no
+    point has a finite loss.
     """
     found: list[tuple[float, float, list[float]]] = []
 
@@ -122,17 +121,8 @@ class Comparison:
 
     asked = itertools.count(1)
     CONTROLS[name](loss, len(self._steps), evaluations, seed)
-    return self._best(name, found, next(asked) - 1)
-
-  def _best(
-    self,
-    name: str,
-    found: Sequence[tuple[float, float, list[float]]],
-    evaluations: int,
-  ) -> Row:
-    if not found:
-      raise InputError(f"no point of the search by {name} has a finite loss")
-    return self.row(name, min(found)[2], evaluations)
+    done = next(asked) - 1
+    return [self.row(name, min(found)[2], done)] if found else []
 
   def of_tree(
     self, name: str, tree: Any, weights_K: Sequence[float], evaluations: int

@@ -10,6 +10,7 @@ import jax
 from etils import epath
 from optuna.trial import FrozenTrial
 
+from jaxmerge.bayesopt.padding import Observations
 from jaxmerge.checkpoints.metadata import versions
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.evaluation.objective import Domain, weights_of
@@ -34,6 +35,7 @@ class SearchFacts:
     where: shardings of a parameter tree.
     trials: every trial of the budget that has ended, by number: complete,
       failed or pruned.
+    told: what the process knows of them, in maximisation sign.
     best: the one that was chosen.
     domain: of the weights.
     merge: makes the tree of weights (GxK).
@@ -47,6 +49,7 @@ class SearchFacts:
   trail: Sequence[Checkpoint]
   where: Any
   trials: Sequence[FrozenTrial]
+  told: Observations
   best: FrozenTrial
   domain: Domain
   merge: Callable[[Sequence[Sequence[float]]], Any]
@@ -110,22 +113,26 @@ def _rows(
   rows = [comparison.last()]
   for number, checkpoint in enumerate(others, start=1):
     row = comparison.single(checkpoint, facts.where)
-    if math.isfinite(row.report_loss) and math.isfinite(row.search_loss):
+    if _is_finite(row):
       rows.append(row)
     progress("baselines", number, len(others), row.name)
   evaluations = len(facts.trials)
-  rows.append(comparison.uniform())
+  others_found = [comparison.uniform()]
   for name in facts.baselines:
-    rows.append(
-      comparison.control(
-        name, facts.domain.reach, evaluations, facts.seed, progress
-      )
+    others_found += comparison.control(
+      name, facts.domain.reach, evaluations, facts.seed, progress
     )
+  # With a checkpoint that has diverged even the mean has no loss.
+  rows += [r for r in others_found if _is_finite(r)]
   chosen = facts.best.params
   tree = facts.merge(facts.domain.weights(chosen))
   weights_K = facts.domain.mean_weights(chosen)
   rows.append(comparison.of_tree("gp_hedge", tree, weights_K, evaluations))
   return rows
+
+
+def _is_finite(row: Row) -> bool:
+  return math.isfinite(row.report_loss) and math.isfinite(row.search_loss)
 
 
 def _points(
@@ -179,7 +186,9 @@ def _figures(
       results.tokens_saved,
     )
   if len(facts.domain.groups.names_G) == 1:
-    draw_beliefs(folder, trials, steps, facts.domain.reach, facts.best.number)
+    draw_beliefs(
+      folder, facts.told, trials, steps, facts.domain.reach, facts.best.number
+    )
   if any(trial.odds for trial in trials):
     hedge_figures.hedge(folder / "hedge.png", trials)
   if hedge_figures.predicted(trials):
@@ -188,8 +197,9 @@ def _figures(
     folder / "convergence.png",
     trials,
     {
-      name: results.row(name).search_loss
-      for name in ("last", "uniform", *facts.baselines)
+      row.name: row.search_loss
+      for row in results.rows
+      if row.name in ("last", "uniform", *facts.baselines)
     },
   )
   figures.baselines(folder / "baselines.png", results.rows)

@@ -7,8 +7,8 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt import hedge
-from jaxmerge.bayesopt.study import FAILURE
-from jaxmerge.bayesopt.trials import ASKED, asked_by
+from jaxmerge.bayesopt.study import FAILURE, PARTIAL_VALUE
+from jaxmerge.bayesopt.trials import ASKED, asked_by, stderr_of
 from jaxmerge.evaluation.objective import Domain
 from jaxmerge.reporting.results import STOPPED_EARLY, Trial
 
@@ -25,7 +25,7 @@ def study_trials(trials: Sequence[FrozenTrial], domain: Domain) -> list[Trial]:
 
 def _trial(trial: FrozenTrial, domain: Domain) -> Trial:
   loss, failure = _outcome(trial)
-  stderr = float(trial.user_attrs.get("stderr", 0.0))
+  stderr = stderr_of(trial)
   record = trial.system_attrs.get(ASKED, {})
   gains = record.get("gains", {})
   odds_J = hedge.probabilities(np.array(list(gains.values()))) if gains else ()
@@ -51,5 +51,5 @@ def _outcome(trial: FrozenTrial) -> tuple[float, str]:
     assert trial.value is not None
     return trial.value, ""
   if trial.state == TrialState.PRUNED:
-    return float(trial.user_attrs.get("partial_value", math.nan)), STOPPED_EARLY
+    return float(trial.user_attrs.get(PARTIAL_VALUE, math.nan)), STOPPED_EARLY
   return math.nan, str(trial.user_attrs.get(FAILURE, "no reason recorded"))

@@ -4,12 +4,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from jaxmerge import owner
-from jaxmerge.bayesopt.journal import open_journal
+from jaxmerge.bayesopt import journal
+from jaxmerge.bayesopt.journal import OwnedLock, open_journal
 from jaxmerge.bayesopt.leases import LEASE_PREFIX
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.study import Observation, open_study, run_study
@@ -172,3 +174,29 @@ def test_an_unwritable_place_is_an_input_error(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match="cannot open the journal"):
     open_journal(tmp_path / "file" / "journal")
+
+
+def test_a_lock_that_another_took_over_is_left_to_it(tmp_path):
+  lock = OwnedLock(str(tmp_path / "writer"))
+  lock.acquire()
+  link = tmp_path / "writer.lock"
+  link.unlink()
+  link.symlink_to("elsewhere:1:2")
+  lock.release()
+  assert link.is_symlink()
+  link.unlink()
+  lock.release()
+  lock.renew()
+
+
+def test_a_block_that_takes_long_renews_its_lock(tmp_path, monkeypatch):
+  monkeypatch.setattr(journal, "_RENEWAL_SECONDS", 0.01)
+  link = tmp_path / "writer.lock"
+  with journal.one_at_a_time(tmp_path / "writer"):
+    first = link.lstat().st_mtime_ns
+    for _ in range(500):
+      time.sleep(0.01)
+      if link.lstat().st_mtime_ns > first:
+        break
+    assert link.lstat().st_mtime_ns > first
+  assert not link.is_symlink()

@@ -362,7 +362,7 @@ def test_noisy_scores_recommend_by_posterior_mean_and_never_below_the_first():
   space = study.sampler.space()
   best = recommended(study.trials, space, study.direction)
   assert study.best_params["w_1"] == 0.9
-  assert best.params["w_1"] in (0.5, 0.6, 0.8)
+  assert best.params["w_1"] in (0.4, 0.5, 0.6, 0.8)
   worse = recommended(study.trials[:2], space, study.direction)
   assert worse.number in (0, 1)
   assert worse.value <= study.trials[0].value

@@ -7,6 +7,7 @@ import pytest
 from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.data.heldout import HeldOut
+from jaxmerge.errors import InputError
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
@@ -174,19 +175,22 @@ def test_a_beaten_trial_is_stopped_and_estimated():
   better, worse = np.eye(2)[np.argsort(losses)].tolist()
   best = _params(domain, better)
   objective = make_objective(merged, domain, incumbent=lambda: best)
-  stopped = objective(1, _params(domain, worse))
   whole = merged.score([worse])
+  # What is scored again for the comparison is paid for, once.
+  first = objective(1, _params(domain, worse))
+  stopped = objective(2, _params(domain, worse))
+  assert first.tokens == stopped.tokens + whole.targets_N.sum()
   assert stopped.pruned
   assert 0 < stopped.tokens < whole.targets_N.sum()
   # What is told of the whole split is within a few of its standard errors.
   assert stopped.stderr > 0
   gap = abs(stopped.value - whole.nats_per_token)
   assert gap < 4 * stopped.stderr
-  again = objective(2, best)
+  again = objective(3, best)
   assert not again.pruned
   assert again.tokens == whole.targets_N.sum()
-  first = make_objective(merged, domain, incumbent=lambda: None)
-  assert not first(0, _params(domain, worse)).pruned
+  # The last checkpoint alone, trial 0, is what all are compared with.
+  assert not objective(0, _params(domain, worse)).pruned
 
 
 def test_a_stopped_trial_pays_for_no_gradient():
@@ -201,3 +205,21 @@ def test_a_stopped_trial_pays_for_no_gradient():
   )
   assert GRADIENT not in objective(1, _params(domain, worse)).attrs
   assert GRADIENT in objective(2, _params(domain, better)).attrs
+
+
+def test_derivatives_are_paid_for_as_forward_passes():
+  for count, passes in ((2, 3), (3, 5)):
+    merged, domain = _setting(count)
+    objective = make_objective(merged, domain, use_gradients=True)
+    row = [1 / count] * count
+    found = objective(1, _params(domain, row))
+    assert found.tokens == passes * merged.last.targets_N.sum()
+
+
+def test_trees_with_a_nan_have_no_derivative():
+  merged, domain = _setting(3)
+  merged.check_differentiable(domain.steps)
+  broken = jax.tree.map(lambda x: x * np.nan, merged._trees[1])
+  merged._trees = [merged._trees[0], broken, merged._trees[2]]
+  with pytest.raises(InputError, match="step 20 has parameters that are not"):
+    merged.check_differentiable(domain.steps)

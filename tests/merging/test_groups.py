@@ -86,6 +86,19 @@ def test_a_tree_without_a_weight_anywhere_is_not_touched():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
+def test_a_weight_of_zero_in_one_group_keeps_nan_out_of_it():
+  trees = [_float32(_tree(seed)) for seed in range(2)]
+  table = trees[0]["embed"]["embedding"] * jnp.nan
+  trees[0] = {**trees[0], "embed": {"embedding": table}}
+  rows = [[0.0, 1.0], [0.5, 0.5], [0.5, 0.5]]
+  groups = layer_groups(trees[0], 1)
+  found = average.grouped_average(trees, rows, groups)
+  np.testing.assert_array_equal(
+    found["embed"]["embedding"], trees[1]["embed"]["embedding"]
+  )
+  assert np.isfinite(found["layers"]["mlp"]["kernel"]).all()
+
+
 def test_a_row_for_each_group():
   trees = [_float32(_tree(seed)) for seed in range(2)]
   with pytest.raises(InputError, match="4 groups but 1 rows"):

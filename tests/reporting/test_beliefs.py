@@ -5,7 +5,8 @@ import pytest
 from etils import epath
 
 from jaxmerge.bayesopt import surrogate
-from jaxmerge.bayesopt.reach import Reach
+from jaxmerge.bayesopt.padding import Observations
+from jaxmerge.bayesopt.reach import Reach, unit_from_weights
 from jaxmerge.reporting import beliefs, simplex_figures
 
 STEPS = (450, 600, 750)
@@ -18,10 +19,30 @@ def asked(monkeypatch) -> list[tuple[np.ndarray, ...]]:
 
   def answer(told, queries_MxD):
     questions.append((*told[:3], queries_MxD))
-    return 1.2 + queries_MxD[:, 0] ** 2, 0.01 + 0.01 * queries_MxD[:, -1]
+    return -1.2 - queries_MxD[:, 0] ** 2, 0.01 + 0.01 * queries_MxD[:, -1]
 
   monkeypatch.setattr(surrogate, "posterior", answer)
   return questions
+
+
+def _told(trials, steps, reach):
+  """The trials as the process knows them, in maximisation sign."""
+  scored = [trial for trial in trials if not trial.failure]
+  return Observations(
+    np.array(
+      [
+        unit_from_weights([t.weights.get(s, 0.0) for s in steps], reach)
+        for t in scored
+      ]
+    ),
+    -np.array([trial.loss for trial in scored]),
+    np.array([trial.stderr for trial in scored]),
+  )
+
+
+def _draw(folder, trials, steps, reach, best):
+  told = _told(trials, steps, reach)
+  beliefs.draw_beliefs(epath.Path(folder), told, trials, steps, reach, best)
 
 
 def _names(folder) -> list[str]:
@@ -29,17 +50,17 @@ def _names(folder) -> list[str]:
 
 
 def test_two_checkpoints(tmp_path, trials, asked):
-  beliefs.draw_beliefs(epath.Path(tmp_path), trials, (600, 750), Reach(), 4)
+  _draw(tmp_path, trials, (600, 750), Reach(), 4)
   assert _names(tmp_path) == ["posterior.png"]
   ((points_NxK, losses_N, stderrs_N, queries_MxK),) = asked
   assert points_NxK[3].tolist() == pytest.approx([0.29, 0.71])
-  assert losses_N.tolist() == [trial.loss for trial in trials]
+  assert losses_N.tolist() == [-trial.loss for trial in trials]
   assert stderrs_N.tolist() == [trial.stderr for trial in trials]
   assert queries_MxK[[0, -1]].tolist() == [[1, 0], [0, 1]]
 
 
 def test_three_checkpoints_are_one_question(tmp_path, three, asked):
-  beliefs.draw_beliefs(epath.Path(tmp_path), three, STEPS, Reach(0.2), 3)
+  _draw(tmp_path, three, STEPS, Reach(0.2), 3)
   assert _names(tmp_path) == ["slices.png", "ternary.png"]
   ((points_NxK, losses_N, _, queries_MxK),) = asked
   # Trials 5 and 6 have no loss; the rest are told as points of the simplex.
@@ -54,7 +75,7 @@ def test_more_checkpoints_have_slices_alone(tmp_path, three, asked):
   four = [
     trial._replace(weights={300: 0.0, **trial.weights}) for trial in three
   ]
-  beliefs.draw_beliefs(epath.Path(tmp_path), four, (300, *STEPS), Reach(0.2), 3)
+  _draw(tmp_path, four, (300, *STEPS), Reach(0.2), 3)
   assert _names(tmp_path) == ["slices.png"]
 
 
@@ -81,7 +102,7 @@ def test_the_process_agrees_with_the_chosen_trial(tmp_path, three, monkeypatch):
   monkeypatch.setattr(
     simplex_figures, "slices", lambda *arguments: taken.append(arguments)
   )
-  beliefs.draw_beliefs(epath.Path(tmp_path), three, STEPS, Reach(0.2), 3)
+  _draw(tmp_path, three, STEPS, Reach(0.2), 3)
   ((_, lines, loss, best),) = taken
   assert (loss, best) == (three[3].loss, 3)
   assert [line.step for line in lines] == list(STEPS)
