@@ -7,7 +7,6 @@ Type the same command again to go on from the latest checkpoint.
 """
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -152,7 +151,7 @@ def train(
   describe = metadata.describer(
     run_id=identity["run_id"],
     parent=parent.name if parent else "",
-    model=dataclasses.asdict(trainer.config),
+    model=trainer.config.to_dict(),
     data={**run.flatten(config.data), "seq_len": config.seq_len},
     corpus=corpus.fingerprint,
     tokenizer=corpus.tokenizer.to_str(),

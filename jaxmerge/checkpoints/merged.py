@@ -74,5 +74,6 @@ def save_merged(
       **({"groups": {n: list(w) for n, w in groups.items()}} if groups else {}),
     },
     versions=versions(),
+    files=latest.files,
   )
   save_params(path, params, metadata, overwrite=overwrite)

@@ -12,9 +12,9 @@ from jaxmerge.model.decoder import (
   Decoder,
   abstract_decoder,
   init_params,
-  rotate,
 )
 from jaxmerge.model.loss import token_losses
+from jaxmerge.model.rope import rotate
 
 CONFIG = DecoderConfig(
   vocab_size=50,

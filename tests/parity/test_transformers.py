@@ -1,0 +1,98 @@
+"""Logits of tiny random models against transformers, both ways."""
+
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import pathlib  # noqa: E402
+
+import jax  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
+
+import jaxmerge  # noqa: E402
+from jaxmerge.checkpoints import models  # noqa: E402
+from jaxmerge.convert import convert  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import their_models  # noqa: E402
+
+
+def tensors_of(path):
+  return {
+    name: array
+    for file in sorted(path.glob("*.safetensors"))
+    for name, array in load_file(file).items()
+  }
+
+
+def check_close(ours, theirs, name):
+  """The largest error is shown with -rP."""
+  error = np.abs(np.asarray(ours) - theirs).max()
+  print(f"{name}: max |dlogit| {error:.2e}")
+  assert np.abs(theirs).max() > 1
+  assert error <= 1e-5
+
+
+@pytest.mark.parametrize("name", their_models.MODELS)
+def test_logits_are_theirs_both_ways(name, tmp_path):
+  theirs = their_models.make(name)
+  expected = their_models.logits(theirs)
+  theirs.save_pretrained(tmp_path / "theirs")
+  ours = jaxmerge.load_model(tmp_path / "theirs")
+  check_close(ours(their_models.TOKENS), expected, name)
+
+  jaxmerge.save_model(ours, tmp_path / "again", format="hf")
+  load = transformers.AutoModelForCausalLM.from_pretrained
+  again, report = load(tmp_path / "again", output_loading_info=True)
+  assert not any(report.values())
+  # They have two names for one activation, which they compute in two ways.
+  np.testing.assert_allclose(
+    their_models.logits(again.eval()), expected, atol=5e-6
+  )
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "qwen3_tied", "olmo2"])
+def test_the_way_through_orbax_keeps_every_byte(name, tmp_path):
+  theirs = their_models.make(name)
+  theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+  assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 2
+  convert(str(tmp_path / "theirs"), tmp_path / "orbax", "orbax")
+  saved = models.load(tmp_path / "orbax")
+  path = tmp_path / "again"
+  models.save(saved, path, "hf", overwrite=False, max_shard_bytes=20_000)
+  assert len(list(path.glob("*.safetensors"))) > 2
+  before, after = tensors_of(tmp_path / "theirs"), tensors_of(path)
+  assert before.keys() == after.keys()
+  for key in before:
+    assert before[key].dtype == after[key].dtype
+    assert before[key].tobytes() == after[key].tobytes()
+  for file in ("config.json", "generation_config.json"):
+    text = (tmp_path / "theirs" / file).read_bytes()
+    assert (path / file).read_bytes() == text
+  again = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
+  np.testing.assert_array_equal(
+    their_models.logits(again), their_models.logits(theirs)
+  )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_dtypes_are_kept_and_computed_in_float32(dtype, tmp_path):
+  import torch
+
+  theirs = their_models.make("llama").to(getattr(torch, dtype))
+  theirs.save_pretrained(tmp_path / "theirs")
+  ours = jaxmerge.load_model(tmp_path / "theirs")
+  saved = models.load(tmp_path / "theirs")
+  assert {str(x.dtype) for x in jax.tree.leaves(saved.params)} == {dtype}
+  expected = their_models.logits(theirs.float())
+  check_close(ours(their_models.TOKENS), expected, dtype)
+  models.save(saved, tmp_path / "again", "hf", overwrite=False)
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+  assert str(again.dtype) == f"torch.{dtype}"
+  np.testing.assert_array_equal(
+    their_models.logits(again.float().eval()), expected
+  )
