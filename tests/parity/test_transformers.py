@@ -1,5 +1,6 @@
 """Logits of tiny random models against transformers, both ways."""
 
+import json
 import sys
 
 import numpy as np
@@ -39,9 +40,7 @@ def check_close(ours, theirs, name):
 
 @pytest.mark.parametrize("name", their_models.MODELS)
 def test_logits_are_theirs_both_ways(name, tmp_path):
-  theirs = their_models.make(name)
-  expected = their_models.logits(theirs)
-  theirs.save_pretrained(tmp_path / "theirs")
+  expected = their_models.logits(their_models.make(name, tmp_path / "theirs"))
   ours = jaxmerge.load_model(tmp_path / "theirs")
   check_close(ours(their_models.TOKENS), expected, name)
 
@@ -57,7 +56,7 @@ def test_logits_are_theirs_both_ways(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "qwen3_tied", "olmo2"])
 def test_the_way_through_orbax_keeps_every_byte(name, tmp_path):
-  theirs = their_models.make(name)
+  theirs = their_models.make(name, tmp_path / "one_file")
   theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
   assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 2
   convert(str(tmp_path / "theirs"), tmp_path / "orbax", "orbax")
@@ -73,7 +72,7 @@ def test_the_way_through_orbax_keeps_every_byte(name, tmp_path):
   for file in ("config.json", "generation_config.json"):
     text = (tmp_path / "theirs" / file).read_bytes()
     assert (path / file).read_bytes() == text
-  again = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
+  again = their_models.load(path)
   np.testing.assert_array_equal(
     their_models.logits(again), their_models.logits(theirs)
   )
@@ -81,18 +80,27 @@ def test_the_way_through_orbax_keeps_every_byte(name, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_dtypes_are_kept_and_computed_in_float32(dtype, tmp_path):
-  import torch
-
-  theirs = their_models.make("llama").to(getattr(torch, dtype))
+  their_models.make("llama", tmp_path / "wide")
+  theirs = their_models.load(tmp_path / "wide", dtype=dtype)
   theirs.save_pretrained(tmp_path / "theirs")
   ours = jaxmerge.load_model(tmp_path / "theirs")
   saved = models.load(tmp_path / "theirs")
   assert {str(x.dtype) for x in jax.tree.leaves(saved.params)} == {dtype}
-  expected = their_models.logits(theirs.float())
+  # Computed in float32 by both: theirs must be loaded so.
+  theirs = their_models.load(tmp_path / "theirs", dtype="float32")
+  expected = their_models.logits(theirs)
   check_close(ours(their_models.TOKENS), expected, dtype)
   models.save(saved, tmp_path / "again", "hf", overwrite=False)
-  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
-  assert str(again.dtype) == f"torch.{dtype}"
-  np.testing.assert_array_equal(
-    their_models.logits(again.float().eval()), expected
-  )
+  assert str(their_models.load(tmp_path / "again").dtype) == f"torch.{dtype}"
+  again = their_models.load(tmp_path / "again", dtype="float32")
+  np.testing.assert_array_equal(their_models.logits(again), expected)
+
+
+@pytest.mark.parametrize("name", their_models.MODELS)
+def test_the_golden_logits_are_theirs(name):
+  saved = json.loads(their_models.GOLDEN.read_text())
+  assert saved["tokens"] == their_models.TOKENS.tolist()
+  assert saved["models"].keys() == their_models.MODELS.keys()
+  now, then = their_models.golden(name), saved["models"][name]
+  np.testing.assert_allclose(now["last_logits"], then["last_logits"], atol=5e-6)
+  assert now["shapes"] == then["shapes"]

@@ -1,15 +1,30 @@
-"""Tiny random models of transformers, one of each family and option."""
+"""Tiny random models of transformers, one of each family and option.
+
+python tests/parity/their_models.py writes the golden logits that
+tests/checkpoints/test_golden_logits.py compares with, without torch.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
 
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from numpy_tensors import tensor  # noqa: E402
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "checkpoints/golden_logits.json"
 
 TOKENS = np.random.default_rng(0).integers(0, 57, size=(2, 12)).astype(np.int32)
 
 _SIZES = {
   "vocab_size": 57,
   "hidden_size": 32,
-  "num_hidden_layers": 3,
+  "num_hidden_layers": 2,
   "num_attention_heads": 4,
   "intermediate_size": 40,
   "max_position_embeddings": 64,
@@ -81,22 +96,46 @@ MODELS = {
 }
 
 
-def make(name):
-  """A model whose every parameter matters: norms and biases are random too."""
+def make(name, path):
+  """A model whose every parameter matters: norms and biases are random too.
+
+  It is saved at `path`.
+  """
   kind, options = MODELS[name]
-  torch.manual_seed(0)
   config = transformers.AutoConfig.for_model(kind, **options)
-  model = transformers.AutoModelForCausalLM.from_config(config).eval()
-  with torch.no_grad():
-    for parameter_name, parameter in model.named_parameters():
-      noise = torch.randn_like(parameter)
-      if "norm" in parameter_name and parameter_name.endswith("weight"):
-        parameter.copy_(1 + 0.3 * noise)
-      else:
-        parameter.copy_(0.2 * noise)
-  return model
+  # Token ids must be of the vocabulary; they mean nothing here.
+  config.bos_token_id = config.eos_token_id = config.pad_token_id = 1
+  model = transformers.AutoModelForCausalLM.from_config(config)
+  model.save_pretrained(path)
+  file = pathlib.Path(path) / "model.safetensors"
+  tensors = {n: tensor(n, a.shape) for n, a in load_file(file).items()}
+  save_file(tensors, file, {"format": "pt"})
+  return load(path)
+
+
+def load(path, **options):
+  model = transformers.AutoModelForCausalLM.from_pretrained(path, **options)
+  return model.eval()
 
 
 def logits(model, tokens=TOKENS):
   with torch.no_grad():
     return model(torch.from_numpy(tokens).long()).logits.numpy()
+
+
+def golden(name):
+  """What a machine without torch needs to make the model, and its logits."""
+  with tempfile.TemporaryDirectory() as directory:
+    path = pathlib.Path(directory)
+    last_BxV = logits(make(name, path))[:, -1]
+    tensors = load_file(path / "model.safetensors")
+    return {
+      "config": json.loads((path / "config.json").read_text()),
+      "shapes": {n: list(tensors[n].shape) for n in sorted(tensors)},
+      "last_logits": [[float(f"{x:.8g}") for x in row] for row in last_BxV],
+    }
+
+
+if __name__ == "__main__":
+  value = {"tokens": TOKENS.tolist(), "models": {n: golden(n) for n in MODELS}}
+  GOLDEN.write_text(json.dumps(value, separators=(",", ":")) + "\n")
