@@ -239,14 +239,7 @@ def _check_written(
   # the vocabulary is padded) is taken from the source.
   config = dataclasses.replace(config, dtype="float32", remat=False)
   again = _params(path, opened, config)
-  written, meant = (
-    table.to_tensors(tree, config, opened.family) for tree in (again, params)
-  )
-  check(
-    f"tensor {name} of the export is not what was to be written"
-    for (name, a), (_, b) in zip(written, meant)
-    if a.dtype != b.dtype or a.tobytes() != b.tobytes()
-  )
+  check(_differences(again, params, config, opened.family))
   again = jax.tree.map(_placed_like, again, params)
   graph, _ = abstract_decoder(config)
   tokens_BxL = np.arange(math.prod(_CHECKED_SHAPE)).reshape(_CHECKED_SHAPE)
@@ -262,6 +255,19 @@ def _check_written(
     raise InputError(
       f"the export computes other logits than the model (by {difference:.3g})"
     )
+
+
+def _differences(
+  again: Params, params: Params, config: DecoderConfig, family: Family
+) -> list[str]:
+  written, meant = (
+    table.to_tensors(tree, config, family) for tree in (again, params)
+  )
+  return [
+    f"tensor {name} of the export is not what was to be written"
+    for (name, a), (_, b) in zip(written, meant)
+    if a.dtype != b.dtype or a.tobytes() != b.tobytes()
+  ]
 
 
 def _placed_like(new: np.ndarray, old: Any) -> Any:

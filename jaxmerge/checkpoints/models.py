@@ -91,6 +91,8 @@ def save(
   if format not in FORMATS:
     raise InputError(f"format must be one of {FORMATS}, got {format!r}")
   if format == "hf":
+    if max_shard_bytes is None:
+      max_shard_bytes = MAX_SHARD_BYTES
     family = family_of_config(saved.config)
     hugging_face.save_directory(
       path,
@@ -99,7 +101,7 @@ def save(
       tokenizer=saved.tokenizer,
       files=saved.files,
       card=model_card(family.model_type, saved.metadata),
-      max_shard_bytes=max_shard_bytes or MAX_SHARD_BYTES,
+      max_shard_bytes=max_shard_bytes,
       overwrite=overwrite,
     )
     return

@@ -137,7 +137,7 @@ def _stored(path: epath.Path, entry: Any, start: int) -> StoredTensor:
   offsets: Any = entry.get("data_offsets")
   if not isinstance(dtype, str) or dtype not in _DTYPES:
     raise ValueError(f"has dtype {dtype!r}, which is not supported")
-  if not _are_counts(shape):
+  if not _are_counts(shape) or not _is_possible(shape):
     raise ValueError(f"has shape {shape!r}")
   if not _are_counts(offsets) or len(offsets) != 2:
     raise ValueError(f"has offsets {offsets!r}")
@@ -156,6 +156,11 @@ def _are_counts(value: Any) -> bool:
   return isinstance(value, list) and all(
     isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value
   )
+
+
+def _is_possible(shape: list[int]) -> bool:
+  """Whether NumPy can make such an array; empty ones have bounds as well."""
+  return len(shape) <= 32 and math.prod(max(n, 1) for n in shape) < 2**59
 
 
 def _misplaced(
