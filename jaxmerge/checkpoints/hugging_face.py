@@ -17,7 +17,7 @@ from flax import nnx
 
 from jaxmerge.checkpoints.families import table
 from jaxmerge.checkpoints.families.family import Family
-from jaxmerge.checkpoints.safetensors_file import StoredTensor, read_json
+from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import (
   MAX_SHARD_BYTES,
   open_tensors,
@@ -60,7 +60,7 @@ class Opened(NamedTuple):
 
   config: DecoderConfig
   family: Family
-  tensors: Mapping[str, StoredTensor]
+  tensors: Mapping[str, Any]
   tokenizer: str
   files: Mapping[str, str]
 
@@ -78,7 +78,7 @@ def open_directory(path: epath.PathLike) -> Opened:
   path = epath.Path(path)
   problems: list[str] = []
   files: dict[str, str] = {}
-  tensors: dict[str, StoredTensor] = {}
+  tensors: Mapping[str, Any] = {}
   try:
     files = _read_files(path)
     value = read_json(files.get(_CONFIG, ""))

@@ -13,14 +13,18 @@ from jaxmerge.checkpoints.safetensors_file import (
   read_json,
   write_file,
 )
+from jaxmerge.checkpoints.torch_file import TorchTensor, open_torch_file
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import write_json
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
+# What is read where there are no safetensors: the files of older directories.
+_OLDER_FILE = "pytorch_model.bin"
+_OLDER_INDEX = "pytorch_model.bin.index.json"
 # A plain name: an index must not lead out of its directory.
-_FILE_NAME = re.compile(r"[^/\\]+\.safetensors")
+_FILE_NAME = re.compile(r"[^/\\]+\.(safetensors|bin)")
 
 
 def write_tensors(
@@ -69,29 +73,34 @@ def write_tensors(
   )
 
 
-def open_tensors(directory: epath.PathLike) -> dict[str, StoredTensor]:
+def open_tensors(
+  directory: epath.PathLike,
+) -> Mapping[str, StoredTensor | TorchTensor]:
   """The tensors of a directory by name; their contents are not read yet.
+
+  safetensors are preferred where there are .bin files as well.
 
   Raises:
     InputError: a file is missing or damaged, or the index and the shards
       differ; lists all problems.
   """
   directory = epath.Path(directory)
-  one, index = directory / ONE_FILE, directory / INDEX
-  if one.exists() and index.exists():
-    raise InputError(
-      f"{directory} has both {ONE_FILE} and {INDEX}: which of them holds the "
-      "model?"
-    )
-  if index.exists():
-    return _open_shards(directory, _weight_map(index))
-  if not one.exists() and list(directory.glob("*.bin")):
-    raise InputError(
-      f"{directory} holds its tensors in .bin files, which can run code when "
-      "they are read; save it as safetensors (transformers: "
-      "save_pretrained)"
-    )
-  return open_file(one)
+  both = ((ONE_FILE, INDEX), (_OLDER_FILE, _OLDER_INDEX))
+  for one, index in both:
+    if (directory / one).exists() and (directory / index).exists():
+      raise InputError(
+        f"{directory} has both {one} and {index}: which of them holds the "
+        "model?"
+      )
+    if (directory / index).exists():
+      return _open_shards(directory, _weight_map(directory / index))
+    if (directory / one).exists():
+      return _open(directory / one)
+  raise InputError(f"{directory} has no {ONE_FILE} and no {INDEX}")
+
+
+def _open(path: epath.Path) -> Mapping[str, StoredTensor | TorchTensor]:
+  return open_file(path) if path.suffix != ".bin" else open_torch_file(path)
 
 
 def _weight_map(index: epath.Path) -> dict[str, str]:
@@ -104,7 +113,7 @@ def _weight_map(index: epath.Path) -> dict[str, str]:
     raise InputError(f"{index} has no weight_map")
   check(
     f"{index}: tensor {name!r} is said to lie in {file!r}, which is not the "
-    "name of a safetensors file"
+    "name of a file of tensors"
     for name, file in places.items()
     if not isinstance(file, str) or not _FILE_NAME.fullmatch(file)
   )
@@ -113,14 +122,14 @@ def _weight_map(index: epath.Path) -> dict[str, str]:
 
 def _open_shards(
   directory: epath.Path, places: Mapping[str, str]
-) -> dict[str, StoredTensor]:
+) -> dict[str, StoredTensor | TorchTensor]:
   problems: list[str] = []
-  shards: dict[str, dict[str, StoredTensor]] = {}
+  shards: dict[str, Mapping[str, StoredTensor | TorchTensor]] = {}
   for file in sorted(set(places.values())):
     try:
       if not (directory / file).exists():
         raise InputError(f"{directory} has no shard {file}")
-      shards[file] = open_file(directory / file)
+      shards[file] = _open(directory / file)
     except InputError as error:
       problems += error.problems
   problems += [

@@ -262,13 +262,13 @@ def test_index_and_shards_that_differ_are_refused_all_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "name", ["../x.safetensors", "/x.safetensors", "x.bin", "", 3, None]
+  "name", ["../x.safetensors", "/x.safetensors", "x.h5", "", 3, None]
 )
 def test_an_index_does_not_lead_out_of_its_directory(tmp_path, name):
   write_tensors(tmp_path, TENSORS.items(), max_shard_bytes=12)
   index = {"weight_map": {"a": name}}
   (tmp_path / INDEX).write_text(json.dumps(index))
-  with pytest.raises(InputError, match="not the name of a safetensors file"):
+  with pytest.raises(InputError, match="not the name of a file of tensors"):
     open_tensors(tmp_path)
 
 
@@ -282,10 +282,7 @@ def test_a_damaged_index_is_refused(tmp_path, text):
 
 
 def test_two_answers_and_none_are_refused(tmp_path):
-  with pytest.raises(InputError, match="No such file"):
-    open_tensors(tmp_path)
-  (tmp_path / "pytorch_model.bin").write_bytes(b"")
-  with pytest.raises(InputError, match=r"in \.bin files"):
+  with pytest.raises(InputError, match="has no model.safetensors"):
     open_tensors(tmp_path)
   write_tensors(tmp_path, TENSORS.items())
   (tmp_path / INDEX).write_text("{}")

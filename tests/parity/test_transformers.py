@@ -96,6 +96,26 @@ def test_narrow_dtypes_are_kept_and_computed_in_float32(dtype, tmp_path):
   np.testing.assert_array_equal(their_models.logits(again), expected)
 
 
+@pytest.mark.parametrize("name", ["llama_tied", "gpt_neox"])
+def test_files_of_torch_are_read_as_safetensors_are(name, tmp_path):
+  import torch
+
+  path = tmp_path / "theirs"
+  expected = their_models.logits(their_models.make(name, path))
+  tensors = load_file(path / "model.safetensors")
+  (path / "model.safetensors").unlink()
+  halves = {"1": sorted(tensors)[::2], "2": sorted(tensors)[1::2]}
+  places = {}
+  for half, names in halves.items():
+    file = f"pytorch_model-{half}.bin"
+    torch.save({n: torch.from_numpy(tensors[n]) for n in names}, path / file)
+    places |= dict.fromkeys(names, file)
+  index = path / "pytorch_model.bin.index.json"
+  index.write_text(json.dumps({"weight_map": places}))
+  ours = jaxmerge.load_model(path)
+  check_close(ours(their_models.TOKENS), expected, f"{name} (.bin)")
+
+
 @pytest.mark.parametrize("name", their_models.MODELS)
 def test_the_golden_logits_are_theirs(name):
   saved = json.loads(their_models.GOLDEN.read_text())
