@@ -4,6 +4,7 @@ B batch, L positions.
 """
 
 import base64
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,11 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import tokenizers
 from etils import epath
 from flax import nnx
 
 from jaxmerge.checkpoints.families import table
 from jaxmerge.checkpoints.families.family import Family
+from jaxmerge.checkpoints.metadata import CARRIED_FILES
 from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import (
   MAX_SHARD_BYTES,
@@ -24,6 +27,7 @@ from jaxmerge.checkpoints.shards import (
   write_tensors,
 )
 from jaxmerge.checkpoints.store import check_output
+from jaxmerge.data.tokenizer import end_of_text_id
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import replace_directory, write_text
 from jaxmerge.model.config import DecoderConfig
@@ -32,18 +36,6 @@ from jaxmerge.model.decoder import Params, abstract_decoder
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
 _CARD = "README.md"
-# Carried along as they are; a name in `.model` is binary and kept as base64.
-_CARRIED = (
-  _CONFIG,
-  "generation_config.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
-  "chat_template.jinja",
-  "tokenizer.model",
-)
 _CHECKED_SHAPE = (2, 8)
 
 
@@ -101,7 +93,7 @@ def _read_files(path: epath.Path) -> dict[str, str]:
   """Texts of the carried files; code too, where config.json refers to it."""
   files: dict[str, str] = {}
   problems: list[str] = []
-  names = [n for n in (*_CARRIED, _TOKENIZER) if (path / n).exists()]
+  names = [n for n in (*CARRIED_FILES, _TOKENIZER) if (path / n).exists()]
   if _CONFIG in names and b'"auto_map"' in (path / _CONFIG).read_bytes():
     names += sorted(file.name for file in path.glob("*.py"))
   for name in names:
@@ -179,7 +171,10 @@ def save_directory(
     temporary.mkdir()
     for name, text in _other_files(files).items():
       (temporary / name).write_bytes(_to_bytes(name, text))
-    value = _config_text(params, config, family, files.get(_CONFIG, ""))
+    value = _still_true(files.get(_CONFIG, ""), config, _dtype(params))
+    if not value:
+      ours = {**family.write_config(config), "torch_dtype": _dtype(params)}
+      value = _json({**ours, **_token_ids(tokenizer)})
     write_text(temporary / _CONFIG, value)
     write_text(temporary / _CARD, card)
     if tokenizer:
@@ -194,26 +189,41 @@ def _other_files(files: Mapping[str, str]) -> dict[str, str]:
   check(
     f"a file named {name!r} cannot be written beside a model"
     for name in files
-    if name not in _CARRIED and (not name.endswith(".py") or "/" in name)
+    if name not in CARRIED_FILES and (not name.endswith(".py") or "/" in name)
   )
   return {name: text for name, text in files.items() if name != _CONFIG}
 
 
-def _config_text(
-  params: Params, config: DecoderConfig, family: Family, carried: str
-) -> str:
-  """config.json: the carried one where it is still true, else our own."""
+def _dtype(params: Params) -> str | None:
+  """The dtype of all parameters, None where there are several."""
   dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
-  dtype = {"torch_dtype": dtypes.pop()} if len(dtypes) == 1 else {}
-  if carried and _describes(carried, config):
-    value = json.loads(carried)
-    [key] = [k for k in ("dtype", "torch_dtype") if k in value][:1] or [""]
-    if not dtype or value.get(key) in (None, dtype["torch_dtype"]):
-      return carried
-    value[key] = dtype["torch_dtype"]
-  else:
-    value = {**family.write_config(config), **dtype}
+  return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def _json(value: Any) -> str:
   return json.dumps(value, indent=2) + "\n"
+
+
+def _still_true(carried: str, config: DecoderConfig, dtype: str | None) -> str:
+  """The carried config.json if it describes the model, else ""."""
+  if not carried or not _describes(carried, config):
+    return ""
+  value = json.loads(carried)
+  for key in ("dtype", "torch_dtype"):
+    if dtype and value.get(key, dtype) not in (None, dtype):
+      value[key] = dtype
+      carried = _json(value)
+  return carried
+
+
+def _token_ids(tokenizer: str) -> dict[str, int | None]:
+  """Of the token before every document; else theirs would be those of Llama."""
+  number = None
+  if tokenizer:
+    # tokenizers raises Exception itself
+    with contextlib.suppress(Exception):
+      number = end_of_text_id(tokenizers.Tokenizer.from_str(tokenizer))
+  return {"bos_token_id": number, "eos_token_id": number}
 
 
 def _describes(text: str, config: DecoderConfig) -> bool:

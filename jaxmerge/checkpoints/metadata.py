@@ -15,6 +15,19 @@ from jaxmerge.errors import InputError
 from jaxmerge.parallel.rules import named_leaves
 
 FORMAT = 1
+# Small files beside the tensors of a Hugging Face directory that are kept as
+# they are; a name in `.model` is binary and kept as base64.
+CARRIED_FILES = (
+  "config.json",
+  "generation_config.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+  "tokenizer.model",
+)
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
 
 

@@ -155,8 +155,13 @@ def _problems(config: DecoderConfig) -> list[str]:
     for name, choices in _CHOICES.items()
     if getattr(config, name) not in choices
   ]
-  if config.rope_scaling is not None:
+  if isinstance(config.rope_scaling, RopeScaling):
     problems += [f"model.{p}" for p in config.rope_scaling.problems()]
+  elif config.rope_scaling is not None:
+    problems.append(
+      "model.rope_scaling must be a jaxmerge.model.rope.RopeScaling, got "
+      f"{config.rope_scaling!r}"
+    )
   if config.head_dim < 0:
     problems.append(f"model.head_dim must be >= 0, got {config.head_dim}")
   if not 0 < config.rotary_fraction <= 1:

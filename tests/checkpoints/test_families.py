@@ -273,6 +273,7 @@ def test_an_old_llama_config_is_said_in_the_same_words():
     ({"rope_scaling": RopeScaling("ntk", 2.0)}, "kind must be one of"),
     ({"rope_scaling": RopeScaling("linear", -2.0)}, "factor must be positive"),
     ({"rope_scaling": RopeScaling("dynamic", 2.0)}, "original_length"),
+    ({"rope_scaling": {"kind": "linear"}}, "must be a jaxmerge.model.rope"),
     ({"rope_scaling": RopeScaling("yarn", 2.0, 8, 4.0, 4.0)}, "more than low"),
   ],
 )

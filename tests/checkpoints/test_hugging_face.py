@@ -281,3 +281,22 @@ def test_metadata_without_files_reads_as_before(tmp_path):
   carried = dataclasses.replace(metadata, files={"config.json": "{}"})
   assert from_json(to_json(carried)) == carried
   assert from_json(to_json(metadata)) == metadata
+
+
+def test_only_a_checkpoint_is_overwritten(tmp_path):
+  saved = models.load(theirs(tmp_path / "theirs"))
+  for _ in range(2):
+    models.save(saved, tmp_path / "out", "hf", overwrite=True)
+  (tmp_path / "out/notes.md").write_text("mine")
+  with pytest.raises(InputError, match="not a checkpoint"):
+    models.save(saved, tmp_path / "out", "hf", overwrite=True)
+  assert (tmp_path / "out/notes.md").exists()
+
+
+def test_a_run_of_our_own_says_which_token_ends_a_text(tiny_run, tmp_path):
+  convert(f"{tiny_run}@8", tmp_path / "hf", "hf")
+  value = json.loads((tmp_path / "hf/config.json").read_text())
+  assert value["eos_token_id"] == value["bos_token_id"] == 0
+  models.save_model(model(), tmp_path / "m", "hf")
+  value = json.loads((tmp_path / "m/config.json").read_text())
+  assert value["eos_token_id"] is None

@@ -119,6 +119,46 @@ def test_what_is_no_tensors_is_refused(tmp_path, content, says):
     open_torch_file(tmp_path / "x.bin")
 
 
+def pickled_tensor(start, shape, strides, key="0"):
+  """A dict of one float32 tensor, opcode by opcode, as torch pickles it."""
+
+  def text(value):
+    return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+  def numbers(values):
+    return b"(" + b"".join(b"I%d\n" % n for n in values) + b"t"
+
+  storage = text("storage") + b"ctorch\nFloatStorage\n" + text(key)
+  storage = b"(" + storage + text("cpu") + b"I6\ntQ"
+  arguments = storage + b"I%d\n" % start + numbers(shape) + numbers(strides)
+  call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"I00\nNtR"
+  return b"\x80\x02}" + text("a") + call + b"s."
+
+
+@pytest.mark.parametrize(
+  ("place", "says"),
+  [
+    ((0, [2, 3], [3, 1]), ""),
+    ((1, [2, 3], [3, 1]), "ends outside its storage"),
+    ((0, [2, 3], [4, 1]), "ends outside its storage"),
+    ((0, [10**9], [0]), "ends outside its storage"),
+    ((-1, [2], [1]), "not counts"),
+    ((0, [2], [-1]), "not counts"),
+    ((0, [2, 3], [1]), "shape and strides differ"),
+    ((0, [2], [1], "7"), "without a storage"),
+  ],
+)
+def test_a_tensor_lies_within_its_storage(tmp_path, place, says):
+  members = [("x/data/0", A.tobytes())]
+  pack(tmp_path / "x.bin", pickled_tensor(*place), members)
+  if not says:
+    tensor = open_torch_file(tmp_path / "x.bin")["a"]
+    np.testing.assert_array_equal(tensor, A)
+    return
+  with pytest.raises(InputError, match=says):
+    open_torch_file(tmp_path / "x.bin")
+
+
 def test_other_archives_are_refused(tmp_path):
   path = tmp_path / "x.bin"
   path.write_bytes(b"not a zip")
