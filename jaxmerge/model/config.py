@@ -133,6 +133,18 @@ class DecoderConfig:
     }
 
 
+def option_types() -> dict[str, type]:
+  """Options beyond a Llama's that a run may be trained with, and their types.
+
+  `rope_scaling` is for models that were trained before.
+  """
+  return {
+    field.name: type(field.default)
+    for field in dataclasses.fields(DecoderConfig)
+    if field.name in _BEYOND_LLAMA and field.name != "rope_scaling"
+  }
+
+
 def _problems(config: DecoderConfig) -> list[str]:
   positive = [
     "vocab_size",
