@@ -225,6 +225,14 @@ def test_what_is_not_supported_is_refused_by_name(value, says):
     table.family_of_type(value).read_config(value)
 
 
+def test_the_heads_of_qwen3_are_of_128_where_it_says_nothing():
+  value = {**LLAMA, "model_type": "qwen3"}
+  read = table.family_of_type(value).read_config
+  assert read(value).head_size == 128
+  assert read({**value, "head_dim": 4}).head_size == 4
+  assert table.family_of_type(QWEN).read_config(QWEN).head_size == 4
+
+
 def test_all_problems_of_a_config_are_listed_at_once():
   value = {**QWEN, "hidden_act": "relu", "hidden_size": 0, "vocab_size": None}
   with pytest.raises(InputError) as error:
