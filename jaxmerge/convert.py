@@ -1,4 +1,4 @@
-"""Converts a checkpoint between Orbax and Hugging Face (Llama), exactly.
+"""Converts a checkpoint between Orbax and Hugging Face, exactly.
 
 python -m jaxmerge.convert --input=DIR --output=DIR --format=hf|orbax
 """

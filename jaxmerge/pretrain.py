@@ -7,7 +7,6 @@ Type the same command again to go on from the latest checkpoint.
 """
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +21,7 @@ from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.files import check_can_make, make_directory, write_text
-from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.config import DecoderConfig, option_types
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import batch_share
@@ -30,6 +29,19 @@ from jaxmerge.training import loop, optimizer, run
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.trainer import Trainer, batch_problems, plan_text
 
+_MODEL: runner.Schema = {
+  "width": int,
+  "depth": int,
+  "num_heads": int,
+  "num_kv_heads": int,
+  "mlp_width": int,
+  "rope_theta": float,
+  "norm_eps": float,
+  "tied": bool,
+  "dtype": str,
+  "vocab_multiple": int,
+  "remat": bool,
+}
 SCHEMA: runner.Schema = {
   "seed": int,
   "num_steps": int,
@@ -40,19 +52,7 @@ SCHEMA: runner.Schema = {
   "validation_sequences": int,
   "eval_batch_size": int,
   "data": settings.SCHEMA,
-  "model": {
-    "width": int,
-    "depth": int,
-    "num_heads": int,
-    "num_kv_heads": int,
-    "mlp_width": int,
-    "rope_theta": float,
-    "norm_eps": float,
-    "tied": bool,
-    "dtype": str,
-    "vocab_multiple": int,
-    "remat": bool,
-  },
+  "model": _MODEL,
   "optimizer": {
     "learning_rate": float,
     "warmup_steps": int,
@@ -152,7 +152,7 @@ def train(
   describe = metadata.describer(
     run_id=identity["run_id"],
     parent=parent.name if parent else "",
-    model=dataclasses.asdict(trainer.config),
+    model=trainer.config.to_dict(),
     data={**run.flatten(config.data), "seq_len": config.seq_len},
     corpus=corpus.fingerprint,
     tokenizer=corpus.tokenizer.to_str(),
@@ -186,7 +186,7 @@ def check_config(config: config_dict.ConfigDict) -> Mesh:
   Returns:
     The mesh that it asks for.
   """
-  runner.check_config(config, SCHEMA)
+  runner.check_config(config, _schema(config))
   check(
     [
       f"config.{key} must be positive, got {config[key]}"
@@ -205,6 +205,14 @@ def check_config(config: config_dict.ConfigDict) -> Mesh:
   )
   _build(config, mesh, _vocabulary_size(config.data))
   return mesh
+
+
+def _schema(config: config_dict.ConfigDict) -> runner.Schema:
+  """With the options of the model that the config names; a Llama has none."""
+  if "model" not in config or not isinstance(config.model, type(config)):
+    return SCHEMA
+  options = {k: t for k, t in option_types().items() if k in config.model}
+  return {**SCHEMA, "model": {**_MODEL, **options}}
 
 
 def _vocabulary_size(data: config_dict.ConfigDict) -> int:

@@ -1,273 +1,284 @@
-"""Llama checkpoints in the Hugging Face layout, both ways exact.
+"""Hugging Face directories, both ways exact; names are those of `families`.
 
-Theirs holds one tensor a layer, as (outputs, inputs); ours one stack for all
-layers, as (layers, inputs, outputs).
-
-N layers, V vocabulary.
+B batch, L positions.
 """
 
+import base64
+import contextlib
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import tokenizers
 from etils import epath
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from flax import nnx
 
-from jaxmerge.checkpoints.metadata import tree_of_leaves
+from jaxmerge.checkpoints.families import table
+from jaxmerge.checkpoints.families.family import Family
+from jaxmerge.checkpoints.metadata import CARRIED_FILES
+from jaxmerge.checkpoints.safetensors_file import read_json
+from jaxmerge.checkpoints.shards import (
+  MAX_SHARD_BYTES,
+  open_tensors,
+  write_tensors,
+)
 from jaxmerge.checkpoints.store import check_output
+from jaxmerge.data.tokenizer import end_of_text_id
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import replace_directory, write_json, write_text
+from jaxmerge.files import replace_directory, write_text
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Params, abstract_decoder
-from jaxmerge.parallel.rules import named_leaves
 
-# Ours -> (theirs, whether the matrix is transposed); {} is the layer.
-LLAMA_NAMES: Mapping[str, tuple[str, bool]] = {
-  "embed/embedding": ("model.embed_tokens.weight", False),
-  "layers/attention_norm/scale": (
-    "model.layers.{}.input_layernorm.weight",
-    False,
-  ),
-  "layers/attention/query/kernel": (
-    "model.layers.{}.self_attn.q_proj.weight",
-    True,
-  ),
-  "layers/attention/key/kernel": (
-    "model.layers.{}.self_attn.k_proj.weight",
-    True,
-  ),
-  "layers/attention/value/kernel": (
-    "model.layers.{}.self_attn.v_proj.weight",
-    True,
-  ),
-  "layers/attention/out/kernel": (
-    "model.layers.{}.self_attn.o_proj.weight",
-    True,
-  ),
-  "layers/mlp_norm/scale": (
-    "model.layers.{}.post_attention_layernorm.weight",
-    False,
-  ),
-  "layers/mlp/gate/kernel": ("model.layers.{}.mlp.gate_proj.weight", True),
-  "layers/mlp/up/kernel": ("model.layers.{}.mlp.up_proj.weight", True),
-  "layers/mlp/down/kernel": ("model.layers.{}.mlp.down_proj.weight", True),
-  "final_norm/scale": ("model.norm.weight", False),
-  "head/kernel": ("lm_head.weight", True),
-}
-_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-_WEIGHTS = "model.safetensors"
-_EXACT = ("float32", "bfloat16", "float16")
+_CONFIG = "config.json"
+_TOKENIZER = "tokenizer.json"
+_CARD = "README.md"
+_CHECKED_SHAPE = (2, 8)
+
+
+class Opened(NamedTuple):
+  """A directory whose headers have been read and checked, but no tensor.
+
+  Attributes:
+    config: what config.json says.
+    family: whose names the tensors have.
+    tensors: by their names; `np.asarray` reads one.
+    tokenizer: tokenizer.json, "" without.
+    files: text of what else is carried along, by name.
+  """
+
+  config: DecoderConfig
+  family: Family
+  tensors: Mapping[str, Any]
+  tokenizer: str
+  files: Mapping[str, str]
 
 
 def is_hugging_face(path: epath.PathLike) -> bool:
-  return (epath.Path(path) / "config.json").exists()
+  return (epath.Path(path) / _CONFIG).exists()
 
 
-def to_tensors(params: Params, config: DecoderConfig) -> dict[str, np.ndarray]:
-  """Their tensors from our parameters; rows of padding are left out."""
-  tensors: dict[str, np.ndarray] = {}
-  for name, leaf in named_leaves(params).items():
-    theirs, transposed = LLAMA_NAMES[name]
-    array = np.asarray(jax.device_get(leaf))
-    if transposed:
-      array = np.swapaxes(array, -1, -2)
-    if theirs in _VOCABULARY:
-      array = array[: config.vocab_size]
-    if "{}" in theirs:
-      for layer in range(config.depth):
-        tensors[theirs.format(layer)] = np.ascontiguousarray(array[layer])
-    else:
-      tensors[theirs] = np.ascontiguousarray(array)
-  return tensors
-
-
-def from_tensors(
-  tensors: Mapping[str, np.ndarray], config: DecoderConfig
-) -> Params:
-  """Our parameters from their tensors; the padding is zero.
+def open_directory(path: epath.PathLike) -> Opened:
+  """Reads everything but the tensors.
 
   Raises:
-    InputError: lists every tensor that is missing, left over, or of a shape or
-      dtype that does not fit.
+    InputError: lists what is missing, damaged or not supported.
   """
-  _, abstract = abstract_decoder(config)
-  leaves: dict[str, np.ndarray] = {}
+  path = epath.Path(path)
   problems: list[str] = []
-  used: set[str] = set()
-  for name, shape in named_leaves(abstract).items():
-    theirs, transposed = LLAMA_NAMES[name]
-    layers = range(config.depth) if "{}" in theirs else [None]
-    names = [theirs.format(layer) for layer in layers]
-    used.update(names)
-    missing = [f"no tensor {n}" for n in names if n not in tensors]
-    if missing:
-      problems += missing
-      continue
-    parts = [np.asarray(tensors[n]) for n in names]
-    if transposed:
-      parts = [np.swapaxes(part, -1, -2) for part in parts]
-    if theirs in _VOCABULARY:
-      parts = [_padded(part, config, transposed) for part in parts]
-    expected = shape.shape[1:] if "{}" in theirs else shape.shape
-    wrong = [
-      f"tensor {n} has shape {list(tensors[n].shape)}, which does not fit"
-      for n, part in zip(names, parts)
-      if part.shape != expected
-    ]
-    wrong += [
-      f"tensor {n} is {tensors[n].dtype}, which float32 does not hold exactly"
-      for n in names
-      if str(tensors[n].dtype) not in _EXACT
-    ]
-    problems += wrong
-    if not wrong:
-      stacked = np.stack(parts) if "{}" in theirs else parts[0]
-      leaves[name] = stacked.astype(np.float32)
-  problems += [f"tensor {n} is not used" for n in tensors if n not in used]
-  check(sorted(problems))
-  return tree_of_leaves(leaves)
+  files: dict[str, str] = {}
+  tensors: Mapping[str, Any] = {}
+  try:
+    files = _read_files(path)
+    value = read_json(files.get(_CONFIG, ""))
+    family = table.family_of_type(value)
+    config = family.read_config(value)
+  except InputError as error:
+    problems += [f"{path}: {problem}" for problem in error.problems]
+  except ValueError as error:
+    problems.append(f"{path}: {_CONFIG} is damaged: {error}")
+  try:
+    tensors = open_tensors(path)
+  except InputError as error:
+    problems += error.problems
+  check(problems)
+  tokenizer = files.pop(_TOKENIZER, "")
+  return Opened(config, family, tensors, tokenizer, files)
 
 
-def _padded(
-  part: np.ndarray, config: DecoderConfig, transposed: bool
-) -> np.ndarray:
-  axis = 1 if transposed else 0
-  if part.shape[axis] != config.vocab_size:
-    return part
-  widths = [(0, 0), (0, 0)]
-  widths[axis] = (0, config.padded_vocab_size - config.vocab_size)
-  return np.pad(part, widths)
+def _read_files(path: epath.Path) -> dict[str, str]:
+  """Texts of the carried files; code too, where config.json refers to it."""
+  files: dict[str, str] = {}
+  problems: list[str] = []
+  names = [n for n in (*CARRIED_FILES, _TOKENIZER) if (path / n).exists()]
+  if _CONFIG in names and b'"auto_map"' in (path / _CONFIG).read_bytes():
+    names += sorted(file.name for file in path.glob("*.py"))
+  for name in names:
+    try:
+      files[name] = _to_text(name, (path / name).read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+      problems.append(f"{name} cannot be read: {error}")
+  check(problems)
+  return files
 
 
-def to_config(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json of a LlamaForCausalLM."""
-  return {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": config.vocab_size,
-    "hidden_size": config.width,
-    "num_hidden_layers": config.depth,
-    "num_attention_heads": config.num_heads,
-    "num_key_value_heads": config.num_kv_heads,
-    "intermediate_size": config.mlp_width,
-    "rope_theta": config.rope_theta,
-    "rms_norm_eps": config.norm_eps,
-    "tie_word_embeddings": config.tied,
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "torch_dtype": "float32",
-  }
+def _to_text(name: str, content: bytes) -> str:
+  if name.endswith(".model"):
+    return base64.b64encode(content).decode()
+  return content.decode()
 
 
-def from_config(value: Mapping[str, Any]) -> DecoderConfig:
-  """Our config from a config.json.
+def _to_bytes(name: str, text: str) -> bytes:
+  return base64.b64decode(text) if name.endswith(".model") else text.encode()
+
+
+def load_directory(path: epath.PathLike) -> tuple[Params, Opened]:
+  """The parameters of a directory, in the dtypes of its tensors.
 
   Raises:
-    InputError: the model is not a Llama that this decoder computes exactly.
+    InputError: lists what is missing, damaged or not supported.
   """
-  if not isinstance(value, dict):
-    raise InputError("config.json is not a JSON object")
-  value = {key: item for key, item in value.items() if item is not None}
-  problems = [
-    f"config.json: {key} is {value.get(key)!r}, only {only!r} is supported"
-    for key, only in (
-      ("model_type", "llama"),
-      ("hidden_act", "silu"),
-      ("attention_bias", False),
-      ("mlp_bias", False),
-      ("rope_scaling", None),
-    )
-    if value.get(key, only) != only
-  ]
-  needed = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-  )
-  problems += [
-    f"config.json has no {key}" for key in needed if key not in value
-  ]
-  check(problems)
-  rope = value.get("rope_parameters") or {}
-  heads = value["num_attention_heads"]
-  head_size = value.get("head_dim", value["hidden_size"] // heads)
-  if head_size * heads != value["hidden_size"]:
-    raise InputError(f"config.json: head_dim {head_size} is not supported")
-  if rope.get("rope_type", "default") != "default":
-    raise InputError(f"config.json: rope_parameters {rope} is not supported")
-  return DecoderConfig(
-    vocab_size=value["vocab_size"],
-    width=value["hidden_size"],
-    depth=value["num_hidden_layers"],
-    num_heads=heads,
-    num_kv_heads=value.get("num_key_value_heads", heads),
-    mlp_width=value["intermediate_size"],
-    rope_theta=rope.get("rope_theta", value.get("rope_theta", 10_000.0)),
-    norm_eps=value.get("rms_norm_eps", 1e-6),
-    tied=value.get("tie_word_embeddings", False),
-  )
+  opened = open_directory(path)
+  return _params(path, opened, opened.config), opened
+
+
+def _params(
+  path: epath.PathLike, opened: Opened, config: DecoderConfig
+) -> Params:
+  try:
+    return table.from_tensors(opened.tensors, config, opened.family)
+  except InputError as error:
+    raise InputError([f"{path}: {p}" for p in error.problems]) from error
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def save_directory(
   path: epath.PathLike,
   params: Params,
   config: DecoderConfig,
-  tokenizer: str,
   *,
+  tokenizer: str,
+  files: Mapping[str, str],
+  card: str,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
   overwrite: bool = False,
 ) -> None:
-  """Writes config.json, model.safetensors and, if any, tokenizer.json.
+  """Writes a directory, reads it again and compares tensors and logits.
+
+  Args:
+    path: the new directory.
+    params: parameters; their dtypes are kept.
+    config: their model.
+    tokenizer: tokenizer.json, "" without.
+    files: what was carried along, by name; a config.json that still describes
+      the model is written as it was.
+    card: README.md.
+    max_shard_bytes: more than this is spread over several files.
+    overwrite: replace an existing checkpoint.
 
   Raises:
-    InputError: `path` exists without `overwrite`, or cannot be written.
+    InputError: the model is of no family, `path` exists without `overwrite` or
+      cannot be written, or what was written is not what was meant; then
+      nothing is left behind.
   """
   check_output(path, overwrite=overwrite)
+  family = table.family_of_config(config)
   with replace_directory(path) as temporary:
     temporary.mkdir()
-    write_json(temporary / "config.json", to_config(config))
-    save_file(to_tensors(params, config), temporary / _WEIGHTS)
+    for name, text in _other_files(files).items():
+      (temporary / name).write_bytes(_to_bytes(name, text))
+    value = _still_true(files.get(_CONFIG, ""), config, _dtype(params))
+    if not value:
+      ours = {**family.write_config(config), "torch_dtype": _dtype(params)}
+      value = _json({**ours, **_token_ids(tokenizer)})
+    write_text(temporary / _CONFIG, value)
+    write_text(temporary / _CARD, card)
     if tokenizer:
-      write_text(temporary / "tokenizer.json", tokenizer)
+      write_text(temporary / _TOKENIZER, tokenizer)
+    tensors = table.to_tensors(params, config, family)
+    write_tensors(temporary, tensors, max_shard_bytes)
+    _check_written(temporary, params, config)
 
 
-def load_directory(
-  path: epath.PathLike,
-) -> tuple[Params, DecoderConfig, str]:
-  """Parameters, config and tokenizer.json ("" without) of a directory.
-
-  Raises:
-    InputError: a file is missing or damaged, or the model is another kind.
-  """
-  path = epath.Path(path)
-  read: Callable[[str], str] = lambda name: (path / name).read_text()
-  if (path / f"{_WEIGHTS}.index.json").exists():
-    raise InputError(f"{path}: sharded safetensors are not supported")
-  try:
-    config = from_config(json.loads(read("config.json")))
-    tensors = load_file(path / _WEIGHTS)
-  except (OSError, SafetensorError) as error:
-    raise InputError(f"{path} cannot be read: {error}") from error
-  except InputError as error:
-    raise InputError([f"{path}: {p}" for p in error.problems]) from error
-  except ValueError as error:
-    raise InputError(f"{path}: config.json is damaged: {error}") from error
-  if config.tied and "lm_head.weight" in tensors:
-    head = tensors.pop("lm_head.weight")
-    embedding = tensors.get("model.embed_tokens.weight", head)
-    if not np.array_equal(head, embedding):
-      raise InputError(
-        f"{path}: the head is said to be tied, but lm_head.weight is not "
-        "model.embed_tokens.weight"
-      )
-  tokenizer = path / "tokenizer.json"
-  return (
-    from_tensors(tensors, config),
-    config,
-    tokenizer.read_text() if tokenizer.exists() else "",
+def _other_files(files: Mapping[str, str]) -> dict[str, str]:
+  """Without config.json; InputError for a name that is none of a file here."""
+  check(
+    f"a file named {name!r} cannot be written beside a model"
+    for name in files
+    if name not in CARRIED_FILES and (not name.endswith(".py") or "/" in name)
   )
+  return {name: text for name, text in files.items() if name != _CONFIG}
+
+
+def _dtype(params: Params) -> str | None:
+  """The dtype of all parameters, None where there are several."""
+  dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
+  return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def _json(value: Any) -> str:
+  return json.dumps(value, indent=2) + "\n"
+
+
+def _still_true(carried: str, config: DecoderConfig, dtype: str | None) -> str:
+  """The carried config.json if it describes the model, else ""."""
+  if not carried or not _describes(carried, config):
+    return ""
+  value = json.loads(carried)
+  for key in ("dtype", "torch_dtype"):
+    if dtype and value.get(key, dtype) not in (None, dtype):
+      value[key] = dtype
+      carried = _json(value)
+  return carried
+
+
+def _token_ids(tokenizer: str) -> dict[str, int | None]:
+  """Of the token before every document; else theirs would be those of Llama."""
+  number = None
+  if tokenizer:
+    # tokenizers raises Exception itself
+    with contextlib.suppress(Exception):
+      number = end_of_text_id(tokenizers.Tokenizer.from_str(tokenizer))
+  return {"bos_token_id": number, "eos_token_id": number}
+
+
+def _describes(text: str, config: DecoderConfig) -> bool:
+  try:
+    value = read_json(text)
+    said = table.family_of_type(value).read_config(value)
+  except ValueError:  # an InputError is one
+    return False
+  return table.same_model(said, config)
+
+
+def _check_written(
+  path: epath.Path, params: Params, config: DecoderConfig
+) -> None:
+  """Reads a directory again; InputError where it is another model."""
+  opened = open_directory(path)
+  if not table.same_model(opened.config, config):
+    raise InputError(
+      f"the export says of itself {opened.config.to_dict()}, but the model is "
+      f"{config.to_dict()}"
+    )
+  # The same program must run over both, so what a directory cannot say (how
+  # the vocabulary is padded) is taken from the source.
+  config = dataclasses.replace(config, dtype="float32", remat=False)
+  again = _params(path, opened, config)
+  check(_differences(again, params, config, opened.family))
+  again = jax.tree.map(_placed_like, again, params)
+  graph, _ = abstract_decoder(config)
+  tokens_BxL = np.arange(math.prod(_CHECKED_SHAPE)).reshape(_CHECKED_SHAPE)
+  tokens_BxL = (tokens_BxL * 7919 % config.vocab_size).astype(np.int32)
+
+  @jax.jit
+  def logits(params: Any) -> jax.Array:
+    return nnx.merge(graph, params)(tokens_BxL)
+
+  first, second = (np.asarray(logits(tree)) for tree in (params, again))
+  if first.tobytes() != second.tobytes():
+    difference = np.nanmax(np.abs(first - second))
+    raise InputError(
+      f"the export computes other logits than the model (by {difference:.3g})"
+    )
+
+
+def _differences(
+  again: Params, params: Params, config: DecoderConfig, family: Family
+) -> list[str]:
+  written, meant = (
+    table.to_tensors(tree, config, family) for tree in (again, params)
+  )
+  return [
+    f"tensor {name} of the export is not what was to be written"
+    for (name, a), (_, b) in zip(written, meant)
+    if a.dtype != b.dtype or a.tobytes() != b.tobytes()
+  ]
+
+
+def _placed_like(new: np.ndarray, old: Any) -> Any:
+  return jax.device_put(new, old.sharding) if hasattr(old, "sharding") else new

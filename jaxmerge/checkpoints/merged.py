@@ -77,5 +77,6 @@ def save_merged(
       **({"recipe": dict(recipe)} if recipe else {}),
     },
     versions=versions(),
+    files=latest.files,
   )
   save_params(path, params, metadata, overwrite=overwrite)

@@ -15,6 +15,19 @@ from jaxmerge.errors import InputError
 from jaxmerge.parallel.rules import named_leaves
 
 FORMAT = 1
+# Small files beside the tensors of a Hugging Face directory that are kept as
+# they are; a name in `.model` is binary and kept as base64.
+CARRIED_FILES = (
+  "config.json",
+  "generation_config.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+  "tokenizer.model",
+)
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -37,6 +50,8 @@ class Metadata:
     iterator: digest of the data iterator's position ("" without one).
     provenance: for a merged tree its method, weights and sources.
     versions: packages that wrote it.
+    files: text of what else lay in the Hugging Face directory that the model
+      comes from (config.json, tokenizer files), to go back with it.
   """
 
   kind: str
@@ -52,6 +67,7 @@ class Metadata:
   iterator: str
   provenance: Mapping[str, Any]
   versions: Mapping[str, str]
+  files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def tokenizer_hash(self) -> str:
@@ -86,6 +102,8 @@ def versions() -> dict[str, str]:
 def to_json(metadata: Metadata) -> dict[str, Any]:
   """The JSON value to save, closed by a digest of itself."""
   value = {"format": FORMAT, **dataclasses.asdict(metadata)}
+  if not metadata.files:  # as it was before there were any
+    del value["files"]
   return {**value, "digest": hash_text(canonical_json(value))}
 
 
@@ -102,7 +120,8 @@ def from_json(value: Any) -> Metadata:
   if digest != hash_text(canonical_json(value)):
     raise InputError("its metadata does not match its own digest")
   names = {field.name for field in dataclasses.fields(Metadata)}
-  if value.pop("format", None) != FORMAT or value.keys() != names:
+  is_ours = value.pop("format", None) == FORMAT
+  if not is_ours or value.keys() | {"files"} != names:
     raise InputError(
       f"its metadata is not of format {FORMAT}: another version of jaxmerge "
       "has written it"

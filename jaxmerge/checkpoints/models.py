@@ -1,18 +1,22 @@
 """Whole models in and out: `jaxmerge.load_model` and `jaxmerge.save_model`."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 from etils import epath
 from flax import nnx
 
 from jaxmerge.checkpoints import hugging_face
+from jaxmerge.checkpoints.families.table import family_of_config
 from jaxmerge.checkpoints.metadata import (
   Metadata,
   describe_leaves,
   read_metadata,
   versions,
 )
+from jaxmerge.checkpoints.model_card import model_card
+from jaxmerge.checkpoints.shards import MAX_SHARD_BYTES
 from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
 from jaxmerge.model.config import DecoderConfig
@@ -25,13 +29,16 @@ FORMATS = ("hf", "orbax")
 class SavedModel:
   """Parameters with what is needed to run them, from either format.
 
-  `metadata` is None for a Hugging Face directory.
+  `metadata` is None for a Hugging Face directory. `files` is what else lay in
+  one, by name, to go back with it: the config.json as it was, what the
+  tokenizer needs beside tokenizer.json.
   """
 
   params: Params
   config: DecoderConfig
   tokenizer: str
   metadata: Metadata | None
+  files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load(path: epath.PathLike) -> SavedModel:
@@ -44,28 +51,62 @@ def load(path: epath.PathLike) -> SavedModel:
   if not path.exists():
     raise InputError(f"{path} does not exist")
   if hugging_face.is_hugging_face(path):
-    params, config, tokenizer = hugging_face.load_directory(path)
-    return SavedModel(jax.device_put(params), config, tokenizer, None)
+    params, opened = hugging_face.load_directory(path)
+    return SavedModel(
+      jax.device_put(params),
+      opened.config,
+      opened.tokenizer,
+      None,
+      opened.files,
+    )
   metadata = read_metadata(path)
   config = DecoderConfig.from_dict(metadata.model)
-  return SavedModel(restore_params(path), config, metadata.tokenizer, metadata)
+  return SavedModel(
+    restore_params(path), config, metadata.tokenizer, metadata, metadata.files
+  )
 
 
 def save(
-  saved: SavedModel, path: epath.PathLike, format: str, *, overwrite: bool
+  saved: SavedModel,
+  path: epath.PathLike,
+  format: str,
+  *,
+  overwrite: bool,
+  max_shard_bytes: int | None = None,
 ) -> None:
   """Writes a step directory ("orbax") or a Hugging Face directory ("hf").
 
+  Args:
+    saved: the model.
+    path: the new directory.
+    format: "orbax" or "hf".
+    overwrite: replace an existing checkpoint.
+    max_shard_bytes: of "hf" only: the most that one safetensors file may hold;
+      None is 5 GB.
+
   Raises:
-    InputError: the format is unknown, `path` exists, or it cannot be written.
+    InputError: the format is unknown, `path` exists, it cannot be written, or
+      no family of Hugging Face models can say what the model is.
   """
   if format not in FORMATS:
     raise InputError(f"format must be one of {FORMATS}, got {format!r}")
   if format == "hf":
+    if max_shard_bytes is None:
+      max_shard_bytes = MAX_SHARD_BYTES
+    family = family_of_config(saved.config)
     hugging_face.save_directory(
-      path, saved.params, saved.config, saved.tokenizer, overwrite=overwrite
+      path,
+      saved.params,
+      saved.config,
+      tokenizer=saved.tokenizer,
+      files=saved.files,
+      card=model_card(family.model_type, saved.metadata),
+      max_shard_bytes=max_shard_bytes,
+      overwrite=overwrite,
     )
     return
+  if max_shard_bytes is not None:
+    raise InputError("max_shard_bytes is for format 'hf' only")
   metadata = saved.metadata or _imported(saved)
   if metadata.kind == "trained":  # no optimiser state: nothing to resume from
     metadata = dataclasses.replace(
@@ -84,7 +125,7 @@ def _imported(saved: SavedModel) -> Metadata:
     tokens=0,
     run_id="",
     parent="",
-    model=dataclasses.asdict(saved.config),
+    model=saved.config.to_dict(),
     data={},
     corpus="",
     tokenizer=saved.tokenizer,
@@ -92,6 +133,7 @@ def _imported(saved: SavedModel) -> Metadata:
     iterator="",
     provenance={},
     versions=versions(),
+    files=saved.files,
   )
 
 
@@ -99,7 +141,8 @@ def load_model(path: epath.PathLike) -> Decoder:
   """Loads a model to call: `load_model(path)(tokens) -> logits`.
 
   Args:
-    path: an Orbax step directory or a Hugging Face directory (Llama).
+    path: an Orbax step directory or a Hugging Face directory (docs/convert.md
+      names the families).
 
   Returns:
     A Decoder; it maps int32[B, L] to float32[B, L, V].
@@ -113,7 +156,10 @@ def load_model(path: epath.PathLike) -> Decoder:
 
 
 def save_model(
-  model: Decoder, path: epath.PathLike, format: str = "orbax"
+  model: Decoder,
+  path: epath.PathLike,
+  format: str = "orbax",
+  max_shard_bytes: int | None = None,
 ) -> None:
   """Saves a model as an Orbax step directory or a Hugging Face directory.
 
@@ -121,10 +167,12 @@ def save_model(
     model: its parameters and config are saved; it carries no tokenizer.
     path: a directory that does not exist yet.
     format: "orbax" or "hf".
+    max_shard_bytes: of "hf" only: the most that one safetensors file may hold;
+      None is 5 GB.
 
   Raises:
     InputError: the format is unknown, `path` exists, or it cannot be written.
   """
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   saved = SavedModel(params, model.config, "", None)
-  save(saved, path, format, overwrite=False)
+  save(saved, path, format, overwrite=False, max_shard_bytes=max_shard_bytes)

@@ -18,6 +18,7 @@ from etils import epath
 
 from jaxmerge.checkpoints.digest import digests
 from jaxmerge.checkpoints.metadata import (
+  CARRIED_FILES,
   Metadata,
   abstract_params,
   describe_leaves,
@@ -129,11 +130,13 @@ def check_output(path: epath.PathLike, *, overwrite: bool) -> None:
 
 
 def _other_content(path: epath.Path) -> list[str]:
-  """What is in a directory that no step directory of ours has."""
+  """What is in a directory that no checkpoint of ours has."""
+  ours = ("params", "metadata", "tokenizer.json", "README.md", *CARRIED_FILES)
+  index = "model.safetensors.index.json"
   return [
     p.name
     for p in path.iterdir()
-    if p.name not in ("params", "metadata", "config.json", "tokenizer.json")
+    if p.name not in (*ours, index)
     and not p.name.endswith((".txt", ".safetensors", "_METADATA"))
   ]
 

@@ -1,9 +1,13 @@
-"""The decoder: RMSNorm, RoPE, SwiGLU, grouped-query attention, scanned layers.
+"""The decoder: norms, RoPE, MLP, grouped-query attention, scanned layers.
+
+One data flow for every family; what differs between them is in the config.
 
 B batch, L positions, D width, H query heads, G key/value heads, S head size,
 V vocabulary, P padded vocabulary.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,30 +15,31 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.rope import rotate
 
 Params = dict[str, Any]
 
-
-def rotate(x_BxLxHxS: jax.Array, theta: float) -> jax.Array:
-  """Rotary position embedding, halves rotated as in Llama (2104.09864)."""
-  length, size = x_BxLxHxS.shape[1], x_BxLxHxS.shape[3]
-  frequencies = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
-  cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
-  left, right = jnp.split(x_BxLxHxS.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate(
-    [left * cos - right * sin, right * cos + left * sin], axis=-1
-  )
-  return rotated.astype(x_BxLxHxS.dtype)
+_ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  "silu": jax.nn.silu,
+  "gelu": partial(jax.nn.gelu, approximate=False),
+  "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+  "relu": jax.nn.relu,
+}
 
 
 def _linear(
-  config: DecoderConfig, inputs: int, outputs: int, rngs: nnx.Rngs, gain: float
+  config: DecoderConfig,
+  inputs: int,
+  outputs: int,
+  rngs: nnx.Rngs,
+  *,
+  gain: float = 1.0,
+  bias: bool = False,
 ) -> nnx.Linear:
   return nnx.Linear(
     inputs,
     outputs,
-    use_bias=False,
+    use_bias=bias,
     dtype=jnp.dtype(config.dtype),
     kernel_init=nnx.initializers.variance_scaling(
       gain, "fan_in", "truncated_normal"
@@ -43,13 +48,29 @@ def _linear(
   )
 
 
-def _norm(config: DecoderConfig, rngs: nnx.Rngs) -> nnx.RMSNorm:
+def _rms_norm(config: DecoderConfig, size: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
   return nnx.RMSNorm(
+    size, epsilon=config.norm_eps, dtype=jnp.dtype(config.dtype), rngs=rngs
+  )
+
+
+def _norm(config: DecoderConfig, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
+  if config.norm == "rms":
+    return _rms_norm(config, config.width, rngs)
+  return nnx.LayerNorm(
     config.width,
     epsilon=config.norm_eps,
     dtype=jnp.dtype(config.dtype),
+    use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where means are large
     rngs=rngs,
   )
+
+
+def _unit_columns(kernel_DxP: jax.Array) -> jax.Array:
+  """Columns of length 1; those shorter than 1e-12 grow by 1e12 at most."""
+  kernel_DxP = kernel_DxP.astype(jnp.float32)
+  squares_P = jnp.sum(kernel_DxP**2, axis=0)
+  return kernel_DxP / jnp.sqrt(jnp.maximum(squares_P, 1e-24))
 
 
 class Attention(nnx.Module):
@@ -57,13 +78,23 @@ class Attention(nnx.Module):
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.config = config
+    query_width = config.num_heads * config.head_size
     kv_width = config.num_kv_heads * config.head_size
-    self.query = _linear(config, config.width, config.width, rngs, 1.0)
-    self.key = _linear(config, config.width, kv_width, rngs, 1.0)
-    self.value = _linear(config, config.width, kv_width, rngs, 1.0)
+    bias = config.attention_bias != ""
+    self.query = _linear(config, config.width, query_width, rngs, bias=bias)
+    self.key = _linear(config, config.width, kv_width, rngs, bias=bias)
+    self.value = _linear(config, config.width, kv_width, rngs, bias=bias)
+    if config.query_key_norm:
+      whole = config.query_key_norm == "projection"
+      size = config.head_size
+      self.query_norm = _rms_norm(config, query_width if whole else size, rngs)
+      self.key_norm = _rms_norm(config, kv_width if whole else size, rngs)
     # Residual branches start small, so that depth does not grow the stream.
     gain = 1.0 / (2 * config.depth)
-    self.out = _linear(config, config.width, config.width, rngs, gain)
+    bias = config.attention_bias == "all"
+    self.out = _linear(
+      config, query_width, config.width, rngs, gain=gain, bias=bias
+    )
 
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
     config = self.config
@@ -72,43 +103,63 @@ class Attention(nnx.Module):
     def heads(y: jax.Array, count: int) -> jax.Array:
       return y.reshape(batch, length, count, config.head_size)
 
-    query = heads(self.query(x_BxLxD), config.num_heads)
-    key = heads(self.key(x_BxLxD), config.num_kv_heads)
+    query, key = self.query(x_BxLxD), self.key(x_BxLxD)
+    if config.query_key_norm == "projection":
+      query, key = self.query_norm(query), self.key_norm(key)
+    query = heads(query, config.num_heads)
+    key = heads(key, config.num_kv_heads)
+    if config.query_key_norm == "head":
+      query, key = self.query_norm(query), self.key_norm(key)
     value = heads(self.value(x_BxLxD), config.num_kv_heads)
-    y = jax.nn.dot_product_attention(
-      rotate(query, config.rope_theta),
-      rotate(key, config.rope_theta),
-      value,
-      is_causal=True,
+    turn = partial(
+      rotate,
+      theta=config.rope_theta,
+      fraction=config.rotary_fraction,
+      scaling=config.rope_scaling,
     )
-    return self.out(y.reshape(batch, length, config.width))
+    y = jax.nn.dot_product_attention(
+      turn(query), turn(key), value, is_causal=True
+    )
+    return self.out(y.reshape(batch, length, -1))
 
 
-class SwiGLU(nnx.Module):
-  """Gated MLP: down(silu(gate(x)) * up(x))."""
+class MLP(nnx.Module):
+  """down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-    self.gate = _linear(config, config.width, config.mlp_width, rngs, 1.0)
-    self.up = _linear(config, config.width, config.mlp_width, rngs, 1.0)
+    self.config = config
+    width, hidden, bias = config.width, config.mlp_width, config.mlp_bias
+    if config.gated_mlp:
+      self.gate = _linear(config, width, hidden, rngs, bias=bias)
+    self.up = _linear(config, width, hidden, rngs, bias=bias)
     gain = 1.0 / (2 * config.depth)
-    self.down = _linear(config, config.mlp_width, config.width, rngs, gain)
+    self.down = _linear(config, hidden, width, rngs, gain=gain, bias=bias)
 
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-    return self.down(jax.nn.silu(self.gate(x_BxLxD)) * self.up(x_BxLxD))
+    activation = _ACTIVATIONS[self.config.activation]
+    if self.config.gated_mlp:
+      return self.down(activation(self.gate(x_BxLxD)) * self.up(x_BxLxD))
+    return self.down(activation(self.up(x_BxLxD)))
 
 
 class Layer(nnx.Module):
-  """Pre-norm attention and MLP, each added to the residual stream."""
+  """Attention and MLP with their norms, each added to the residual stream."""
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    self.config = config
     self.attention_norm = _norm(config, rngs)
     self.attention = Attention(config, rngs)
     self.mlp_norm = _norm(config, rngs)
-    self.mlp = SwiGLU(config, rngs)
+    self.mlp = MLP(config, rngs)
 
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-    x_BxLxD = x_BxLxD + self.attention(self.attention_norm(x_BxLxD))
-    return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))
+    if self.config.norm_after:
+      x_BxLxD = x_BxLxD + self.attention_norm(self.attention(x_BxLxD))
+      return x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD))
+    attended = x_BxLxD + self.attention(self.attention_norm(x_BxLxD))
+    if self.config.parallel_residual:
+      return attended + self.mlp(self.mlp_norm(x_BxLxD))
+    return attended + self.mlp(self.mlp_norm(attended))
 
 
 class Decoder(nnx.Module):
@@ -137,9 +188,7 @@ class Decoder(nnx.Module):
     self.layers = make_layers(rngs)
     self.final_norm = _norm(config, rngs)
     if not config.tied:
-      self.head = _linear(
-        config, config.width, config.padded_vocab_size, rngs, 1.0
-      )
+      self.head = _linear(config, config.width, config.padded_vocab_size, rngs)
 
   def padded_logits(self, tokens_BxL: jax.Array) -> jax.Array:
     """int32[B, L] -> float32[B, L, P]; columns of padding hold -inf."""
@@ -156,6 +205,8 @@ class Decoder(nnx.Module):
       kernel_DxP = self.embed.embedding[...].T
     else:
       kernel_DxP = self.head.kernel[...]
+    if self.config.unit_head:
+      kernel_DxP = _unit_columns(kernel_DxP)
     # Summed and kept in float32: logits of 16 in bfloat16 are 1/8 apart.
     logits = jnp.matmul(
       x_BxLxD,

@@ -21,13 +21,18 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 # Stacked layers lead with the layer axis, which is never sharded.
 DECODER_RULES: Rules = (
   (r"embed/embedding", P("tensor", "fsdp")),
-  (r"layers/.*norm/scale", P(None, None)),
+  (r"layers/.*norm/(scale|bias)", P(None, None)),
   (
     r"layers/(attention/(query|key|value)|mlp/(gate|up))/kernel",
     P(None, "fsdp", "tensor"),
   ),
   (r"layers/(attention/out|mlp/down)/kernel", P(None, "tensor", "fsdp")),
-  (r"final_norm/scale", P(None)),
+  (
+    r"layers/(attention/(query|key|value)|mlp/(gate|up))/bias",
+    P(None, "tensor"),
+  ),
+  (r"layers/(attention/out|mlp/down)/bias", P(None, None)),
+  (r"final_norm/(scale|bias)", P(None)),
   (r"head/kernel", P("fsdp", "tensor")),
 )
 

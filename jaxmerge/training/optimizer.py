@@ -39,9 +39,10 @@ def rate_problems(learning_rate: float, warmup_steps: int) -> list[str]:
 
 
 def _decays(params: Any) -> Any:
-  """Weight decay acts on matrices, not on norm scales (stacked or not)."""
+  """Weight decay acts on matrices, not on norm scales and biases."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: not re.search(r"(^|/)scale$", leaf_name(path)), params
+    lambda path, _: not re.search(r"(^|/)(scale|bias)$", leaf_name(path)),
+    params,
   )
 
 

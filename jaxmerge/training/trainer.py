@@ -5,6 +5,7 @@ import math
 
 import grain
 import jax
+import jax.numpy as jnp
 import optax
 from etils import epath
 from flax import nnx
@@ -71,13 +72,15 @@ class Trainer:
     Raises:
       InputError: the checkpoint's tree or tokenizer is not this run's.
     """
-    saved = checkpoint.metadata.model
+    saved = dataclasses.asdict(
+      DecoderConfig.from_dict(checkpoint.metadata.model)
+    )
     mine = dataclasses.asdict(self.config)
     problems = [
-      f"--init_from {checkpoint.name}: model.{key} is {saved.get(key)!r}, "
+      f"--init_from {checkpoint.name}: model.{key} is {saved[key]!r}, "
       f"here {mine[key]!r}"
-      for key in _SHAPES
-      if saved.get(key) != mine[key]
+      for key in mine
+      if key not in _HOW_IT_RUNS and saved[key] != mine[key]
     ]
     theirs = checkpoint.metadata.tokenizer
     if theirs and theirs != tokenizer:
@@ -88,6 +91,8 @@ class Trainer:
       )
     check(problems)
     params = restore_params(checkpoint.path, self.shardings.params)
+    # Imported parameters may be narrower; every one of them is a float32.
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     return start_state(params, self.optimizer, self.shardings)
 
   def resume(
@@ -115,19 +120,8 @@ class Trainer:
     return resumed_state(params, opt_state, metadata.step, self.shardings)
 
 
-# What decides the shapes and the meaning of a parameter tree.
-_SHAPES = [
-  "vocab_size",
-  "width",
-  "depth",
-  "num_heads",
-  "num_kv_heads",
-  "mlp_width",
-  "tied",
-  "vocab_multiple",
-  "rope_theta",
-  "norm_eps",
-]
+# Keys of a model's config that do not change what its parameters mean.
+_HOW_IT_RUNS = ("dtype", "remat")
 
 
 def batch_problems(name: str, size: int, mesh: Mesh) -> list[str]:

@@ -12,9 +12,9 @@ from jaxmerge.model.decoder import (
   Decoder,
   abstract_decoder,
   init_params,
-  rotate,
 )
 from jaxmerge.model.loss import token_losses
+from jaxmerge.model.rope import rotate
 
 CONFIG = DecoderConfig(
   vocab_size=50,
@@ -182,3 +182,15 @@ def test_all_problems_of_a_config_are_listed():
     DecoderConfig.from_dict({"widht": 3})
   assert "unknown model key 'widht'" in error.value.problems
   assert "missing model key 'width'" in error.value.problems
+
+
+def test_a_layer_norm_survives_a_large_mean():
+  """E[x^2] - E[x]^2 would leave nothing of the variance in float32."""
+  config = dataclasses.replace(CONFIG, norm="layer")
+  model = Decoder(config, nnx.Rngs(0))
+  x = np.random.default_rng(0).normal(size=(5, 16)) + 3000
+  x = x.astype(np.float32).astype(np.float64)
+  centred = x - x.mean(-1, keepdims=True)
+  expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True))
+  found = model.final_norm(jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -24,11 +24,13 @@ def test_one_step_of_adamw_by_hand():
   optimizer = adamw(
     warmup_constant(0.1, 0), b1=0.9, b2=0.99, weight_decay=0.5, clip_norm=1e9
   )
-  params = {"kernel": jnp.full((2, 2), 2.0), "scale": jnp.full((2, 2), 2.0)}
-  grads = {"kernel": jnp.full((2, 2), 3.0), "scale": jnp.full((2, 2), -3.0)}
+  params = {n: jnp.full((2, 2), 2.0) for n in ("kernel", "scale", "bias")}
+  grads = {n: jnp.full((2, 2), -3.0) for n in ("scale", "bias")}
+  grads["kernel"] = jnp.full((2, 2), 3.0)
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
   np.testing.assert_allclose(updates["kernel"], -0.1 * (1 + 0.5 * 2), rtol=1e-4)
   np.testing.assert_allclose(updates["scale"], 0.1, rtol=1e-4)
+  np.testing.assert_allclose(updates["bias"], 0.1, rtol=1e-4)
 
 
 def test_gradients_are_clipped_by_their_global_norm():

@@ -1,0 +1,1 @@
+"""One file a family of models: its tensors' names and its config.json."""

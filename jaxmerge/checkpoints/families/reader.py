@@ -1,0 +1,229 @@
+"""Reads a config.json key by key and keeps every problem."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmerge.errors import InputError, check
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.rope import RopeScaling
+
+_ATTENTION = ("attention_factor", "mscale", "mscale_all_dim")
+_SCALINGS: Mapping[str, tuple[str, ...]] = {
+  "linear": ("factor",),
+  "dynamic": ("factor",),
+  "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+  "yarn": (
+    "factor",
+    "beta_fast",
+    "beta_slow",
+    "truncate",
+    *_ATTENTION,
+  ),
+}
+_ORIGINAL = "original_max_position_embeddings"
+_ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+
+
+class ConfigReader:
+  """Takes values out of a config.json; a null is as good as absent."""
+
+  def __init__(self, value: Mapping[str, Any]):
+    self.value = {k: v for k, v in value.items() if v is not None}
+    self.problems: list[str] = []
+
+  def integer(self, key: str, default: int | None = None) -> int:
+    found = self.value.get(key, default)
+    if found is None:
+      self.problems.append(f"config.json has no {key}")
+    elif isinstance(found, bool) or not isinstance(found, int) or found < 1:
+      self.problems.append(f"config.json: {key} is {found!r}, not a count")
+    else:
+      return found
+    return 1
+
+  def number(self, key: str, default: float) -> float:
+    return self._number(self.value.get(key, default), key)
+
+  def _number(self, found: Any, key: str) -> float:
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    if not is_number or not math.isfinite(found) or found <= 0:
+      self.problems.append(
+        f"config.json: {key} is {found!r}, not a positive number"
+      )
+      return 1.0
+    return found
+
+  def flag(self, key: str, default: bool) -> bool:
+    found = self.value.get(key, default)
+    if not isinstance(found, bool):
+      self.problems.append(f"config.json: {key} is {found!r}, not a boolean")
+      return default
+    return found
+
+  def only(self, key: str, supported: Any) -> None:
+    """Refuses any other value of a key that may be absent."""
+    found = self.value.get(key, supported)
+    if found != supported:
+      self.problems.append(
+        f"config.json: {key} is {found!r}, only {supported!r} is supported"
+      )
+
+  def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
+    """What we call the value of a key."""
+    found = self.value.get(key, default)
+    if not isinstance(found, str) or found not in choices:
+      self.problems.append(
+        f"config.json: {key} is {found!r}, only {', '.join(choices)} are "
+        "supported"
+      )
+      return choices[default]
+    return choices[found]
+
+  def no_sliding_window(self) -> None:
+    self.only("use_sliding_window", False)
+    kinds = self.value.get("layer_types", [])
+    if not isinstance(kinds, list) or set(map(str, kinds)) - {"full_attention"}:
+      self.problems.append(
+        "config.json: layer_types other than full_attention are not supported"
+      )
+
+  def sizes(self) -> dict[str, int]:
+    """The sizes that every family names alike."""
+    return {
+      "vocab_size": self.integer("vocab_size"),
+      "width": self.integer("hidden_size"),
+      "depth": self.integer("num_hidden_layers"),
+      "num_heads": self.integer("num_attention_heads"),
+      "mlp_width": self.integer("intermediate_size"),
+    }
+
+  def kv_heads(self) -> int:
+    heads = self.value.get("num_attention_heads")
+    return self.integer("num_key_value_heads", heads)
+
+  def rope(
+    self, theta_key: str, fraction_key: str = "", fraction: float = 1.0
+  ) -> dict[str, Any]:
+    """Theta, scaling and the rotated fraction, written in either of two ways.
+
+    Args:
+      theta_key: where theta lies when it is not in `rope_parameters`.
+      fraction_key: the same of the rotated fraction; "" where only 1 is known.
+      fraction: its default.
+    """
+    rope = self.value.get("rope_parameters") or self.value.get("rope_scaling")
+    if not isinstance(rope, dict | None):
+      self.problems.append(f"config.json: rope_scaling is {rope!r}")
+      rope = None
+    rope = {k: v for k, v in (rope or {}).items() if v is not None}
+    theta = rope.get("rope_theta", self.value.get(theta_key, 10_000.0))
+    part = self.value.get(fraction_key, fraction)
+    part = rope.get("partial_rotary_factor", part)
+    if not fraction_key:
+      part = rope.get(
+        "partial_rotary_factor", self.value.get("partial_rotary_factor", 1.0)
+      )
+      if part != 1:
+        self.problems.append(
+          f"config.json: partial_rotary_factor {part} is not supported"
+        )
+    return {
+      "rope_theta": self._number(theta, theta_key),
+      "rope_scaling": self._scaling(rope),
+      "rotary_fraction": self._number(part, fraction_key or "rotary fraction"),
+    }
+
+  def _scaling(self, rope: Mapping[str, Any]) -> RopeScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+      return None
+    if kind not in _SCALINGS:
+      self.problems.append(
+        f"config.json: RoPE scaling {kind!r} is not supported, only "
+        f"{', '.join(_SCALINGS)}"
+      )
+      return None
+    known = (*_ALWAYS, *_SCALINGS[kind], _ORIGINAL)
+    self.problems += [
+      f"config.json: {key} of RoPE scaling {kind} is not supported"
+      for key in rope
+      if key not in known
+    ]
+
+    def number(key: str, default: Any = None) -> float:
+      return self._number(rope.get(key, default), f"RoPE scaling's {key}")
+
+    factor = number("factor")
+    length = 0
+    if kind != "linear":
+      length = self.integer("max_position_embeddings")
+      if _ORIGINAL in rope:
+        length = int(number(_ORIGINAL))
+    if kind == "llama3":
+      low, high = number("low_freq_factor"), number("high_freq_factor")
+      return RopeScaling(kind, factor, length, low, high)
+    if kind == "yarn":
+      low, high = number("beta_slow", 1.0), number("beta_fast", 32.0)
+      given = {key: number(key) for key in _ATTENTION if key in rope}
+      attention = _attention_factor(factor, given)
+      truncate = rope.get("truncate", True) is True
+      return RopeScaling(kind, factor, length, low, high, attention, truncate)
+    return RopeScaling(kind, factor, length)
+
+  def build(self, **options: Any) -> DecoderConfig:
+    """The config, or InputError with every problem found on the way."""
+    if "quantization_config" in self.value:
+      self.problems.append("config.json: quantized models are not supported")
+    check(self.problems)
+    try:
+      return DecoderConfig(**options)
+    except InputError as error:
+      raise InputError([f"config.json: {p}" for p in error.problems]) from error
+
+
+def _attention_factor(factor: float, rope: Mapping[str, float]) -> float:
+  """Equation 22 of 2309.00071, or a ratio of two such where both are given."""
+  if "attention_factor" in rope:
+    return rope["attention_factor"]
+
+  def of(scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+  if "mscale" in rope and "mscale_all_dim" in rope:
+    return of(rope["mscale"]) / of(rope["mscale_all_dim"])
+  return of(1.0)
+
+
+def rope_keys(config: DecoderConfig, theta_key: str) -> dict[str, Any]:
+  """The keys of a config.json that `ConfigReader.rope` reads."""
+  keys: dict[str, Any] = {theta_key: config.rope_theta}
+  scaling = config.rope_scaling
+  if scaling is None:
+    return keys
+  rope: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+  if scaling.kind == "dynamic":
+    keys["max_position_embeddings"] = scaling.original_length
+  elif scaling.kind in ("llama3", "yarn"):
+    length = round(scaling.factor * scaling.original_length)
+    keys["max_position_embeddings"] = length
+    rope[_ORIGINAL] = scaling.original_length
+  if scaling.kind == "llama3":
+    rope["low_freq_factor"] = scaling.low
+    rope["high_freq_factor"] = scaling.high
+  if scaling.kind == "yarn":
+    rope["beta_slow"], rope["beta_fast"] = scaling.low, scaling.high
+    rope["attention_factor"] = scaling.attention_factor
+    rope["truncate"] = scaling.truncate
+  return {**keys, "rope_scaling": rope}
+
+
+def size_keys(config: DecoderConfig) -> dict[str, int]:
+  """The keys of a config.json that `ConfigReader.sizes` reads."""
+  return {
+    "vocab_size": config.vocab_size,
+    "hidden_size": config.width,
+    "num_hidden_layers": config.depth,
+    "num_attention_heads": config.num_heads,
+    "intermediate_size": config.mlp_width,
+  }

@@ -1,0 +1,72 @@
+"""A run may start from any decoder of its own kind, imported ones too."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxmerge.checkpoints import models
+from jaxmerge.checkpoints.trajectory import open_inputs
+from jaxmerge.errors import InputError
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import init_params
+from jaxmerge.parallel.mesh import make_mesh
+from jaxmerge.training.trainer import Trainer
+
+CONFIG = DecoderConfig(
+  vocab_size=50,
+  width=16,
+  depth=2,
+  num_heads=4,
+  num_kv_heads=4,
+  mlp_width=24,
+  tied=False,
+  vocab_multiple=32,
+  norm="layer",
+  parallel_residual=True,
+  attention_bias="all",
+  mlp_bias=True,
+  gated_mlp=False,
+  activation="gelu",
+  rotary_fraction=0.5,
+)
+
+
+def trainer(config):
+  mesh = make_mesh(data=-1, fsdp=1, tensor=1)
+  return Trainer.build(config, mesh, optax.adamw(1e-3), lambda step: 1e-3)
+
+
+def saved(path, dtype=jnp.float32):
+  params = init_params(CONFIG, jax.random.key(0))
+  params = jax.tree.map(lambda x: x.astype(dtype), params)
+  model = models.SavedModel(params, CONFIG, "", None)
+  models.save(model, path, "orbax", overwrite=False)
+  return params, open_inputs([str(path)])[0]
+
+
+def test_narrow_parameters_are_widened(tmp_path):
+  params, checkpoint = saved(tmp_path / "m", jnp.bfloat16)
+  state = trainer(CONFIG).start_from(checkpoint, "")
+
+  def check(start, narrow):
+    assert start.dtype == jnp.float32
+    np.testing.assert_array_equal(start, narrow.astype(jnp.float32))
+
+  jax.tree.map(check, state.params, params)
+
+
+@pytest.mark.parametrize(
+  "options", [{"activation": "relu"}, {"rotary_fraction": 1.0}, {"tied": True}]
+)
+def test_a_decoder_of_another_kind_is_refused(tmp_path, options):
+  _, checkpoint = saved(tmp_path / "m")
+  other = dataclasses.replace(CONFIG, **options)
+  [key] = options
+  with pytest.raises(InputError, match=f"model.{key} is"):
+    trainer(other).start_from(checkpoint, "")
+  how = dataclasses.replace(CONFIG, dtype="bfloat16", remat=True)
+  trainer(how).start_from(checkpoint, "")
