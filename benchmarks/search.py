@@ -62,7 +62,7 @@ def ours(
 
   count = shown.num_weights
   names = [f"w_{k}" for k in range(count)]
-  order = coefficients.PAIR_STARTS if count == 2 else coefficients.MORE_STARTS
+  order = coefficients.default_starts(count, use_gradients)
   starts = coefficients.starts(order, count)[: max(budget // 2, 1)]
   sampler = GPHedgeSampler(
     seed=seed,

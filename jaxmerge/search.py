@@ -382,8 +382,10 @@ def _merged_path(
 
 
 def _num_starts(config: config_dict.ConfigDict, domain: Domain) -> int:
-  budget = config.num_trials
-  return len(weight_search.unit_starts(config.starts, domain, budget))
+  points = weight_search.unit_starts(
+    config.starts, domain, config.num_trials, config.use_gradients
+  )
+  return len(points)
 
 
 def _plan(

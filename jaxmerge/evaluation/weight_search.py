@@ -25,7 +25,7 @@ _STARTS = "starts"
 
 
 def unit_starts(
-  names: Sequence[str], domain: Domain, budget: int
+  names: Sequence[str], domain: Domain, budget: int, use_gradients: bool
 ) -> list[list[float]]:
   """Points of the simplex to try before the process is asked.
 
@@ -37,14 +37,13 @@ def unit_starts(
     names: as for coefficients.starts; none: its default order.
     domain: of the search.
     budget: evaluations in all.
+    use_gradients: each start tells its slopes too, so that few are needed.
 
   Raises:
     InputError: an unknown name.
   """
   count = len(domain.steps)
-  order = names or (
-    coefficients.PAIR_STARTS if count == 2 else coefficients.MORE_STARTS
-  )
+  order = names or coefficients.default_starts(count, use_gradients)
   found: list[list[float]] = []
   for _, weights_K in coefficients.starts(("last", *order), count):
     missing = domain.reach.alpha - weights_K[-1]
@@ -91,7 +90,9 @@ def open_weight_study(
     num_trials=num_trials,
   )
   if _STARTS not in study.user_attrs:
-    study.set_user_attr(_STARTS, unit_starts(starts, domain, num_trials))
+    study.set_user_attr(
+      _STARTS, unit_starts(starts, domain, num_trials, use_gradients)
+    )
   study.sampler = GPHedgeSampler(
     seed=seed,
     acquisitions=acquisitions,

@@ -114,7 +114,16 @@ PAIR_STARTS = (
   "lawa",
   "ema",
 )
+# A slope along every weight tells what each checkpoint alone would.
+GRADIENT_STARTS = ("last", "lawa", "uniform")
 MORE_STARTS = ("last", "lawa", *PAIR_STARTS[1:6], "ema")
+
+
+def default_starts(count: int, use_gradients: bool) -> tuple[str, ...]:
+  """Names for starts(), the likeliest to help first."""
+  if use_gradients:
+    return GRADIENT_STARTS
+  return PAIR_STARTS if count == 2 else MORE_STARTS
 
 
 def starts(names: Sequence[str], count: int) -> list[tuple[str, list[float]]]:

@@ -59,6 +59,13 @@ def test_a_pair_starts_with_its_ends_and_names_nothing_twice():
   assert labels == ["last", "checkpoint 0", "uniform", "1-sqrt", "ema"]
 
 
+def test_slopes_need_fewer_starts():
+  assert coefficients.default_starts(2, False) == coefficients.PAIR_STARTS
+  assert coefficients.default_starts(6, False) == coefficients.MORE_STARTS
+  few = coefficients.default_starts(6, True)
+  assert len(coefficients.starts(few, 6)) == 3
+
+
 def test_unknown_starts_are_named():
   with pytest.raises(InputError, match="'lwaa'"):
     coefficients.starts(["last", "lwaa"], 3)
