@@ -1,7 +1,7 @@
 """What do gradients by the weights save, on real checkpoints?
 
   make quickstart
-  python benchmarks/gradients.py runs/quickstart    (15 minutes on 2 cores)
+  python benchmarks/gradients.py runs/quickstart    (5 minutes on 2 cores)
 
 Merges checkpoints of the run on its search split, with and without
 use_gradients, several seeds each. Prints what a trial costs in forward passes
