@@ -50,7 +50,7 @@ _STARTS = (
   (-1.0, -1.0, 0.5, 1.5, 1.0),
   (1.0, 0.5, -1.0, -1.0, -1.0),
 )
-_FIT_STEPS = 20
+_FIT_STEPS = 12
 _LINE_SEARCH_STEPS = 12
 
 
