@@ -36,6 +36,21 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
   return tuple(w / total for w in values)
 
 
+def shares(count: int, weights_K: Sequence[float]) -> tuple[float, ...]:
+  """normalise() for methods that weigh `count` trees by numbers >= 0.
+
+  Raises:
+    InputError: as normalise, or not one weight >= 0 for each tree.
+  """
+  found = normalise(weights_K)
+  if len(found) != count or min(found) < 0:
+    raise InputError(
+      f"the method takes a weight >= 0 for each of {count} trees, got"
+      f" {list(weights_K)}"
+    )
+  return found
+
+
 def check_equal_trees(trees: Sequence[Any]) -> None:
   """Raises InputError with every difference in structure, shape or dtype."""
   first, *rest = (jax.tree_util.tree_leaves_with_path(tree) for tree in trees)

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxmerge.errors import InputError
-from jaxmerge.merging.average import check_equal_trees, normalise
+from jaxmerge.merging.average import check_equal_trees, shares
 from jaxmerge.model.decoder import Decoder
 
 # Where no model knows anything of a parameter, the plain average.
@@ -103,12 +102,7 @@ def fisher_average(
     InputError: the trees differ, or the weights are not usable.
   """
   check_equal_trees(trees)
-  weights_K = normalise(weights)
-  if len(trees) != len(weights_K) or min(weights_K) < 0:
-    raise InputError(
-      f"fisher takes a weight >= 0 for each of {len(trees)} trees, got"
-      f" {list(weights)}"
-    )
+  weights_K = shares(len(trees), weights)
   return _fisher_average(
     tuple(trees), tuple(fishers), jnp.asarray(weights_K, jnp.float32)
   )
@@ -120,9 +114,9 @@ def _fisher_average(
 ) -> Any:
   def average(*leaves: jax.Array) -> jax.Array:
     values, precisions = leaves[: len(trees)], leaves[len(trees) :]
-    shares = [w * (f + _FLOOR) for w, f in zip(weights_K, precisions)]
-    terms = [s * v.astype(jnp.float32) for s, v in zip(shares, values)]
+    sure = [w * (f + _FLOOR) for w, f in zip(weights_K, precisions)]
+    terms = [s * v.astype(jnp.float32) for s, v in zip(sure, values)]
     total = functools.reduce(jnp.add, terms)
-    return (total / functools.reduce(jnp.add, shares)).astype(values[0].dtype)
+    return (total / functools.reduce(jnp.add, sure)).astype(values[0].dtype)
 
   return jax.tree.map(average, *trees, *fishers)

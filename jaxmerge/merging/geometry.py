@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmerge.errors import InputError
-from jaxmerge.merging.average import check_equal_trees, normalise
+from jaxmerge.merging.average import check_equal_trees, normalise, shares
 from jaxmerge.merging.slices import map_slices
 
 # Above this cosine the arc is a line to float32.
@@ -74,12 +74,7 @@ def karcher_mean(trees: Sequence[Any], weights: Sequence[float]) -> Any:
     InputError: the trees differ, or the weights are not usable.
   """
   check_equal_trees(trees)
-  weights_K = normalise(weights)
-  if len(trees) != len(weights_K) or min(weights_K) < 0:
-    raise InputError(
-      f"karcher takes a weight >= 0 for each of {len(trees)} trees, got"
-      f" {list(weights)}"
-    )
+  weights_K = shares(len(trees), weights)
   return _karcher(tuple(trees), jnp.asarray(weights_K, jnp.float32))
 
 
