@@ -1,12 +1,10 @@
 """Held-out loss on fixed sequences: static shapes, float32 sums.
 
-N sequences, B sequences a batch, M batches, L targets a sequence; K trees to
-merge, with weights for each of G groups of parameters.
+N sequences, B sequences a batch, M batches, L targets a sequence.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +14,6 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from jaxmerge.data.heldout import HeldOut
-from jaxmerge.merging.average import combine
 from jaxmerge.model.loss import token_losses
 from jaxmerge.parallel.rules import batch_sharding, replicated
 
@@ -124,27 +121,17 @@ class HeldOutLoss:
       documents_N=np.asarray(split.document_N[:count], np.int64),
     )
 
-  def slope(
-    self, trees: Sequence[Any], weights_GxK: Any, along_GxK: Any, groups: Any
-  ) -> tuple[Score, np.ndarray]:
-    """The score of a merge and its derivative along a change of weights.
+  def slope(self, params: Any, tangent: Any) -> tuple[Score, np.ndarray]:
+    """The score of parameters and its derivative along a change of them.
 
     Forward mode: about three forward passes.
 
     Returns:
-      The score, and d losses_N / d t at weights + t along (float64[N]).
+      The score, and d losses_N / d t at params + t tangent (float64[N]).
     """
     found = [
-      _batch_slopes(
-        self._graph,
-        self._everywhere,
-        tuple(trees),
-        (weights_GxK, along_GxK),
-        groups,
-        tokens,
-        mask,
-      )
-      for tokens, mask in zip(self._tokens, self._masks)
+      _batch_slopes(self._graph, self._everywhere, params, tangent, *batch)
+      for batch in zip(self._tokens, self._masks)
     ]
     losses_N, slopes_N = (
       np.concatenate([np.asarray(part[i], np.float64) for part in found])
@@ -153,64 +140,49 @@ class HeldOutLoss:
     score = self.score(losses_N)
     return score, slopes_N[: len(score.losses_N)]
 
-  def gradient(
-    self, trees: Sequence[Any], weights_GxK: Any, groups: Any
-  ) -> tuple[Score, np.ndarray]:
-    """The score of a merge and d sum(losses_N) / d weights (float64[G, K]).
+  def gradient(self, params: Any) -> tuple[Score, Any]:
+    """The score of parameters and d sum(losses_N) / d params, in float32.
 
-    Reverse mode: about five forward passes, however many weights.
+    Reverse mode: about five forward passes on a CPU.
     """
-    found = [
-      _batch_gradient(
-        self._graph,
-        self._everywhere,
-        tuple(trees),
-        weights_GxK,
-        groups,
-        tokens,
-        mask,
+    total = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=jnp.float32), params)
+    found = []
+    for batch in zip(self._tokens, self._masks):
+      losses_B, total = _add_gradient(
+        self._graph, self._everywhere, total, params, *batch
       )
-      for tokens, mask in zip(self._tokens, self._masks)
-    ]
-    losses_N = np.concatenate([np.asarray(p[0], np.float64) for p in found])
-    total_GxK = sum(np.asarray(part[1], np.float64) for part in found)
-    return self.score(losses_N), np.asarray(total_GxK)
+      found.append(losses_B)
+    losses_N = np.concatenate([np.asarray(part, np.float64) for part in found])
+    return self.score(losses_N), total
 
 
 @jax.jit(static_argnums=(0, 1))
 def _batch_slopes(
   graph: nnx.GraphDef,
   everywhere: NamedSharding,
-  trees: tuple[Any, ...],
-  weights_and_along: tuple[jax.Array, jax.Array],
-  groups: Any,
+  params: Any,
+  tangent: Any,
   tokens_BxL1: jax.Array,
   mask_BxL: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  def losses(weights_GxK: jax.Array) -> jax.Array:
-    params = combine(trees, weights_GxK, groups)
+  def losses(params: Any) -> jax.Array:
     return _batch_losses(graph, everywhere, params, tokens_BxL1, mask_BxL)
 
-  weights_GxK, along_GxK = weights_and_along
-  return jax.jvp(losses, (weights_GxK,), (along_GxK,))
+  return jax.jvp(losses, (params,), (tangent,))
 
 
-@jax.jit(static_argnums=(0, 1))
-def _batch_gradient(
+@jax.jit(static_argnums=(0, 1), donate_argnums=2)
+def _add_gradient(
   graph: nnx.GraphDef,
   everywhere: NamedSharding,
-  trees: tuple[Any, ...],
-  weights_GxK: jax.Array,
-  groups: Any,
+  so_far: Any,
+  params: Any,
   tokens_BxL1: jax.Array,
   mask_BxL: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  def total(weights_GxK: jax.Array) -> tuple[jax.Array, jax.Array]:
-    params = combine(trees, weights_GxK, groups)
+) -> tuple[jax.Array, Any]:
+  def total(params: Any) -> tuple[jax.Array, jax.Array]:
     losses_B = _batch_losses(graph, everywhere, params, tokens_BxL1, mask_BxL)
     return jnp.sum(losses_B), losses_B
 
-  (_, losses_B), gradient_GxK = jax.value_and_grad(total, has_aux=True)(
-    weights_GxK
-  )
-  return losses_B, gradient_GxK
+  gradient, losses_B = jax.grad(total, has_aux=True)(params)
+  return losses_B, jax.tree.map(jnp.add, so_far, gradient)

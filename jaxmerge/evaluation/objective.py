@@ -19,7 +19,11 @@ from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
-from jaxmerge.merging.average import grouped_average
+from jaxmerge.merging.average import (
+  combine,
+  grouped_average,
+  weight_slopes,
+)
 from jaxmerge.merging.groups import Groups
 
 WEIGHTS = "weights"
@@ -150,23 +154,31 @@ class MergedLoss:
   ) -> tuple[Score, np.ndarray, float]:
     """The score, d nats per token / d weights (GxK), and its standard error.
 
+    Weights of a group sum to one, so only differences within a row matter:
+    the last checkpoint's entry is 0.
     The error is that of a slope along a change of weights of length one.
     """
     weights = np.asarray(weights_GxK, np.float32)
-    of_leaf = self._groups.of_leaf
+    params = self.merge(weights_GxK)
     targets = float(self.last.targets_N.sum())
     if weights.shape == (1, 2):
-      along = np.array([[-1.0, 1.0]], np.float32)
-      score, slopes_N = self._heldout.slope(
-        self._trees, weights, along, of_leaf
-      )
-      self.tokens += _JVP_PASSES * int(targets)
-      slope = paired.ratio(slopes_N, score)
+      score, slope = self._slope(params, np.array([[-1.0, 1.0]], np.float32))
       stderr = slope.stderr / math.sqrt(2)
       return score, np.array([[0.0, slope.mean]]), stderr
-    score, total_GxK = self._heldout.gradient(self._trees, weights, of_leaf)
+    score, gradient = self._heldout.gradient(params)
     self.tokens += _VJP_PASSES * int(targets)
+    total_GxK = weight_slopes(gradient, self._trees, self._groups)
     return score, total_GxK / targets, self._slope_stderr(weights, score)
+
+  def _slope(
+    self, params: Any, along_GxK: np.ndarray
+  ) -> tuple[Score, paired.Estimate]:
+    """The score, and the derivative of its mean along a change of weights."""
+    of_leaf = self._groups.of_leaf
+    tangent = _combined(tuple(self._trees), along_GxK, of_leaf)
+    score, slopes_N = self._heldout.slope(params, tangent)
+    self.tokens += _JVP_PASSES * int(score.targets_N.sum())
+    return score, paired.ratio(slopes_N, score)
 
   def _slope_stderr(self, weights_GxK: np.ndarray, score: Score) -> float:
     """From the difference to the last checkpoint, over the way to it.
@@ -179,14 +191,15 @@ class MergedLoss:
     if distance > 0:
       return self.paired(score).stderr / distance
     along = 1.0 / weights_GxK.shape[1] - last_GxK
-    of_leaf = self._groups.of_leaf
-    _, slopes_N = self._heldout.slope(self._trees, last_GxK, along, of_leaf)
-    self.tokens += _JVP_PASSES * int(score.targets_N.sum())
-    return paired.ratio(slopes_N, score).stderr / float(np.linalg.norm(along))
+    _, slope = self._slope(self._trees[-1], along)
+    return slope.stderr / float(np.linalg.norm(along))
 
   def paired(self, score: Score) -> paired.Estimate:
     """Difference to the last checkpoint alone, with its standard error."""
     return paired.difference(score, self.last.first(len(score.losses_N)))
+
+
+_combined = jax.jit(combine)
 
 
 @jax.jit

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmerge.errors import InputError, check
 from jaxmerge.merging.groups import Groups
@@ -150,6 +151,47 @@ def combine(
     group_of_leaf,
     *trees,
   )
+
+
+def weight_slopes(
+  gradient: Any, trees: Sequence[Any], groups: Groups
+) -> np.ndarray:
+  """d loss / d weights of a merge, from the gradient at the merged parameters.
+
+  <d loss / d theta, theta_k - theta_K> over each group's parameters: of
+  differences, which are what moves along the simplex, as the products with
+  whole trees would lose them in float32.
+
+  Args:
+    gradient: like the trees, in float32.
+    trees: K equal trees, finite.
+    groups: which parameters belong to which.
+
+  Returns:
+    float64[G, K]; the last column is 0.
+  """
+  found = _weight_slopes(
+    gradient, tuple(trees), groups.of_leaf, len(groups.names_G)
+  )
+  return np.asarray(found, np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _weight_slopes(
+  gradient: Any, trees: tuple[Any, ...], group_of_leaf: Any, num_groups: int
+) -> jax.Array:
+  total_GxK = jnp.zeros((num_groups, len(trees)), jnp.float32)
+  slopes, indices = map(jax.tree.leaves, (gradient, group_of_leaf))
+  for k, tree in enumerate(trees[:-1]):
+    for slope, group, leaf, last in zip(
+      slopes, indices, jax.tree.leaves(tree), jax.tree.leaves(trees[-1])
+    ):
+      change = leaf.astype(jnp.float32) - last.astype(jnp.float32)
+      products = jnp.sum(
+        slope * change, axis=tuple(range(jnp.ndim(group), leaf.ndim))
+      )
+      total_GxK = total_GxK.at[group, k].add(products)
+  return total_GxK
 
 
 def grouped_average(
