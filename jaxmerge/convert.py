@@ -10,6 +10,7 @@ from etils import epath
 
 from jaxmerge import runner
 from jaxmerge.checkpoints import models, trajectory
+from jaxmerge.checkpoints.tensor_trees import is_hugging_face
 
 
 def convert(input: str, output: epath.PathLike, format: str) -> None:
@@ -24,7 +25,7 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
     InputError: the input is missing or damaged, or the output exists or cannot
       be written.
   """
-  is_theirs = models.hugging_face.is_hugging_face(input)
+  is_theirs = is_hugging_face(input)
   path = input if is_theirs else trajectory.open_inputs([input])[0].path
   models.save(models.load(path), output, format, overwrite=False)
   print(f"saved {output}")

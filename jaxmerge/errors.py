@@ -1,6 +1,9 @@
 """The one exception for bad input: every problem found, in one message."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 class InputError(ValueError):
@@ -22,3 +25,22 @@ def check(problems: Iterable[str]) -> None:
   problems = list(problems)
   if problems:
     raise InputError(problems)
+
+
+class Problems:
+  """Gathers the problems of several checks, to be told all at once."""
+
+  def __init__(self, found: Iterable[str] = ()):
+    self._found = list(found)
+
+  def __call__(self, do: Callable[[], _T]) -> _T | None:
+    """What `do` returns; None where it raises InputError."""
+    try:
+      return do()
+    except InputError as error:
+      self._found += error.problems
+      return None
+
+  def check(self) -> None:
+    """Raises InputError if there is any problem so far."""
+    check(dict.fromkeys(self._found))

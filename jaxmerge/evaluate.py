@@ -79,6 +79,7 @@ def evaluate(
   check_config(config)
   distributed.check_single_process("evaluate")
   checkpoints = trajectory.open_inputs(inputs)
+  trajectory.check_step_directories(checkpoints)
   trajectory.check_comparable(checkpoints)
   first = checkpoints[0].metadata
   mesh = make_mesh(**config.mesh)

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -104,6 +106,26 @@ def check_can_make(path: epath.PathLike) -> None:
     raise InputError(f"cannot write to {path}: it is a file")
   if not os.access(path, os.W_OK | os.X_OK):
     raise InputError(f"cannot write to {path}: it is read-only")
+
+
+def free_bytes(path: epath.PathLike) -> float:
+  """Room where `path` is to be written; infinite on an object store."""
+  path = absolute(path)
+  if "://" in str(path):
+    return math.inf
+  while not path.exists():
+    path = path.parent
+  return shutil.disk_usage(path).free
+
+
+def check_room(path: epath.PathLike, size: int) -> None:
+  """Raises InputError if `size` bytes cannot be written to `path`."""
+  free = free_bytes(path)
+  if free < size:
+    raise InputError(
+      f"{human_bytes(size)} are to be written to {path}, where "
+      f"{human_bytes(free)} are free"
+    )
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

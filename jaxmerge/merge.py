@@ -10,27 +10,21 @@ Methods (--config.method=), with their parameters (--config.density=.3, ...):
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
 
+import jax
+import psutil
 from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge import runner
 from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.merged import identity, save_merged
-from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.store import check_output, restore_params
+from jaxmerge.checkpoints.store import check_output
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.errors import check
-from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
-from jaxmerge.files import check_can_make, human_bytes
+from jaxmerge.errors import InputError, Problems, check
+from jaxmerge.files import check_can_make, check_room, free_bytes
 from jaxmerge.merging import methods
-from jaxmerge.merging.average import weighted_average
-from jaxmerge.merging.fisher import diagonal_fisher
+from jaxmerge.merging.jobs import Job, Progress, plan, run_streamed, sized
 from jaxmerge.parallel import distributed
-from jaxmerge.parallel.mesh import make_mesh
-from jaxmerge.parallel.rules import named_leaves, shardings
-from jaxmerge.training.loop import Progress
 
 SCHEMA: runner.Schema = {
   "method": str,
@@ -47,172 +41,161 @@ def merge(
   output: epath.PathLike,
   *,
   weights: Sequence[float] = (),
+  memory_budget_gb: float = 0.0,
   overwrite: bool = False,
   allow_unrelated: bool = False,
   dry_run: bool = False,
   progress: Progress,
 ) -> None:
-  """Merges `inputs` into the step directory `output`.
+  """Merges `inputs` into the directory `output`, of the same format.
 
   Args:
     config: as configs/merge/uniform.py.
-    inputs: step directories or `workdir@step`, oldest first where the method
-      minds their order.
-    output: a new step directory of kind `merged`.
+    inputs: step directories or `workdir@step`, or all Hugging Face
+      directories, of any model; oldest first where the method minds their
+      order.
+    output: a new step directory of kind `merged`, or Hugging Face directory.
     weights: one per input, for methods that take them.
+    memory_budget_gb: GiB for parameters in memory; 0: half of what is free.
     overwrite: replace an existing output.
     allow_unrelated: merge checkpoints of different runs or tokenizers, and
       measure on a corpus that has changed since training.
     dry_run: print the plan and stop after the checks.
-    progress: called with a stage, inputs read, inputs in all and a note.
+    progress: called with a stage, what is done, what there is in all and a
+      note.
 
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
   """
   runner.check_config(config, SCHEMA)
   distributed.check_single_process("merge")
-  parameters = {key: config[key] for key in methods.DEFAULTS}
-  name = config.method
-  found = methods.problems(name, len(inputs), weights, parameters)
-  found += [
-    f"config.{key} must be positive, got {config[key]}"
-    for key in ("search_sequences", "batch_size")
-    if config[key] < 1
-  ]
-  check(found)
   output = epath.Path(output)
-  check_output(output, overwrite=overwrite)
-  sources = trajectory.open_inputs(inputs)
-  base = trajectory.open_inputs([config.base])[0] if config.base else None
-  together = [*([base] if base else []), *sources]
-  trajectory.check_mergeable(together, allow_unrelated=allow_unrelated)
-  if methods.METHODS[name].ordered:
-    check(_order_problems(sources))
-  abstract = abstract_params(sources[0].metadata)
-  mesh = make_mesh(**config.mesh)
-  where = shardings(abstract, mesh)
-  check_can_make(output.parent)
-  fixed = methods.fixed_weights(name, len(inputs), weights, parameters)
-  if dry_run:
-    print(_plan(name, abstract, sources, base, fixed or weights))
-    return
-  scorer = None
-  if methods.METHODS[name].data:
-    scorer = open_scorer(
-      sources[-1].metadata,
-      mesh,
-      batch_size=config.batch_size,
-      allow_unrelated=allow_unrelated,
-      progress=lambda text: progress("data", 0, 0, text),
-    )
-  read = [w != 0 for w in fixed] if fixed else [True] * len(sources)
-  trees = []
-  for source, is_read in zip(sources, read):
-    if is_read:
-      trees.append(restore_params(source.path, where))
-      progress("merge", len(trees), sum(read), source.name)
-  if fixed is not None:
-    applied = fixed
-    merged = weighted_average(trees, [w for w in fixed if w])
-  else:
-    base_tree = restore_params(base.path, where) if base else None
-    applied, merged = _merge(
-      config, trees, list(weights), parameters, base_tree, scorer, progress
-    )
-  save_merged(
+  job = _open(
+    config,
+    inputs,
     output,
-    merged,
-    sources,
-    applied,
-    method=name,
-    overwrite=overwrite,
-    recipe={
-      **{key: parameters[key] for key in methods.METHODS[name].parameters},
-      **({"base": identity(base)} if base else {}),
-    },
+    weights,
+    memory_budget_gb,
+    overwrite,
+    allow_unrelated,
   )
+  if dry_run:
+    print(plan(job, free_bytes(output)))
+    return
+  if methods.METHODS[job.method].data:
+    # Imported here: data and model are not needed by any other method.
+    from jaxmerge.evaluation.measured_merge import run_measured
+
+    run_measured(
+      job,
+      config,
+      output,
+      overwrite=overwrite,
+      allow_unrelated=allow_unrelated,
+      progress=progress,
+    )
+  else:
+    run_streamed(job, output, overwrite=overwrite, progress=progress)
   progress("merge", 0, 0, f"saved {output}")
 
 
-def _merge(
+def _open(
   config: config_dict.ConfigDict,
-  trees: Sequence[Any],
-  weights: list[float],
-  parameters: dict[str, Any],
-  base: Any,
-  scorer: Scorer | None,
-  progress: Progress,
-) -> tuple[list[float], Any]:
-  """The weights and the merged tree of a method without fixed weights."""
+  inputs: Sequence[str],
+  output: epath.Path,
+  weights: Sequence[float],
+  budget_gb: float,
+  overwrite: bool,
+  allow_unrelated: bool,
+) -> Job:
+  """Checks everything that can be known before an array is read."""
   name = config.method
-  fishers: list[Any] = []
-  if scorer is not None:
-    split = scorer.on("search", config.search_sequences)
-    if name == "fisher":
-      held = split.split
-      seed = parameters["seed"] if parameters["sampled"] else None
-      for number, tree in enumerate(trees, start=1):
-        fishers.append(
-          diagonal_fisher(
-            scorer.graph, tree, held.tokens_NxL1, held.mask_NxL, seed
-          )
-        )
-        progress("fisher", number, len(trees), "")
-    else:
-      found = methods.measured_weights(
-        name,
-        [split(tree).nats_per_token for tree in trees],
-        lambda w: split(weighted_average(trees, w)).nats_per_token,
-        parameters,
-      )
-      assert found is not None
-      weights = found
-  # Of task vectors all are added whole; of an average each has its share.
-  alone = 1.0 if base is not None else 1.0 / len(trees)
-  weights = weights or [alone] * len(trees)
-  merged = methods.merge_trees(
-    name, trees, weights, parameters, base=base, fishers=fishers
+  parameters = {key: config[key] for key in methods.DEFAULTS}
+  problems = Problems(
+    methods.problems(name, len(inputs), weights, parameters)
+    + [
+      f"config.{key} must be positive, got {config[key]}"
+      for key in ("search_sequences", "batch_size")
+      if config[key] < 1
+    ]
+    + (
+      []
+      if math.isfinite(budget_gb) and budget_gb >= 0
+      else [f"--memory_budget_gb must be at least 0, got {budget_gb}"]
+    )
   )
-  return weights, merged
+  problems(lambda: check_output(output, overwrite=overwrite))
+  problems(lambda: check_can_make(output.parent))
+  sources = problems(lambda: trajectory.open_inputs(inputs)) or []
+  opened = config.base and problems(
+    lambda: trajectory.open_inputs([config.base])
+  )
+  base = opened[0] if opened else None
+  if sources and name in methods.METHODS:
+    problems(lambda: _check_sources(name, sources, base, allow_unrelated))
+  problems.check()
+  fixed = methods.fixed_weights(name, len(inputs), weights, parameters)
+  budget = budget_gb * 2**30 or psutil.virtual_memory().available / 2
+  job = Job(
+    name, parameters, sources, base, fixed or list(weights), fixed is not None
+  )
+  job = sized(job, budget)
+  check_room(output, job.size)
+  return job
+
+
+def _check_sources(
+  name: str,
+  sources: Sequence[Checkpoint],
+  base: Checkpoint | None,
+  allow_unrelated: bool,
+) -> None:
+  """Lists why these sources cannot be merged by that method."""
+  method = methods.METHODS[name]
+  problems = Problems()
+  together = [*([base] if base else []), *sources]
+  problems(
+    lambda: trajectory.check_mergeable(
+      together, allow_unrelated=allow_unrelated
+    )
+  )
+  if method.ordered:
+    problems(lambda: check(_order_problems(sources)))
+  if method.data:
+    problems(lambda: trajectory.check_step_directories(sources))
+  problems.check()
 
 
 def _order_problems(sources: Sequence[Checkpoint]) -> list[str]:
   steps = [source.metadata.step for source in sources]
-  if steps == sorted(set(steps)):
+  # Hugging Face directories may not say: then they are in the order typed.
+  if steps == sorted(set(steps)) or not any(steps):
     return []
   return [f"the inputs must be given oldest first, got steps {steps}"]
 
 
-def _plan(
-  name: str,
-  abstract: Any,
-  sources: Sequence[Checkpoint],
-  base: Checkpoint | None,
-  weights: Sequence[float],
-) -> str:
-  size = sum(
-    math.prod(leaf.shape) * leaf.dtype.itemsize
-    for leaf in named_leaves(abstract).values()
-  )
-  shown = [f"{w:.6f}" for w in weights] or [name] * len(sources)
-  read = len(sources) + (base is not None)
-  if weights:
-    read -= sum(w == 0 for w in weights)
-  rows = [f"read {human_bytes(size * read)}, write {human_bytes(size)}"]
-  rows += [f"  {w}  {source.name}" for w, source in zip(shown, sources)]
-  return "\n".join(rows + ([f"  base  {base.name}"] if base else []))
-
-
-def _numbers(text: str) -> list[float]:
+def _numbers(flag: str, text: str) -> list[float]:
   numbers: list[float] = []
   problems: list[str] = []
   for word in filter(None, text.split(",")):
     try:
       numbers.append(float(word))
     except ValueError:
-      problems.append(f"--weights: {word!r} is not a number")
+      problems.append(f"--{flag}: {word!r} is not a number")
   check(problems)
   return numbers
+
+
+def _number(flag: str, text: str) -> float:
+  numbers = _numbers(flag, text)
+  if len(numbers) != 1:
+    raise InputError(f"--{flag}: {text!r} is not a number")
+  return numbers[0]
+
+
+def _needs_devices(config: config_dict.ConfigDict) -> bool:
+  method = methods.METHODS.get(config.get("method"))
+  return method is not None and method.data
 
 
 def main(argv: Sequence[str]) -> None:
@@ -221,9 +204,14 @@ def main(argv: Sequence[str]) -> None:
     doc=f"{__doc__}{methods.help_text()}",
     configs={"config": None},
     strings={
-      "inputs": (None, "step directories or workdir@step, comma-separated"),
-      "output": (None, "the step directory to write"),
+      "inputs": (
+        None,
+        "step directories, workdir@step or Hugging Face folders, "
+        "comma-separated",
+      ),
+      "output": (None, "the directory to write, of the inputs' format"),
       "weights": ("", "one number per input, for methods that take them"),
+      "memory_budget_gb": ("0", "GiB for parameters; 0: half of what is free"),
     },
     booleans={
       "overwrite": "replace an existing output",
@@ -231,12 +219,16 @@ def main(argv: Sequence[str]) -> None:
       "dry_run": "check everything, print the plan, stop",
     },
   )
+  if not _needs_devices(flags.config):
+    # A training run on this machine's accelerator is left alone.
+    jax.config.update("jax_platforms", "cpu")
   runner.set_up_jax()
   merge(
     flags.config,
     runner.split_list(flags.inputs),
     flags.output,
-    weights=_numbers(flags.weights),
+    weights=_numbers("weights", flags.weights),
+    memory_budget_gb=_number("memory_budget_gb", flags.memory_budget_gb),
     overwrite=flags.overwrite,
     allow_unrelated=flags.allow_unrelated,
     dry_run=flags.dry_run,

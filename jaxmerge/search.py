@@ -29,7 +29,7 @@ from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.bayesopt.storage import without_password
 from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.merged import identity, save_merged
+from jaxmerge.checkpoints.merged import Recipe, identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import Checkpoint
@@ -109,6 +109,7 @@ def search(
   distributed.check_single_process("search")
   began = time.time()
   merged_of, trail = _checkpoints(config, workdir, inputs, progress)
+  trajectory.check_step_directories(merged_of)
   trajectory.check_mergeable(merged_of, allow_unrelated=allow_unrelated)
   mesh = make_mesh(**config.mesh)
   abstract = abstract_params(merged_of[-1].metadata)
@@ -161,12 +162,14 @@ def search(
       path,
       merged.merge(weights_GxK),
       merged_of,
-      domain.mean_weights(best.params),
-      method="gp_hedge",
+      Recipe(
+        "gp_hedge",
+        domain.mean_weights(best.params),
+        groups=dict(zip(domain.groups.names_G, weights_GxK))
+        if config.bands
+        else {},
+      ),
       overwrite=True,
-      groups=dict(zip(domain.groups.names_G, weights_GxK))
-      if config.bands
-      else None,
     )
     write_search_report(
       workdir / config.report,

@@ -61,6 +61,37 @@ def _digests(leaves: list[jax.Array]) -> jax.Array:
   return jnp.stack([_leaf_digest(leaf) for leaf in leaves])
 
 
+@jax.jit
+def _part_lanes(
+  part: jax.Array, first: jax.Array, count: jax.Array
+) -> jax.Array:
+  """Of elements first, first + 1, ... of a leaf; the rest is padding."""
+  words = _words(part)
+  place = jax.lax.iota(jnp.uint32, words.size)
+  terms = (_mix(words ^ _mix(place + first + jnp.uint32(s))) for s in _LANES)
+  kept = (jnp.where(place < count, term, 0) for term in terms)
+  return jnp.stack([jnp.sum(term, dtype=jnp.uint32) for term in kept])
+
+
+def part_lanes(part: np.ndarray, first: int, count: int) -> tuple[int, int]:
+  """What some elements add to their leaf's digest, see `hexadecimal`.
+
+  Args:
+    part: one axis, elements of at most 32 bits.
+    first: row-major index of the first one in the leaf.
+    count: how many of them; the rest of `part` is padding.
+  """
+  a, b = np.asarray(
+    _part_lanes(part, np.uint32(first % 2**32), np.uint32(count))
+  )
+  return int(a), int(b)
+
+
+def hexadecimal(lanes: tuple[int, int]) -> str:
+  """The digest from the sums of all parts of a leaf."""
+  return "".join(f"{lane % 2**32:08x}" for lane in lanes)
+
+
 def digests(tree: Any) -> dict[str, str]:
   """16 hexadecimal digits per leaf of a tree of arrays, by leaf name."""
   named = named_leaves(tree)
@@ -68,5 +99,5 @@ def digests(tree: Any) -> dict[str, str]:
     return {}
   lanes = np.asarray(_digests([jnp.asarray(leaf) for leaf in named.values()]))
   return {
-    name: f"{int(a):08x}{int(b):08x}" for name, (a, b) in zip(named, lanes)
+    name: hexadecimal((int(a), int(b))) for name, (a, b) in zip(named, lanes)
   }

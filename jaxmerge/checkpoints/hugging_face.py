@@ -3,7 +3,6 @@
 B batch, L positions.
 """
 
-import base64
 import contextlib
 import dataclasses
 import json
@@ -27,14 +26,18 @@ from jaxmerge.checkpoints.shards import (
   write_tensors,
 )
 from jaxmerge.checkpoints.store import check_output
+from jaxmerge.checkpoints.tensor_trees import (
+  CONFIG,
+  TOKENIZER,
+  read_files,
+  to_bytes,
+)
 from jaxmerge.data.tokenizer import end_of_text_id
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import replace_directory, write_text
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Params, abstract_decoder
 
-_CONFIG = "config.json"
-_TOKENIZER = "tokenizer.json"
 _CARD = "README.md"
 _CHECKED_SHAPE = (2, 8)
 
@@ -57,10 +60,6 @@ class Opened(NamedTuple):
   files: Mapping[str, str]
 
 
-def is_hugging_face(path: epath.PathLike) -> bool:
-  return (epath.Path(path) / _CONFIG).exists()
-
-
 def open_directory(path: epath.PathLike) -> Opened:
   """Reads everything but the tensors.
 
@@ -72,47 +71,21 @@ def open_directory(path: epath.PathLike) -> Opened:
   files: dict[str, str] = {}
   tensors: Mapping[str, Any] = {}
   try:
-    files = _read_files(path)
-    value = read_json(files.get(_CONFIG, ""))
+    files = read_files(path)
+    value = read_json(files.get(CONFIG, ""))
     family = table.family_of_type(value)
     config = family.read_config(value)
   except InputError as error:
     problems += [f"{path}: {problem}" for problem in error.problems]
   except ValueError as error:
-    problems.append(f"{path}: {_CONFIG} is damaged: {error}")
+    problems.append(f"{path}: {CONFIG} is damaged: {error}")
   try:
     tensors = open_tensors(path)
   except InputError as error:
     problems += error.problems
   check(problems)
-  tokenizer = files.pop(_TOKENIZER, "")
+  tokenizer = files.pop(TOKENIZER, "")
   return Opened(config, family, tensors, tokenizer, files)
-
-
-def _read_files(path: epath.Path) -> dict[str, str]:
-  """Texts of the carried files; code too, where config.json refers to it."""
-  files: dict[str, str] = {}
-  problems: list[str] = []
-  names = [n for n in (*CARRIED_FILES, _TOKENIZER) if (path / n).exists()]
-  if _CONFIG in names and b'"auto_map"' in (path / _CONFIG).read_bytes():
-    names += sorted(file.name for file in path.glob("*.py"))
-  for name in names:
-    try:
-      files[name] = _to_text(name, (path / name).read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-      problems.append(f"{name} cannot be read: {error}")
-  check(problems)
-  return files
-
-
-def _to_text(name: str, content: bytes) -> str:
-  if name.endswith(".model"):
-    return base64.b64encode(content).decode()
-  return content.decode()
-
-
-def _to_bytes(name: str, text: str) -> bytes:
-  return base64.b64decode(text) if name.endswith(".model") else text.encode()
 
 
 def load_directory(path: epath.PathLike) -> tuple[Params, Opened]:
@@ -170,17 +143,21 @@ def save_directory(
   with replace_directory(path) as temporary:
     temporary.mkdir()
     for name, text in _other_files(files).items():
-      (temporary / name).write_bytes(_to_bytes(name, text))
-    value = _still_true(files.get(_CONFIG, ""), config, _dtype(params))
+      (temporary / name).write_bytes(to_bytes(name, text))
+    value = _still_true(files.get(CONFIG, ""), config, _dtype(params))
     if not value:
       ours = {**family.write_config(config), "torch_dtype": _dtype(params)}
       value = _json({**ours, **_token_ids(tokenizer)})
-    write_text(temporary / _CONFIG, value)
+    write_text(temporary / CONFIG, value)
     write_text(temporary / _CARD, card)
     if tokenizer:
-      write_text(temporary / _TOKENIZER, tokenizer)
-    tensors = table.to_tensors(params, config, family)
-    write_tensors(temporary, tensors, max_shard_bytes)
+      write_text(temporary / TOKENIZER, tokenizer)
+    write_tensors(
+      temporary,
+      table.tensor_specs(params, config, family),
+      (array for _, array in table.to_tensors(params, config, family)),
+      max_shard_bytes,
+    )
     _check_written(temporary, params, config)
 
 
@@ -191,7 +168,7 @@ def _other_files(files: Mapping[str, str]) -> dict[str, str]:
     for name in files
     if name not in CARRIED_FILES and (not name.endswith(".py") or "/" in name)
   )
-  return {name: text for name, text in files.items() if name != _CONFIG}
+  return {name: text for name, text in files.items() if name != CONFIG}
 
 
 def _dtype(params: Params) -> str | None:

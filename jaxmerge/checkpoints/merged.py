@@ -1,10 +1,12 @@
 """Saves a merged tree with where it came from."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from etils import epath
 
+from jaxmerge.checkpoints.leaves import LeafSpec, Rows
 from jaxmerge.checkpoints.metadata import (
   Metadata,
   canonical_json,
@@ -12,71 +14,212 @@ from jaxmerge.checkpoints.metadata import (
   hash_text,
   versions,
 )
-from jaxmerge.checkpoints.store import save_params
+from jaxmerge.checkpoints.shards import write_tensors
+from jaxmerge.checkpoints.store import check_output, save_params, save_rows
+from jaxmerge.checkpoints.tallies import ContentTally, LeafTally
+from jaxmerge.checkpoints.tensor_trees import write_beside
 from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.errors import check
+from jaxmerge.files import replace_directory
 
 
 def identity(checkpoint: Checkpoint) -> str:
   """A hash of what a checkpoint's parameters are, wherever it lies."""
-  return hash_text(canonical_json(checkpoint.metadata.leaves["params"]))
+  leaves = {
+    name: {key: leaf[key] for key in ("shape", "dtype", "digest")}
+    for name, leaf in checkpoint.metadata.leaves["params"].items()
+  }
+  return hash_text(canonical_json(leaves))
 
 
-def save_merged(
-  path: epath.PathLike,
-  params: Any,
-  sources: Sequence[Checkpoint],
-  weights_K: Sequence[float],
-  *,
-  method: str,
-  overwrite: bool,
-  groups: Mapping[str, Sequence[float]] | None = None,
-  recipe: Mapping[str, Any] | None = None,
-) -> None:
-  """Saves a step directory of kind `merged` with its provenance.
+class Recipe(NamedTuple):
+  """How a merge was made.
 
-  Args:
-    path: the new step directory.
-    params: the merged tree.
-    sources: the K checkpoints it was made of.
-    weights_K: their weights, as applied.
-    method: how the weights came about.
-    overwrite: replace an existing directory.
+  Attributes:
+    method: by its name.
+    weights_K: of the sources, as applied.
     groups: weights of each group of parameters, where they differ; then
       `weights_K` are their mean.
-    recipe: the method's parameters, if it has any.
-
-  Raises:
-    InputError: `path` exists without `overwrite`, or cannot be written.
+    parameters: of the method, if it has any.
   """
-  latest = max((c.metadata for c in sources), key=lambda m: m.step)
-  metadata = Metadata(
+
+  method: str
+  weights_K: Sequence[float]
+  groups: Mapping[str, Sequence[float]] = {}
+  parameters: Mapping[str, Any] = {}
+
+
+def describe_merged(
+  sources: Sequence[Checkpoint],
+  recipe: Recipe,
+  leaves: Mapping[str, Any],
+  hashes: Sequence[str],
+) -> Metadata:
+  """The metadata of a merged tree: that of its latest source, its origin.
+
+  Args:
+    sources: the K checkpoints it was made of.
+    recipe: how.
+    leaves: of the merged tree, as describe_leaves.
+    hashes: of the parameters of each source.
+  """
+  latest = latest_of(sources).metadata
+  return dataclasses.replace(
+    latest,
     kind="merged",
-    step=latest.step,
-    tokens=latest.tokens,
-    run_id=latest.run_id,
-    parent=latest.parent,
-    model=latest.model,
-    data=latest.data,
-    corpus=latest.corpus,
-    tokenizer=latest.tokenizer,
-    leaves={"params": describe_leaves(params)},
+    leaves={"params": leaves},
     iterator="",
     provenance={
-      "method": method,
+      "method": recipe.method,
       "sources": [
         {
           "name": source.name,
           "run_id": source.metadata.run_id,
           "step": source.metadata.step,
           "weight": weight,
-          "params": identity(source),
+          "params": found,
         }
-        for source, weight in zip(sources, weights_K)
+        for source, weight, found in zip(
+          sources, recipe.weights_K, hashes, strict=True
+        )
       ],
-      **({"groups": {n: list(w) for n, w in groups.items()}} if groups else {}),
-      **({"recipe": dict(recipe)} if recipe else {}),
+      **(
+        {"groups": {n: list(w) for n, w in recipe.groups.items()}}
+        if recipe.groups
+        else {}
+      ),
+      **({"recipe": dict(recipe.parameters)} if recipe.parameters else {}),
     },
     versions=versions(),
-    files=latest.files,
+  )
+
+
+def latest_of(sources: Sequence[Checkpoint]) -> Checkpoint:
+  """The source of the highest step, the last of several."""
+  return max(reversed(sources), key=lambda c: c.metadata.step)
+
+
+def save_merged(
+  path: epath.PathLike,
+  params: Any,
+  sources: Sequence[Checkpoint],
+  recipe: Recipe,
+  *,
+  overwrite: bool,
+) -> None:
+  """Saves a step directory of kind `merged` with its provenance.
+
+  Args:
+    path: the new step directory.
+    params: the merged tree.
+    sources: the K step directories it was made of.
+    recipe: how.
+    overwrite: replace an existing directory.
+
+  Raises:
+    InputError: `path` exists without `overwrite`, or cannot be written.
+  """
+  metadata = describe_merged(
+    sources, recipe, describe_leaves(params), [identity(s) for s in sources]
   )
   save_params(path, params, metadata, overwrite=overwrite)
+
+
+class Readings(NamedTuple):
+  """Sources as they are read for a merge, in order.
+
+  Attributes:
+    sources: the K checkpoints.
+    tallies: what has been read of each.
+  """
+
+  sources: Sequence[Checkpoint]
+  tallies: Sequence[LeafTally | ContentTally]
+
+  @classmethod
+  def of(cls, sources: Sequence[Checkpoint]) -> "Readings":
+    kinds = (LeafTally if s.tensors is None else ContentTally for s in sources)
+    return cls(sources, [kind() for kind in kinds])
+
+  def hashes(self) -> list[str]:
+    """Of the parameters of each source, after all of them have been read.
+
+    Raises:
+      InputError: what was read does not match its digest; names the leaves.
+    """
+    problems: list[str] = []
+    found = []
+    for source, tally in zip(self.sources, self.tallies, strict=True):
+      if isinstance(tally, ContentTally):
+        found.append(tally.hash())
+        continue
+      found.append(identity(source))
+      problems += [
+        f"{source.path} is damaged: params {name} does not match its digest"
+        for name, leaf in source.metadata.leaves["params"].items()
+        if tally.has(name) and tally.digest(name) != leaf["digest"]
+      ]
+    check(problems)
+    return found
+
+
+def save_merged_rows(
+  path: epath.PathLike,
+  specs: Mapping[str, LeafSpec],
+  rows: Iterable[Rows],
+  readings: Readings,
+  recipe: Recipe,
+  problems: Callable[[], Iterable[str]],
+  *,
+  base: Readings | None = None,
+  overwrite: bool,
+) -> None:
+  """Like save_merged, portion by portion, in the format of the sources.
+
+  Args:
+    path: the new step directory or Hugging Face directory.
+    specs: of the merged tree.
+    rows: its contents, of each leaf in order.
+    readings: of the K sources; read when all rows have been.
+    recipe: how.
+    problems: what is wrong with the merge, asked when all rows have been made.
+    base: of the checkpoint that all came from, for methods that need it.
+    overwrite: replace an existing directory.
+
+  Raises:
+    InputError: as save_merged, a source is damaged, or there are problems.
+  """
+  written = LeafTally()
+
+  def counted() -> Iterator[Rows]:
+    for portion in rows:
+      written.add(portion)
+      yield portion
+
+  def metadata(leaves: Mapping[str, Any]) -> Metadata:
+    check(problems())
+    known = dict(recipe.parameters)
+    if base is not None:
+      known["base"] = base.hashes()[0]
+    return describe_merged(
+      readings.sources,
+      recipe._replace(parameters=known),
+      leaves,
+      readings.hashes(),
+    )
+
+  if readings.sources[0].tensors is None:
+    save_rows(
+      path,
+      specs,
+      counted(),
+      lambda: metadata(written.leaves(specs)),
+      overwrite=overwrite,
+    )
+    return
+  check_output(path, overwrite=overwrite)
+  with replace_directory(epath.Path(path)) as temporary:
+    temporary.mkdir()
+    write_tensors(temporary, specs, (portion.array for portion in rows))
+    latest = latest_of(readings.sources).metadata
+    write_beside(temporary, latest.files, metadata({}))

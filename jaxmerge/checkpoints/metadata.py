@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
 from jaxmerge.checkpoints.digest import digests
+from jaxmerge.checkpoints.norms import norms
 from jaxmerge.errors import InputError
 from jaxmerge.parallel.rules import named_leaves
 
@@ -46,7 +47,7 @@ class Metadata:
     data: arguments from which the run's corpus was prepared.
     corpus: fingerprint of what they gave ("" without a corpus).
     tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable.
-    leaves: for each item, each leaf's shape, dtype and digest.
+    leaves: for each item, each leaf's shape, dtype, digest and norm.
     iterator: digest of the data iterator's position ("" without one).
     provenance: for a merged tree its method, weights and sources.
     versions: packages that wrote it.
@@ -82,15 +83,20 @@ def canonical_json(value: Any) -> str:
   return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def describe_leaf(
+  shape: Sequence[int], dtype: str, digest: str, norm: float | None
+) -> dict[str, Any]:
+  """What metadata says of a leaf; norm None: it holds NaN or Inf."""
+  return {"shape": list(shape), "dtype": dtype, "digest": digest, "norm": norm}
+
+
 def describe_leaves(tree: Any) -> dict[str, dict[str, Any]]:
-  """Shape, dtype and digest of each leaf, by name."""
-  digest = digests(tree)
+  """Shape, dtype, digest and, of floating-point leaves, norm, by name."""
+  digest, norm = digests(tree), norms(tree)
   return {
-    name: {
-      "shape": list(leaf.shape),
-      "dtype": str(leaf.dtype),
-      "digest": digest[name],
-    }
+    name: describe_leaf(
+      leaf.shape, str(leaf.dtype), digest[name], norm.get(name, 0.0)
+    )
     for name, leaf in named_leaves(tree).items()
   }
 
@@ -127,6 +133,42 @@ def from_json(value: Any) -> Metadata:
       "has written it"
     )
   return Metadata(**value)
+
+
+# What a Hugging Face directory cannot say of a model.
+_ORIGIN = (
+  "kind",
+  "step",
+  "tokens",
+  "run_id",
+  "parent",
+  "data",
+  "corpus",
+  "provenance",
+  "versions",
+)
+
+
+def origin(metadata: Metadata) -> dict[str, Any]:
+  """The JSON value of where a model comes from."""
+  return {"format": FORMAT, **{key: getattr(metadata, key) for key in _ORIGIN}}
+
+
+def with_origin(metadata: Metadata, value: Any) -> Metadata:
+  """Metadata with what `origin` gave.
+
+  Raises:
+    ValueError: the value is something else.
+  """
+  if not isinstance(value, dict) or value.keys() != {"format", *_ORIGIN}:
+    raise ValueError(f"it does not have the keys {', '.join(_ORIGIN)}")
+  if value["format"] != FORMAT:
+    raise ValueError(f"it is not of format {FORMAT}")
+  for key in _ORIGIN:
+    kind = type(getattr(metadata, key))
+    if type(value[key]) is not kind:
+      raise ValueError(f"its {key} is {value[key]!r}")
+  return dataclasses.replace(metadata, **{key: value[key] for key in _ORIGIN})
 
 
 def read_metadata(path: epath.PathLike) -> Metadata:

@@ -18,6 +18,7 @@ from jaxmerge.checkpoints.metadata import (
 from jaxmerge.checkpoints.model_card import model_card
 from jaxmerge.checkpoints.shards import MAX_SHARD_BYTES
 from jaxmerge.checkpoints.store import restore_params, save_params
+from jaxmerge.checkpoints.tensor_trees import is_hugging_face
 from jaxmerge.errors import InputError
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
@@ -50,7 +51,7 @@ def load(path: epath.PathLike) -> SavedModel:
   path = epath.Path(path)
   if not path.exists():
     raise InputError(f"{path} does not exist")
-  if hugging_face.is_hugging_face(path):
+  if is_hugging_face(path):
     params, opened = hugging_face.load_directory(path)
     return SavedModel(
       jax.device_put(params),

@@ -8,13 +8,14 @@ https://huggingface.co/docs/safetensors
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from jaxmerge.checkpoints.leaves import LeafSpec, num_rows, row_shape
 from jaxmerge.errors import InputError, check
 
 _DTYPES: Mapping[str, np.dtype] = {
@@ -41,7 +42,7 @@ _LONGEST_HEADER = 100_000_000
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-  """A tensor in a file; `np.asarray` reads it."""
+  """A tensor in a file; `np.asarray` reads it, `rows` a part of it."""
 
   path: epath.Path
   dtype: np.dtype
@@ -53,13 +54,23 @@ class StoredTensor:
     self, dtype: Any = None, copy: bool | None = None
   ) -> np.ndarray:
     del copy  # reading always makes a new array
-    with self.path.open("rb") as file:
-      file.seek(self.start)
-      content = file.read(self.size)
-    if len(content) != self.size:
-      raise InputError(f"{self.path} has become shorter while it was read")
-    array = np.frombuffer(content, self.dtype).reshape(self.shape)
+    array = self.rows(0, num_rows(self.shape)).reshape(self.shape)
     return array if dtype is None else array.astype(dtype)
+
+  @property
+  def rows_together(self) -> int:
+    return 1
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    """The rows from start to stop; of a tensor without axes its one value."""
+    size = self.size // max(num_rows(self.shape), 1)
+    with self.path.open("rb") as file:
+      file.seek(self.start + start * size)
+      content = file.read((stop - start) * size)
+    if len(content) != (stop - start) * size:
+      raise InputError(f"{self.path} has become shorter while it was read")
+    shape = (stop - start, *row_shape(self.shape))
+    return np.frombuffer(content, self.dtype).reshape(shape)
 
 
 def read_json(text: str | bytes) -> Any:
@@ -185,30 +196,49 @@ def _misplaced(
   return problems
 
 
-def write_file(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-  """Writes a file of arrays in their order.
+def write_file(
+  path: epath.PathLike,
+  specs: Mapping[str, LeafSpec],
+  portions: Iterator[np.ndarray],
+) -> None:
+  """Writes a file of tensors in their order.
+
+  Args:
+    path: of the file.
+    specs: what the tensors are, by name.
+    portions: their contents one after the other, whole or in parts; what
+      belongs to this file is taken.
 
   Raises:
     InputError: a dtype has no name in the format.
   """
-  check(
-    f"tensor {name} is {array.dtype}, which safetensors cannot hold"
-    for name, array in tensors.items()
-    if array.dtype not in _NAMES
-  )
+  check_dtypes(specs)
   header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
   place = 0
-  for name, array in tensors.items():
+  for name, spec in specs.items():
     header[name] = {
-      "dtype": _NAMES[array.dtype],
-      "shape": list(array.shape),
-      "data_offsets": [place, place + array.nbytes],
+      "dtype": _NAMES[spec.dtype],
+      "shape": list(spec.shape),
+      "data_offsets": [place, place + spec.nbytes],
     }
-    place += array.nbytes
+    place += spec.nbytes
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % _LENGTH_BYTES)  # tensors start aligned
   with epath.Path(path).open("wb") as file:
     file.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
     file.write(text)
-    for array in tensors.values():
-      file.write(np.ascontiguousarray(array).tobytes())
+    while place > 0:
+      array = np.ascontiguousarray(next(portions)).reshape(-1)
+      file.write(array.view(np.uint8).data)
+      place -= array.nbytes
+  if place:
+    raise ValueError("a portion belongs to two files")
+
+
+def check_dtypes(specs: Mapping[str, LeafSpec]) -> None:
+  """Raises InputError for dtypes that safetensors cannot hold."""
+  check(
+    f"tensor {name} is {spec.dtype}, which safetensors cannot hold"
+    for name, spec in specs.items()
+    if spec.dtype not in _NAMES
+  )

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxmerge.checkpoints.leaves import LeafSpec
 from jaxmerge.checkpoints.safetensors_file import (
   StoredTensor,
+  check_dtypes,
   open_file,
   read_json,
   write_file,
@@ -29,13 +31,19 @@ _FILE_NAME = re.compile(r"[^/\\]+\.(safetensors|bin)")
 
 def write_tensors(
   directory: epath.PathLike,
-  tensors: Iterable[tuple[str, np.ndarray]],
+  specs: Mapping[str, LeafSpec],
+  portions: Iterable[np.ndarray],
   max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-  """Writes model.safetensors, or shards and their index if it grew too large.
+  """Writes model.safetensors, or shards and their index if it is too large.
 
-  Only one shard is held at a time. A tensor that is larger than a shard gets
-  one of its own.
+  A tensor that is larger than a shard gets one of its own.
+
+  Args:
+    directory: exists.
+    specs: what the tensors are, by name.
+    portions: their contents one after the other, whole or in parts.
+    max_shard_bytes: more than this is spread over several files.
 
   Raises:
     InputError: the size is not positive, or a dtype cannot be written.
@@ -43,34 +51,37 @@ def write_tensors(
   if max_shard_bytes < 1:
     raise InputError(f"max_shard_bytes must be positive, got {max_shard_bytes}")
   directory = epath.Path(directory)
-  shards: list[list[str]] = []
-  held: dict[str, np.ndarray] = {}
-  total = 0
-
-  def write_held() -> None:
-    write_file(directory / f"shard-{len(shards)}", held)
-    shards.append(list(held))
-    held.clear()
-
-  for name, array in tensors:
-    size = sum(a.nbytes for a in held.values())
-    if held and size + array.nbytes > max_shard_bytes:
-      write_held()
-    held[name] = array
-    total += array.nbytes
-  write_held()
+  check_dtypes(specs)
+  shards = _divided(specs, max_shard_bytes)
+  contents = iter(portions)
   if len(shards) == 1:
-    (directory / "shard-0").rename(directory / ONE_FILE)
+    write_file(directory / ONE_FILE, specs, contents)
     return
   places: dict[str, str] = {}
   for i, names in enumerate(shards):
     file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-    (directory / f"shard-{i}").rename(directory / file)
+    write_file(directory / file, {n: specs[n] for n in names}, contents)
     places |= dict.fromkeys(names, file)
+  total = sum(spec.nbytes for spec in specs.values())
   write_json(
     directory / INDEX,
     {"metadata": {"total_size": total}, "weight_map": places},
   )
+
+
+def _divided(
+  specs: Mapping[str, LeafSpec], max_shard_bytes: int
+) -> list[list[str]]:
+  """Names of the tensors of each shard."""
+  shards: list[list[str]] = [[]]
+  size = 0
+  for name, spec in specs.items():
+    if shards[-1] and size + spec.nbytes > max_shard_bytes:
+      shards.append([])
+      size = 0
+    shards[-1].append(name)
+    size += spec.nbytes
+  return shards
 
 
 def open_tensors(

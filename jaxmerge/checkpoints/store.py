@@ -8,7 +8,7 @@ import contextlib
 import gc
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxmerge.checkpoints.digest import digests
+from jaxmerge.checkpoints.leaves import LeafSpec, Rows
 from jaxmerge.checkpoints.metadata import (
   CARRIED_FILES,
   Metadata,
@@ -26,6 +27,7 @@ from jaxmerge.checkpoints.metadata import (
   read_metadata,
   to_json,
 )
+from jaxmerge.checkpoints.orbax_rows import write_rows
 from jaxmerge.checkpoints.quiet import silence_orbax
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import absolute, replace_directory
@@ -94,6 +96,8 @@ def _writing(path: epath.Path) -> Iterator[None]:
   """Turns whatever a full disk makes Orbax raise into an InputError."""
   try:
     yield
+  except InputError:
+    raise
   except (OSError, ValueError, RuntimeError) as error:
     reason = str(error).strip() or type(error).__name__
     if any(words in reason for words in _FULL):
@@ -131,12 +135,12 @@ def check_output(path: epath.PathLike, *, overwrite: bool) -> None:
 
 def _other_content(path: epath.Path) -> list[str]:
   """What is in a directory that no checkpoint of ours has."""
-  ours = ("params", "metadata", "tokenizer.json", "README.md", *CARRIED_FILES)
+  ours = ("params", "metadata", "tokenizer.json", "README.md", "jaxmerge.json")
   index = "model.safetensors.index.json"
   return [
     p.name
     for p in path.iterdir()
-    if p.name not in (*ours, index)
+    if p.name not in (*ours, *CARRIED_FILES, index)
     and not p.name.endswith((".txt", ".safetensors", "_METADATA"))
   ]
 
@@ -167,6 +171,40 @@ def save_params(
       ),
     )
     checkpointer.close()
+
+
+def save_rows(
+  path: epath.PathLike,
+  specs: Mapping[str, LeafSpec],
+  rows: Iterable[Rows],
+  metadata: Callable[[], Metadata],
+  *,
+  overwrite: bool = False,
+) -> None:
+  """Like save_params, of a tree that may be larger than memory.
+
+  Args:
+    path: the new step directory.
+    specs: of each parameter, by name.
+    rows: all rows of all parameters, of each in order.
+    metadata: called when all rows are written.
+    overwrite: replace an existing directory.
+
+  Raises:
+    InputError: as save_params, or what `rows` or `metadata` raises.
+  """
+  check_output(path, overwrite=overwrite)
+  path = absolute(path)
+  silence_orbax()
+  with replace_directory(path) as temporary, _writing(path.parent):
+    params = temporary.with_name(f"{temporary.name}.params")
+    write_rows(params, specs, rows)
+    with contextlib.closing(
+      ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    ) as checkpointer:
+      item = ocp.args.JsonSave(to_json(metadata()))
+      checkpointer.save(temporary, args=ocp.args.Composite(metadata=item))
+    params.rename(temporary / "params")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from jaxmerge.checkpoints.leaves import num_rows, row_shape
 from jaxmerge.errors import InputError
 
 _STORAGES: Mapping[str, np.dtype] = {
@@ -60,6 +61,14 @@ class TorchTensor:
     if 0 in self.shape:
       return 0
     return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
+
+  @property
+  def rows_together(self) -> int:
+    return max(num_rows(self.shape), 1)
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    """The rows from start to stop; all are read."""
+    return np.asarray(self).reshape(-1, *row_shape(self.shape))[start:stop]
 
   def __array__(
     self, dtype: Any = None, copy: bool | None = None

@@ -1,11 +1,14 @@
 """A run's trail of checkpoints, and the inputs that users type."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
+from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import Metadata, read_metadata
+from jaxmerge.checkpoints.orbax_rows import open_orbax
+from jaxmerge.checkpoints.tensor_trees import is_hugging_face, open_tree
 from jaxmerge.errors import InputError, check
 
 # Keys of a model's config that say how it is computed, not what it is.
@@ -20,11 +23,24 @@ class Checkpoint:
     path: its step directory.
     name: what the user typed, or `workdir@step`.
     metadata: read and checked; no array has been touched.
+    tensors: of a Hugging Face directory, by their own names, none of them
+      read; None of a step directory.
   """
 
   path: epath.Path
   name: str
   metadata: Metadata
+  tensors: Mapping[str, Leaf] | None = None
+
+  def open_leaves(self) -> Mapping[str, Leaf]:
+    """Its parameters by name, none of them read.
+
+    Raises:
+      InputError: a step directory is damaged.
+    """
+    if self.tensors is not None:
+      return self.tensors
+    return open_orbax(self.path, self.metadata)
 
 
 def saved_steps(workdir: epath.PathLike) -> list[int]:
@@ -101,11 +117,32 @@ def _open(places: Sequence[tuple[epath.Path, str]]) -> list[Checkpoint]:
   problems: list[str] = []
   for path, name in places:
     try:
-      checkpoints.append(Checkpoint(path, name, read_metadata(path)))
+      checkpoints.append(_opened(path, name))
     except InputError as error:
       problems += error.problems
   check(problems)
   return checkpoints
+
+
+def _opened(path: epath.Path, name: str) -> Checkpoint:
+  if not is_hugging_face(path):
+    return Checkpoint(path, name, read_metadata(path))
+  tree = open_tree(path)
+  return Checkpoint(path, name, tree.metadata, tree.leaves)
+
+
+def check_step_directories(checkpoints: Sequence[Checkpoint]) -> None:
+  """Refuses Hugging Face directories where parameters must be known.
+
+  Raises:
+    InputError: names them, and the command that converts them.
+  """
+  check(
+    f"{c.name} is a Hugging Face directory; convert it first: python -m "
+    f"jaxmerge.convert --input={c.name} --output=DIR --format=orbax"
+    for c in checkpoints
+    if c.tensors is not None
+  )
 
 
 def check_mergeable(
@@ -123,6 +160,12 @@ def check_mergeable(
   first, *rest = checkpoints
   problems: list[str] = []
   for other in rest:
+    if (first.tensors is None) != (other.tensors is None):
+      problems.append(
+        f"{first.name} and {other.name} are of two formats; convert one of "
+        "them first (python -m jaxmerge.convert)"
+      )
+      continue
     problems += _tree_differences(first, other)
     if not allow_unrelated:
       found = [

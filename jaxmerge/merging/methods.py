@@ -38,6 +38,7 @@ class Method:
     base: needs the checkpoint that all inputs came from.
     data: needs the search split, for losses or for gradients.
     ordered: inputs must be given oldest first.
+    whole: acts on whole tensors, not entry by entry.
     most: inputs at most; 0: any number.
   """
 
@@ -47,6 +48,7 @@ class Method:
   base: bool = False
   data: bool = False
   ordered: bool = False
+  whole: bool = False
   most: int = 0
 
 
@@ -94,8 +96,11 @@ METHODS: Mapping[str, Method] = {
     "along the arc between two, --weights=1-t,t (Shoemake 1985)",
     weights="one",
     most=2,
+    whole=True,
   ),
-  "karcher": Method("mean direction and mean length", weights="may"),
+  "karcher": Method(
+    "mean direction and mean length", weights="may", whole=True
+  ),
   "task_arithmetic": Method(
     "`base` + `scale` * sum of w_i (input - `base`) (arXiv 2212.04089);"
     " of two: the residual A + B - C",
@@ -108,25 +113,33 @@ METHODS: Mapping[str, Method] = {
     ("base", "scale", "density"),
     weights="may",
     base=True,
+    whole=True,
   ),
   "dare": Method(
     "task arithmetic after dropping the share `drop` (arXiv 2311.03099)",
     ("base", "scale", "drop", "seed"),
     weights="may",
     base=True,
+    whole=True,
   ),
   "dare_ties": Method(
     "TIES after dropping the share `drop`",
     ("base", "scale", "density", "drop", "seed"),
     weights="may",
     base=True,
+    whole=True,
   ),
   "model_stock": Method(
     "between `base` and the mean, by their angles (arXiv 2403.19522)",
     ("base",),
     base=True,
+    whole=True,
   ),
 }
+
+
+# Averages whose weights are found by losses.
+MEASURED = ("metric", "greedy")
 
 
 def help_text() -> str:
@@ -224,20 +237,18 @@ def measured_weights(
   losses_K: Sequence[float],
   loss: Callable[[list[float]], float],
   parameters: Mapping[str, Any],
-) -> list[float] | None:
-  """The weights of a method that needs losses; None for any other.
+) -> list[float]:
+  """The weights of a method that needs losses.
 
   Args:
-    name: of the method.
+    name: of the method, one of MEASURED.
     losses_K: of each input alone, on the search split.
     loss: of the average at given weights, on the search split.
     parameters: of the method.
   """
   if name == "metric":
     return soups.metric_weights(losses_K, parameters["penalty"])
-  if name == "greedy":
-    return soups.greedy_soup(losses_K, loss)
-  return None
+  return soups.greedy_soup(losses_K, loss)
 
 
 def merge_trees(
@@ -248,6 +259,7 @@ def merge_trees(
   *,
   base: Any = None,
   fishers: Sequence[Any] = (),
+  first_layer: int = 0,
 ) -> Any:
   """The merged tree of a method that is not an average at fixed weights.
 
@@ -258,6 +270,8 @@ def merge_trees(
     parameters: of the method.
     base: the tree that all came from, for methods that need it.
     fishers: one like each tree, for "fisher".
+    first_layer: number of the first layer of stacked leaves, where the trees
+      hold only some.
 
   Raises:
     InputError: the trees differ, or weights that are not usable.
@@ -266,7 +280,11 @@ def merge_trees(
   thin = trees
   if name in ("dare", "dare_ties"):
     thin = task_vectors.dropped(
-      base, trees, drop=parameters["drop"], seed=parameters["seed"]
+      base,
+      trees,
+      drop=parameters["drop"],
+      seed=parameters["seed"],
+      first_layer=first_layer,
     )
   if name in ("task_arithmetic", "dare"):
     return task_vectors.task_arithmetic(base, thin, scaled)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxmerge.errors import InputError, check
 from jaxmerge.merging.average import check_equal_trees
-from jaxmerge.merging.slices import map_slices
+from jaxmerge.merging.slices import is_stacked, map_slices
 from jaxmerge.parallel.rules import leaf_name
 
 
@@ -123,7 +123,12 @@ def _agreed(taus: jax.Array, weights_K: jax.Array) -> jax.Array:
 
 
 def dropped(
-  base: Any, trees: Sequence[Any], *, drop: float, seed: int
+  base: Any,
+  trees: Sequence[Any],
+  *,
+  drop: float,
+  seed: int,
+  first_layer: int = 0,
 ) -> list[Any]:
   """Trees whose task vectors lost entries at random (DARE, arXiv 2311.03099).
 
@@ -134,7 +139,8 @@ def dropped(
     base: theta_0.
     trees: K pytrees of the base's structure, shapes and dtypes.
     drop: in [0, 1).
-    seed: of the draws, one for each tree and parameter name.
+    seed: of the draws, one for each tree, parameter name and layer.
+    first_layer: number of the first layer of the stacked leaves.
 
   Raises:
     InputError: the trees differ, or `drop` is out of range.
@@ -143,14 +149,27 @@ def dropped(
     raise InputError(f"drop must be in [0, 1), got {drop}")
   check_equal_trees([base, *trees])
   keys = jax.random.split(jax.random.key(seed), len(trees))
-  return [_drop(base, tree, key, drop) for tree, key in zip(trees, keys)]
+  return [
+    _drop(base, tree, key, drop, first_layer) for tree, key in zip(trees, keys)
+  ]
 
 
 @jax.jit
-def _drop(base: Any, tree: Any, key: jax.Array, drop: float) -> Any:
+def _drop(
+  base: Any, tree: Any, key: jax.Array, drop: float, first_layer: jax.Array
+) -> Any:
   def thin(path: Any, start: jax.Array, end: jax.Array) -> jax.Array:
-    own = jax.random.fold_in(key, zlib.crc32(leaf_name(path).encode()))
-    stays = jax.random.bernoulli(own, 1 - drop, start.shape)
+    name = leaf_name(path)
+    own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+    def draw(layer: jax.Array) -> jax.Array:
+      one = jax.random.fold_in(own, layer)
+      return jax.random.bernoulli(one, 1 - drop, start.shape[1:])
+
+    if is_stacked(name):
+      stays = jax.vmap(draw)(first_layer + jnp.arange(start.shape[0]))
+    else:
+      stays = jax.random.bernoulli(own, 1 - drop, start.shape)
     tau = end.astype(jnp.float32) - start.astype(jnp.float32)
     kept = start + jnp.where(stays, tau / (1 - drop), 0.0)
     return kept.astype(start.dtype)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxmerge.checkpoints import hugging_face, models
 from jaxmerge.checkpoints.families import table
-from jaxmerge.checkpoints.merged import save_merged
+from jaxmerge.checkpoints.merged import Recipe, save_merged
 from jaxmerge.checkpoints.metadata import from_json, read_metadata, to_json
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import open_inputs
@@ -91,8 +91,7 @@ def test_a_merge_keeps_the_files_and_its_card_names_the_sources(tmp_path):
     tmp_path / "merged",
     params,
     sources,
-    [0.25, 0.75],
-    method="explicit weights",
+    Recipe("explicit weights", [0.25, 0.75]),
     overwrite=False,
   )
   convert(str(tmp_path / "merged"), tmp_path / "hf", "hf")

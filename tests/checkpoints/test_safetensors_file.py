@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 from safetensors.numpy import load_file, save_file
 
+from jaxmerge.checkpoints.leaves import LeafSpec
 from jaxmerge.checkpoints.safetensors_file import open_file, write_file
 from jaxmerge.checkpoints.shards import INDEX, open_tensors, write_tensors
 from jaxmerge.errors import InputError
@@ -22,6 +23,18 @@ TENSORS = {
   "empty": np.zeros((0, 3), np.float32),
   "mask": np.array([True, False]),
 }
+
+
+def specs_of(tensors):
+  return {name: LeafSpec(a.shape, a.dtype) for name, a in tensors.items()}
+
+
+def write_one(path, tensors):
+  write_file(path, specs_of(tensors), iter(tensors.values()))
+
+
+def write_shards(path, tensors, **options):
+  write_tensors(path, specs_of(tensors), tensors.values(), **options)
 
 
 def check_equal(found, expected):
@@ -46,7 +59,7 @@ def rewrite(file, change):
 @pytest.fixture
 def file(tmp_path):
   path = tmp_path / "x.safetensors"
-  write_file(path, TENSORS)
+  write_one(path, TENSORS)
   return path
 
 
@@ -58,8 +71,22 @@ def test_their_library_and_ours_read_what_the_other_wrote(file, tmp_path):
 
 
 def test_a_transposed_array_is_written_row_by_row(tmp_path):
-  write_file(tmp_path / "t", {"a": TENSORS["a"].T})
+  write_one(tmp_path / "t", {"a": TENSORS["a"].T})
   check_equal(load_file(tmp_path / "t"), {"a": TENSORS["a"].T})
+
+
+def test_tensors_come_in_portions_and_are_read_in_rows(tmp_path):
+  def portions():
+    for array in TENSORS.values():
+      rows = array if array.ndim else array.reshape(1)
+      yield from (rows[i : i + 1] for i in range(len(rows)))
+
+  write_tensors(tmp_path, specs_of(TENSORS), portions(), max_shard_bytes=26)
+  tensors = open_tensors(tmp_path)
+  check_equal(tensors, TENSORS)
+  assert tensors["a"].rows(1, 2).tolist() == [[3, 4, 5]]
+  assert tensors["scalar"].rows(0, 1).tolist() == [1.5]
+  assert tensors["empty"].rows(0, 0).shape == (0, 3)
 
 
 def set_in(name, key, value):
@@ -215,7 +242,7 @@ def shards_of(path):
 
 
 def test_shards_and_their_index(tmp_path):
-  write_tensors(tmp_path, TENSORS.items(), max_shard_bytes=26)
+  write_shards(tmp_path, TENSORS, max_shard_bytes=26)
   names = shards_of(tmp_path)
   assert names == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
   index = json.loads((tmp_path / INDEX).read_text())
@@ -231,20 +258,20 @@ def test_shards_and_their_index(tmp_path):
 
 
 def test_a_tensor_larger_than_a_shard_gets_its_own(tmp_path):
-  write_tensors(tmp_path, TENSORS.items(), max_shard_bytes=1)
+  write_shards(tmp_path, TENSORS, max_shard_bytes=1)
   assert len(shards_of(tmp_path)) == len(TENSORS)
   check_equal(open_tensors(tmp_path), TENSORS)
   with pytest.raises(InputError, match="must be positive"):
-    write_tensors(tmp_path, TENSORS.items(), max_shard_bytes=0)
+    write_shards(tmp_path, TENSORS, max_shard_bytes=0)
 
 
 def test_one_file_has_no_index(tmp_path):
-  write_tensors(tmp_path, TENSORS.items())
+  write_shards(tmp_path, TENSORS)
   assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_index_and_shards_that_differ_are_refused_all_at_once(tmp_path):
-  write_tensors(tmp_path, TENSORS.items(), max_shard_bytes=8)
+  write_shards(tmp_path, TENSORS, max_shard_bytes=8)
   first, second, *_ = shards_of(tmp_path)
   (tmp_path / first).unlink()
   index = json.loads((tmp_path / INDEX).read_text())
@@ -265,7 +292,7 @@ def test_index_and_shards_that_differ_are_refused_all_at_once(tmp_path):
   "name", ["../x.safetensors", "/x.safetensors", "x.h5", "", 3, None]
 )
 def test_an_index_does_not_lead_out_of_its_directory(tmp_path, name):
-  write_tensors(tmp_path, TENSORS.items(), max_shard_bytes=12)
+  write_shards(tmp_path, TENSORS, max_shard_bytes=12)
   index = {"weight_map": {"a": name}}
   (tmp_path / INDEX).write_text(json.dumps(index))
   with pytest.raises(InputError, match="not the name of a file of tensors"):
@@ -284,7 +311,7 @@ def test_a_damaged_index_is_refused(tmp_path, text):
 def test_two_answers_and_none_are_refused(tmp_path):
   with pytest.raises(InputError, match="has no model.safetensors"):
     open_tensors(tmp_path)
-  write_tensors(tmp_path, TENSORS.items())
+  write_shards(tmp_path, TENSORS)
   (tmp_path / INDEX).write_text("{}")
   with pytest.raises(InputError, match="has both"):
     open_tensors(tmp_path)

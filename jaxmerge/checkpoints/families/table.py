@@ -21,6 +21,7 @@ from jaxmerge.checkpoints.families.family import (
   to_ours,
   to_theirs,
 )
+from jaxmerge.checkpoints.leaves import LeafSpec
 from jaxmerge.checkpoints.metadata import tree_of_leaves
 from jaxmerge.errors import InputError, check
 from jaxmerge.model.config import DecoderConfig
@@ -101,6 +102,22 @@ def to_tensors(
     for layer, name in enumerate(tensor.names(config)):
       one = [part[layer] for part in parts] if tensor.stacked else parts
       yield name, to_theirs(tensor, one, config)
+
+
+def tensor_specs(
+  params: Params, config: DecoderConfig, family: Family
+) -> dict[str, LeafSpec]:
+  """What to_tensors will give, by name."""
+  leaves = named_leaves(params)
+  shapes = {name: leaf.shape for name, leaf in leaves.items()}
+  return {
+    name: LeafSpec(
+      their_shape(tensor, shapes, config),
+      np.result_type(*(leaves[ours].dtype for ours in tensor.ours)),
+    )
+    for tensor in family.table(leaves)
+    for name in tensor.names(config)
+  }
 
 
 def from_tensors(

@@ -1,0 +1,97 @@
+"""Parameters in storage, read a few rows at a time.
+
+A row is an index of the first axis: of a stack of layers a layer, of an
+embedding a token. A parameter without axes has one row.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Leaf(Protocol):
+  """A parameter that may be larger than memory.
+
+  Attributes:
+    shape: of the whole.
+    dtype: of the whole.
+    rows_together: rows that are stored as one; reads should be of multiples.
+  """
+
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def dtype(self) -> np.dtype: ...
+
+  @property
+  def rows_together(self) -> int: ...
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    """The rows from start to stop, of shape (stop - start, ...)."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafSpec:
+  """What a parameter will be.
+
+  Attributes:
+    shape: of the whole.
+    dtype: of the whole.
+    rows_together: rows that Orbax is to store as one.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  rows_together: int = 1
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Rows(NamedTuple):
+  """Some rows of a parameter: those from `start` on."""
+
+  name: str
+  start: int
+  array: np.ndarray
+
+
+def num_rows(shape: tuple[int, ...]) -> int:
+  return shape[0] if shape else 1
+
+
+def row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+  return shape[1:]
+
+
+class ArrayLeaf(NamedTuple):
+  """A parameter in host memory."""
+
+  array: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.array.shape
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.array.dtype
+
+  @property
+  def rows_together(self) -> int:
+    return 1
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    return self.array.reshape(-1, *row_shape(self.shape))[start:stop]
+
+
+def total_bytes(leaves: Mapping[str, Leaf]) -> int:
+  return sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()
+  )

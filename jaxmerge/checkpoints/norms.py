@@ -1,0 +1,50 @@
+"""The Euclidean norm of each leaf; None where an entry is NaN or Inf."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmerge.parallel.rules import named_leaves
+
+
+def norms(tree: Any) -> dict[str, float | None]:
+  """By name, of leaves of floating-point numbers."""
+  named = {
+    name: leaf
+    for name, leaf in named_leaves(tree).items()
+    if jnp.issubdtype(leaf.dtype, jnp.floating)
+  }
+  if not named:
+    return {}
+  found = np.asarray(_norms([jnp.asarray(leaf) for leaf in named.values()]))
+  return {
+    name: float(norm) if math.isfinite(norm) else None
+    for name, norm in zip(named, found)
+  }
+
+
+@jax.jit
+def _norms(leaves: list[jax.Array]) -> jax.Array:
+  return jnp.stack([_norm(leaf.astype(jnp.float32)) for leaf in leaves])
+
+
+def _norm(leaf: jax.Array) -> jax.Array:
+  """Of entries divided by the largest, whose squares do not overflow."""
+  if not leaf.size:
+    return jnp.float32(0)
+  largest = jnp.max(jnp.abs(leaf))
+  scale = jnp.where(largest > 0, largest, 1.0)
+  return scale * jnp.sqrt(jnp.sum(jnp.square(leaf / scale)))
+
+
+def part_squares(part: np.ndarray) -> float:
+  """The sum of squares of some entries; NaN where one is NaN or Inf."""
+  return float(_part_norm(part)) ** 2
+
+
+@jax.jit
+def _part_norm(part: jax.Array) -> jax.Array:
+  return _norm(part.astype(jnp.float32))

@@ -1,0 +1,179 @@
+"""The params of a step directory, read and written a few rows at a time.
+
+Orbax's own handlers take and give whole arrays. Here TensorStore reads parts of
+what Orbax has written, and a handler of Orbax is given the shapes, and the rows
+as they come; what lies on disk is the same, and Orbax restores it.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from etils import epath
+
+from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows, row_shape
+from jaxmerge.checkpoints.metadata import Metadata, tree_of_leaves
+from jaxmerge.errors import InputError
+from jaxmerge.files import absolute
+
+_PROCESS = 0
+
+
+class OrbaxLeaf(NamedTuple):
+  """A parameter of a step directory, as TensorStore reads it."""
+
+  store: tensorstore.TensorStore
+  path: epath.Path
+  name: str
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return tuple(self.store.shape)
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.store.dtype.numpy_dtype
+
+  @property
+  def rows_together(self) -> int:
+    chunk = self.store.chunk_layout.read_chunk.shape
+    return (chunk[0] or 1) if chunk else 1
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    part = self.store[start:stop] if self.shape else self.store
+    try:
+      found = part.read().result()
+    except ValueError as error:
+      raise damaged(self.path, error) from error
+    return found.reshape(stop - start, *row_shape(self.shape))
+
+
+def damaged(path: epath.Path, error: Exception) -> InputError:
+  reason = str(error).partition("\n")[0][:160]
+  return InputError(f"{path} is damaged: its params cannot be read ({reason})")
+
+
+def open_orbax(path: epath.PathLike, metadata: Metadata) -> dict[str, Leaf]:
+  """The parameters of a step directory by name, none of them read.
+
+  Raises:
+    InputError: one is missing, or of another shape or dtype than its metadata
+      says; lists all.
+  """
+  path = absolute(path)
+  context = ocp.type_handlers.get_ts_context(use_ocdbt=True)
+  zarr3 = _uses_zarr3(path / "params")
+  problems: list[str] = []
+  leaves: dict[str, Leaf] = {}
+  for name, said in metadata.leaves["params"].items():
+    try:
+      store = tensorstore.open(
+        _spec(path / "params", name, context, zarr3),
+        open=True,
+        read=True,
+        context=context,
+      ).result()
+    except (ValueError, OSError) as error:
+      problems += damaged(path, error).problems
+      continue
+    leaf = OrbaxLeaf(store, path, name)
+    if [list(leaf.shape), str(leaf.dtype)] != [said["shape"], said["dtype"]]:
+      problems.append(
+        f"{path} is damaged: params {name} is {leaf.dtype}{list(leaf.shape)}, "
+        f"its metadata says {said['dtype']}{said['shape']}"
+      )
+    leaves[name] = leaf
+  if problems:
+    raise InputError(problems)
+  return leaves
+
+
+def _spec(
+  params: epath.Path, name: str, context: tensorstore.Context, zarr3: bool
+) -> dict[str, Any]:
+  """Where Orbax has put a parameter."""
+  info = ocp.type_handlers.ParamInfo(
+    name=name.replace("/", "."),
+    parent_dir=params,
+    is_ocdbt_checkpoint=True,
+    use_zarr3=zarr3,
+    ts_context=context,
+  )
+  return ocp.type_handlers.get_json_tspec_read(info, use_ocdbt=True)
+
+
+def _uses_zarr3(params: epath.Path) -> bool:
+  try:
+    return bool(json.loads((params / "_METADATA").read_text())["use_zarr3"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise damaged(params.parent, error) from error
+
+
+class _RowsHandler(ocp.type_handlers.NumpyHandler):
+  """Writes LeafSpecs whose contents come from an iterable of Rows."""
+
+  def __init__(self, rows: Iterable[Rows]):
+    super().__init__()
+    self._rows = rows
+
+  async def serialize(
+    self,
+    values: Sequence[Any],
+    infos: Sequence[ocp.type_handlers.ParamInfo],
+    args: Sequence[ocp.SaveArgs] | None = None,
+  ) -> Sequence[Any]:
+    stores = {
+      info.name: await _create(spec, info)
+      for spec, info in zip(values, infos, strict=True)
+    }
+    # One write is under way while the next rows are made.
+    writing = None
+    for name, start, array in self._rows:
+      store = stores[name.replace("/", ".")]
+      target = store[start : start + len(array)] if store.rank else store
+      pending = target.write(array.reshape(target.shape))
+      if writing is not None:
+        await writing
+      writing = pending
+    if writing is not None:
+      await writing
+    return []
+
+
+async def _create(
+  spec: LeafSpec, info: ocp.type_handlers.ParamInfo
+) -> tensorstore.TensorStore:
+  await info.await_path_creation()
+  together = (spec.rows_together, *row_shape(spec.shape)) if spec.shape else ()
+  where = ocp.type_handlers.get_json_tspec_write(
+    info,
+    use_ocdbt=bool(info.is_ocdbt_checkpoint),
+    global_shape=spec.shape,
+    local_shape=together,
+    dtype=spec.dtype,
+    process_index=_PROCESS,
+  )
+  return await tensorstore.open(where, create=True, context=info.ts_context)
+
+
+def write_rows(
+  path: epath.Path, specs: Mapping[str, LeafSpec], rows: Iterable[Rows]
+) -> None:
+  """Writes the new item directory `path`.
+
+  Args:
+    path: a directory that does not exist.
+    specs: of each parameter, by name.
+    rows: all rows of all parameters; of each in order.
+  """
+  handler = _RowsHandler(rows)
+  registry = ocp.type_handlers.create_type_handler_registry((LeafSpec, handler))
+  checkpointer = ocp.Checkpointer(
+    ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+  )
+  with contextlib.closing(checkpointer):
+    checkpointer.save(path, args=ocp.args.PyTreeSave(tree_of_leaves(specs)))

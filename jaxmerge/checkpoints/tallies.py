@@ -1,0 +1,104 @@
+"""What is added up over a tree's rows as they pass: digests, norms, hashes.
+
+Rows may come in any order and from several threads.
+"""
+
+import math
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxmerge.checkpoints.digest import hexadecimal, part_lanes
+from jaxmerge.checkpoints.leaves import LeafSpec, Rows
+from jaxmerge.checkpoints.metadata import (
+  canonical_json,
+  describe_leaf,
+  hash_text,
+)
+from jaxmerge.checkpoints.norms import part_squares
+
+# Elements that a program sees at once; the last block of a part is padded to a
+# power of two, so that few programs are compiled.
+BLOCK = 1 << 21
+_SMALLEST = 1 << 12
+
+
+class Tally(Protocol):
+  """Sees each portion of a tree once."""
+
+  def add(self, rows: Rows) -> None: ...
+
+
+def blocks(flat: np.ndarray) -> Iterator[tuple[int, np.ndarray, int]]:
+  """(first element, block, how many elements count) of an array of one axis."""
+  for first in range(0, flat.size, BLOCK):
+    block = flat[first : first + BLOCK]
+    size = max(_SMALLEST, 1 << (block.size - 1).bit_length())
+    count = block.size
+    if count < size:
+      block = np.concatenate([block, np.zeros(size - count, flat.dtype)])
+    yield first, block, count
+
+
+class LeafTally:
+  """Digest and norm of each leaf, as in a checkpoint's metadata."""
+
+  def __init__(self) -> None:
+    self._lock = threading.Lock()
+    self._lanes: dict[str, tuple[int, int]] = {}
+    self._squares: dict[str, float] = {}
+
+  def add(self, rows: Rows) -> None:
+    flat = np.ascontiguousarray(rows.array).reshape(-1)
+    offset = rows.start * (flat.size // max(len(rows.array), 1))
+    a = b = 0
+    squares = 0.0
+    for first, block, count in blocks(flat):
+      lanes = part_lanes(block, offset + first, count)
+      a, b = a + lanes[0], b + lanes[1]
+      squares += part_squares(block)
+    with self._lock:
+      old = self._lanes.get(rows.name, (0, 0))
+      self._lanes[rows.name] = (old[0] + a, old[1] + b)
+      self._squares[rows.name] = self._squares.get(rows.name, 0.0) + squares
+
+  def has(self, name: str) -> bool:
+    """Whether anything of that leaf was seen."""
+    return name in self._lanes
+
+  def digest(self, name: str) -> str:
+    return hexadecimal(self._lanes.get(name, (0, 0)))
+
+  def leaves(self, specs: Mapping[str, LeafSpec]) -> dict[str, dict[str, Any]]:
+    """What metadata says of each leaf, as describe_leaves."""
+    found = {}
+    for name, spec in specs.items():
+      norm = math.sqrt(self._squares.get(name, 0.0))
+      found[name] = describe_leaf(
+        spec.shape,
+        str(spec.dtype),
+        self.digest(name),
+        norm if math.isfinite(norm) else None,
+      )
+    return found
+
+
+class ContentTally:
+  """A hash of a tree's bytes, where the files name none."""
+
+  def __init__(self) -> None:
+    self._lock = threading.Lock()
+    self._sums: dict[str, dict[int, int]] = {}
+
+  def add(self, rows: Rows) -> None:
+    content = np.ascontiguousarray(rows.array).reshape(-1).view(np.uint8)
+    found = zlib.crc32(content.data)
+    with self._lock:
+      self._sums.setdefault(rows.name, {})[rows.start] = found
+
+  def hash(self) -> str:
+    value = {name: sorted(found.items()) for name, found in self._sums.items()}
+    return hash_text(canonical_json(value))

@@ -1,0 +1,156 @@
+"""Hugging Face directories as trees of their own tensors, of any model.
+
+Equal tensors are all that a merge needs; what the model is does not matter.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from jaxmerge.checkpoints.leaves import Leaf
+from jaxmerge.checkpoints.metadata import (
+  CARRIED_FILES,
+  Metadata,
+  describe_leaf,
+  origin,
+  with_origin,
+)
+from jaxmerge.checkpoints.model_card import model_card
+from jaxmerge.checkpoints.safetensors_file import read_json
+from jaxmerge.checkpoints.shards import open_tensors
+from jaxmerge.errors import InputError, check
+from jaxmerge.files import write_json, write_text
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+CARD = "README.md"
+# What jaxmerge knows of a model and config.json cannot say.
+ORIGIN = "jaxmerge.json"
+# Keys of a config.json that do not say what the model is.
+_NOT_THE_MODEL = (
+  "_commit_hash",
+  "_name_or_path",
+  "dtype",
+  "torch_dtype",
+  "transformers_version",
+  "use_cache",
+)
+
+
+class TensorTree(NamedTuple):
+  """A directory whose headers have been read and checked, but no tensor.
+
+  Attributes:
+    metadata: `model` is config.json; no leaf has a digest.
+    leaves: tensors by their names.
+  """
+
+  metadata: Metadata
+  leaves: Mapping[str, Leaf]
+
+
+def is_hugging_face(path: epath.PathLike) -> bool:
+  return (epath.Path(path) / CONFIG).exists()
+
+
+def open_tree(path: epath.PathLike) -> TensorTree:
+  """Reads everything but the tensors.
+
+  Raises:
+    InputError: lists what is missing or damaged.
+  """
+  path = epath.Path(path)
+  problems: list[str] = []
+  files: dict[str, str] = {}
+  model: Any = {}
+  leaves: Mapping[str, Leaf] = {}
+  try:
+    files = read_files(path)
+    model = read_json(files[CONFIG])
+    if not isinstance(model, dict):
+      raise ValueError("it is not a JSON object")
+  except InputError as error:
+    problems += [f"{path}: {problem}" for problem in error.problems]
+  except ValueError as error:
+    problems.append(f"{path}: {CONFIG} is damaged: {error}")
+  try:
+    leaves = open_tensors(path)
+  except InputError as error:
+    problems += error.problems
+  check(problems)
+  metadata = Metadata(
+    kind="imported",
+    step=0,
+    tokens=0,
+    run_id="",
+    parent="",
+    model={k: v for k, v in model.items() if k not in _NOT_THE_MODEL},
+    data={},
+    corpus="",
+    tokenizer=files.get(TOKENIZER, files.get("tokenizer.model", "")),
+    leaves={
+      "params": {
+        name: describe_leaf(leaf.shape, str(leaf.dtype), "", 0.0)
+        for name, leaf in leaves.items()
+      }
+    },
+    iterator="",
+    provenance={},
+    versions={},
+    files=files,
+  )
+  return TensorTree(read_origin(path, metadata), leaves)
+
+
+def read_origin(path: epath.Path, metadata: Metadata) -> Metadata:
+  """The metadata with what jaxmerge.json says, if there is one.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  if not (path / ORIGIN).exists():
+    return metadata
+  try:
+    return with_origin(metadata, read_json((path / ORIGIN).read_text()))
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path}: {ORIGIN} is damaged: {error}") from error
+
+
+def write_beside(
+  path: epath.Path, files: Mapping[str, str], metadata: Metadata | None
+) -> None:
+  """Writes all but the tensors: carried files, the model card, the origin."""
+  for name, text in files.items():
+    (path / name).write_bytes(to_bytes(name, text))
+  model_type = read_json(files[CONFIG]).get("model_type", "")
+  write_text(path / CARD, model_card(str(model_type), metadata))
+  if metadata is not None:
+    write_json(path / ORIGIN, origin(metadata))
+
+
+def read_files(path: epath.Path) -> dict[str, str]:
+  """Texts of the carried files; code too, where config.json refers to it."""
+  files: dict[str, str] = {}
+  problems: list[str] = []
+  names = [n for n in (*CARRIED_FILES, TOKENIZER) if (path / n).exists()]
+  if CONFIG in names and b'"auto_map"' in (path / CONFIG).read_bytes():
+    names += sorted(file.name for file in path.glob("*.py"))
+  for name in names:
+    try:
+      files[name] = _to_text(name, (path / name).read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+      problems.append(f"{name} cannot be read: {error}")
+  check(problems)
+  return files
+
+
+def _to_text(name: str, content: bytes) -> str:
+  if name.endswith(".model"):
+    return base64.b64encode(content).decode()
+  return content.decode()
+
+
+def to_bytes(name: str, text: str) -> bytes:
+  return base64.b64decode(text) if name.endswith(".model") else text.encode()

@@ -1,0 +1,100 @@
+"""Merges that must measure: losses or gradients of each checkpoint."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+from flax import nnx
+from ml_collections import config_dict
+
+from jaxmerge.checkpoints.merged import Recipe, save_merged
+from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.evaluation.held_out_splits import open_scorer
+from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.merging import methods
+from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging.fisher import diagonal_fisher
+from jaxmerge.merging.jobs import Job, Progress, equal_weights
+from jaxmerge.parallel.mesh import make_mesh
+from jaxmerge.parallel.rules import shardings
+
+
+def run_measured(
+  job: Job,
+  config: config_dict.ConfigDict,
+  output: epath.PathLike,
+  *,
+  overwrite: bool,
+  allow_unrelated: bool,
+  progress: Progress,
+) -> None:
+  """Merges step directories by a method that needs the search split.
+
+  Args:
+    job: of such a method.
+    config: of the merge verb.
+    output: the new step directory.
+    overwrite: replace an existing one.
+    allow_unrelated: measure on a corpus that has changed since training.
+    progress: called with a stage, what is done, what there is in all and a
+      note.
+
+  Raises:
+    InputError: a source is damaged or cannot be measured, or the output cannot
+      be written.
+  """
+  mesh = make_mesh(**config.mesh)
+  where = shardings(abstract_params(job.sources[0].metadata), mesh)
+  scorer = open_scorer(
+    job.sources[-1].metadata,
+    mesh,
+    batch_size=config.batch_size,
+    allow_unrelated=allow_unrelated,
+    progress=lambda text: progress("data", 0, 0, text),
+  )
+  trees = []
+  for source in job.sources:
+    trees.append(restore_params(source.path, where))
+    progress("merge", len(trees), len(job.sources), source.name)
+  split = scorer.on("search", config.search_sequences)
+  if job.method in methods.MEASURED:
+    weights = methods.measured_weights(
+      job.method,
+      [split(tree).nats_per_token for tree in trees],
+      lambda w: split(weighted_average(trees, w)).nats_per_token,
+      job.parameters,
+    )
+    merged = weighted_average(trees, weights)
+  else:
+    weights = list(job.weights) or equal_weights(job)
+    merged = _by_information(job, trees, weights, scorer.graph, split, progress)
+  save_merged(
+    output,
+    merged,
+    job.sources,
+    Recipe(job.method, weights, parameters=job.recipe),
+    overwrite=overwrite,
+  )
+
+
+def _by_information(
+  job: Job,
+  trees: Sequence[Any],
+  weights: Sequence[float],
+  graph: nnx.GraphDef,
+  split: HeldOutLoss,
+  progress: Progress,
+) -> Any:
+  """The merged tree of a method that asks each model what it knows."""
+  held, parameters = split.split, job.parameters
+  seed = parameters["seed"] if parameters["sampled"] else None
+  fishers: list[Any] = []
+  for tree in trees:
+    fishers.append(
+      diagonal_fisher(graph, tree, held.tokens_NxL1, held.mask_NxL, seed)
+    )
+    progress(job.method, len(fishers), len(trees), "")
+  return methods.merge_trees(
+    job.method, trees, weights, parameters, fishers=fishers
+  )

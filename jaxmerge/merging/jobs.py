@@ -1,0 +1,207 @@
+"""A merge whose inputs are known: what it takes, and doing it.
+
+Portions of the inputs are read, merged and written; no tree is ever whole in
+memory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from jaxmerge.checkpoints.leaves import LeafSpec, Rows
+from jaxmerge.checkpoints.merged import Readings, Recipe, save_merged_rows
+from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.errors import InputError
+from jaxmerge.files import human_bytes
+from jaxmerge.merging import methods, streaming
+
+Progress = Callable[[str, int, int, str], None]
+
+# Bytes a second, read and written together, of a merge on two CPU cores whose
+# files are in memory already (docs/results/merge.md).
+_BYTES_A_SECOND = {"step directories": 200e6, "Hugging Face": 1000e6}
+
+
+class Job(NamedTuple):
+  """A merge whose inputs have been checked.
+
+  Attributes:
+    method: by its name.
+    parameters: values of all keys of methods.DEFAULTS.
+    sources: the K checkpoints.
+    base: what all came from, for methods that need it.
+    weights: as typed, or as the method gives them; empty: none.
+    is_average: whether the weights say all.
+    specs: of the merged tree.
+    needed: bytes of memory for parameters.
+    workers: portions that are made at the same time.
+  """
+
+  method: str
+  parameters: Mapping[str, Any]
+  sources: Sequence[Checkpoint]
+  base: Checkpoint | None
+  weights: Sequence[float]
+  is_average: bool
+  specs: Mapping[str, LeafSpec] = {}
+  needed: int = 0
+  workers: int = streaming.WORKERS
+
+  @property
+  def size(self) -> int:
+    """Bytes of one tree."""
+    return sum(spec.nbytes for spec in self.specs.values())
+
+  @property
+  def read(self) -> list[Checkpoint]:
+    """What is read, the base first; of an average no weight of zero."""
+    found = [*([self.base] if self.base else []), *self.sources]
+    if not self.is_average:
+      return found
+    return [c for c, weight in zip(found, self.weights, strict=True) if weight]
+
+  @property
+  def recipe(self) -> dict[str, Any]:
+    """The parameters that the method uses."""
+    used = methods.METHODS[self.method].parameters
+    return {key: self.parameters[key] for key in used}
+
+
+def sized(job: Job, budget: float) -> Job:
+  """The job with its specs, and as many workers as the memory allows.
+
+  Args:
+    job: without them.
+    budget: bytes of memory for parameters.
+
+  Raises:
+    InputError: a source is damaged, or more memory is needed.
+  """
+  method = methods.METHODS[job.method]
+  leaves = [checkpoint.open_leaves() for checkpoint in job.read]
+  job = job._replace(specs=streaming.specs(leaves, by_layer=method.whole))
+
+  def needed(workers: int) -> int:
+    if method.data:
+      return job.size * (len(job.sources) + 1)
+    return streaming.needed_bytes(
+      job.specs,
+      0 if job.is_average else len(job.read),
+      whole=method.whole,
+      workers=workers,
+    )
+
+  for workers in range(streaming.WORKERS, 0, -1):
+    if needed(workers) <= budget:
+      return job._replace(needed=needed(workers), workers=workers)
+  raise InputError(
+    f"{human_bytes(needed(1))} of memory are needed for parameters, "
+    f"{human_bytes(budget)} may be used; see --memory_budget_gb"
+  )
+
+
+def run_streamed(
+  job: Job, output: epath.PathLike, *, overwrite: bool, progress: Progress
+) -> None:
+  """Merges from storage to storage.
+
+  Args:
+    job: of a method that needs no data.
+    output: the new directory.
+    overwrite: replace an existing one.
+    progress: called with a stage, leaves begun, leaves in all and a name.
+
+  Raises:
+    InputError: a source is damaged or not finite, or the output cannot be
+      written; then nothing is left behind.
+  """
+  whole = methods.METHODS[job.method].whole
+  readings = Readings.of(job.sources)
+  of_base = Readings.of([job.base]) if job.base else None
+  weights = job.weights or equal_weights(job)
+  trees = streaming.stored(
+    readings, weights if job.is_average else [1.0] * len(weights)
+  )
+  average = streaming.Average(trees, lambda _: weights)
+  work: Callable[[streaming.Portion], np.ndarray] = average
+  if not job.is_average:
+
+    def one_leaf(base: Any, ends: Sequence[Any], first_layer: int) -> Any:
+      return methods.merge_trees(
+        job.method,
+        ends,
+        weights,
+        job.parameters,
+        base=base,
+        first_layer=first_layer,
+      )
+
+    base = streaming.stored(of_base, [1.0])[0] if of_base else None
+    work = streaming.merged_slice(one_leaf, base, trees)
+  rows = streaming.in_order(
+    work, streaming.portions(job.specs, whole=whole), job.workers
+  )
+  save_merged_rows(
+    output,
+    job.specs,
+    _shown(rows, job.specs, progress),
+    readings,
+    Recipe(job.method, weights, parameters=job.recipe),
+    lambda: sorted(average.problems),
+    base=of_base,
+    overwrite=overwrite,
+  )
+
+
+def _shown(
+  rows: Iterable[Rows], specs: Mapping[str, LeafSpec], progress: Progress
+) -> Iterator[Rows]:
+  """The same rows; tells of each leaf that begins."""
+  seen: set[str] = set()
+  for portion in rows:
+    if portion.name not in seen:
+      seen.add(portion.name)
+      progress("merge", len(seen), len(specs), portion.name)
+    yield portion
+
+
+def equal_weights(job: Job) -> list[float]:
+  """Of task vectors all are added whole; of an average each has its share."""
+  alone = 1.0 if job.base is not None else 1.0 / len(job.sources)
+  return [alone] * len(job.sources)
+
+
+def plan(job: Job, free: float) -> str:
+  """What the job will do, from the metadata alone.
+
+  Args:
+    job: with its specs.
+    free: bytes of room where it writes.
+  """
+  read = job.size * len(job.read)
+  data = methods.METHODS[job.method].data
+  is_step = job.sources[0].tensors is None
+  kind = "step directories" if is_step else "Hugging Face"
+  seconds = (read + job.size) / _BYTES_A_SECOND[kind]
+  entries = sum(
+    spec.nbytes // spec.dtype.itemsize for spec in job.specs.values()
+  )
+  where = "all trees on the devices" if data else "streamed in portions"
+  rows = [
+    f"{job.method}: {len(job.specs)} tensors of {entries:,} numbers",
+    f"read {human_bytes(read)}, write {human_bytes(job.size)} "
+    f"({human_bytes(free)} free)",
+    f"memory {human_bytes(job.needed)} for parameters, {where}",
+    f"about {max(seconds, 1):.0f} s where files are in memory already"
+    + (", and the time of measuring" if data else ""),
+  ]
+  shown = [f"{w:.6f}" for w in job.weights] or [job.method] * len(job.sources)
+  for weight, source in zip(shown, job.sources):
+    about = source.metadata
+    known = f"step {about.step}" if about.step else "step not known"
+    rows.append(f"  {weight}  {source.name} ({known})")
+  if job.base:
+    rows.append(f"  base  {job.base.name}")
+  return "\n".join(rows)

@@ -1,0 +1,298 @@
+"""Merges trees that lie in storage, some rows at a time.
+
+However many and however large the trees are, only what a few portions need is
+in memory. Portions are read, merged and handed on by several threads.
+
+K trees.
+"""
+
+import collections
+import concurrent.futures
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows, num_rows
+from jaxmerge.checkpoints.merged import Readings
+from jaxmerge.checkpoints.metadata import tree_of_leaves
+from jaxmerge.checkpoints.tallies import BLOCK, Tally, blocks
+from jaxmerge.errors import InputError, check
+from jaxmerge.merging.slices import is_stacked
+from jaxmerge.parallel.rules import named_leaves
+
+# One reads and computes while the other does; more wait for the same disk.
+WORKERS = 2
+
+
+class Portion(NamedTuple):
+  """Some rows of the leaf of that name."""
+
+  name: str
+  start: int
+  stop: int
+
+
+class Stored(NamedTuple):
+  """A tree in storage.
+
+  Attributes:
+    name: what the user calls it.
+    leaves: by name.
+    tally: sees each portion once.
+  """
+
+  name: str
+  leaves: Mapping[str, Leaf]
+  tally: Tally
+
+  def read(self, portion: Portion) -> np.ndarray:
+    array = self.leaves[portion.name].rows(portion.start, portion.stop)
+    self.tally.add(Rows(portion.name, portion.start, array))
+    return array
+
+
+# What a method makes of equal one-leaf trees: of the base (None without) and
+# of K others, from that row of the leaf on.
+SliceMerge = Callable[[Any, Sequence[Any], int], Any]
+
+
+def stored(readings: Readings, weights_K: Sequence[float]) -> list[Stored]:
+  """The sources of a merge; those of weight zero are not opened."""
+  return [
+    Stored(source.name, source.open_leaves() if weight else {}, tally)
+    for source, tally, weight in zip(*readings, weights_K, strict=True)
+  ]
+
+
+def specs(
+  trees: Sequence[Mapping[str, Leaf]], *, by_layer: bool
+) -> dict[str, LeafSpec]:
+  """What the merged tree will be, with rows that are handled together.
+
+  Args:
+    trees: leaves of K equal trees.
+    by_layer: stacked leaves are merged one layer at a time.
+  """
+  found = {}
+  for name, first in trees[0].items():
+    row = max(math.prod(first.shape[1:]), 1)
+    together = max(BLOCK // row, 1)
+    if by_layer and is_stacked(name):
+      together = 1
+    # What is stored together is read together; the smallest of equal ones.
+    stored = math.lcm(*(tree[name].rows_together for tree in trees))
+    together = max(together // stored, 1) * stored
+    together = min(together, max(num_rows(first.shape), 1))
+    found[name] = LeafSpec(first.shape, first.dtype, together)
+  return found
+
+
+def portions(
+  merged: Mapping[str, LeafSpec], *, whole: bool = False
+) -> Iterator[Portion]:
+  """Of all leaves in order.
+
+  Args:
+    merged: of the merged tree.
+    whole: leaves as a whole, of stacked ones each layer.
+  """
+  for name, spec in merged.items():
+    count = num_rows(spec.shape)
+    step = spec.rows_together
+    if whole:
+      step = 1 if is_stacked(name) else count
+    for start in range(0, count, max(step, 1)):
+      yield Portion(name, start, min(start + step, count))
+
+
+def needed_bytes(
+  merged: Mapping[str, LeafSpec], at_once: int, *, whole: bool, workers: int
+) -> int:
+  """Memory for portions at the same time, at most.
+
+  Args:
+    merged: of the merged tree.
+    at_once: trees whose portions are held together, in float32; 0: one after
+      the other is added up.
+    whole: as `portions`.
+    workers: portions that are made at the same time.
+  """
+  most = 0
+  for name, spec in merged.items():
+    rows = max(num_rows(spec.shape), 1)
+    together = min(spec.rows_together, rows)
+    if whole:
+      together = 1 if is_stacked(name) else rows
+    entries = math.prod(spec.shape) // rows * together
+    size = spec.dtype.itemsize
+    # Read, summed in float32 and cast; or read, in float32 and as much again.
+    making = entries * (at_once * (size + 8) if at_once else 2 * size + 4)
+    most = max(most, workers * making + (workers + 1) * entries * size)
+  return most
+
+
+def in_order(
+  work: Callable[[Portion], np.ndarray],
+  parts: Iterable[Portion],
+  workers: int = WORKERS,
+) -> Iterator[Rows]:
+  """What `work` makes of each part, in their order, a few parts ahead."""
+  cpu = jax.local_devices(backend="cpu")[0]
+
+  def done(part: Portion) -> Rows:
+    with jax.default_device(cpu):
+      return Rows(part.name, part.start, work(part))
+
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    waiting: collections.deque[concurrent.futures.Future[Rows]]
+    waiting = collections.deque()
+    try:
+      for part in parts:
+        waiting.append(pool.submit(done, part))
+        if len(waiting) > workers:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for future in waiting:
+        future.cancel()
+
+
+class Average:
+  """sum_k w_k theta_k, in float32 with one cast at the end.
+
+  A single tree that weighs anything is copied bit for bit; trees of weight
+  zero are not read. Leaves of whole numbers must be equal and are copied;
+  InputError names one that is not.
+
+  Args:
+    trees: K equal trees.
+    weights_K: of a portion, used as they are.
+
+  Attributes:
+    problems: leaves with NaN or Inf; to be read when all portions are done.
+  """
+
+  def __init__(
+    self,
+    trees: Sequence[Stored],
+    weights_K: Callable[[Portion], Sequence[float]],
+  ):
+    self._trees = trees
+    self._weights_K = weights_K
+    self.problems: set[str] = set()
+
+  def __call__(self, portion: Portion) -> np.ndarray:
+    used = [
+      (tree, weight)
+      for tree, weight in zip(
+        self._trees, self._weights_K(portion), strict=True
+      )
+      if weight != 0
+    ]
+    if len(used) == 1:
+      return used[0][0].read(portion)
+    if not _is_float(used[0][0], portion):
+      return _common(portion, [tree for tree, _ in used])
+    sums: list[jax.Array] = []
+    for tree, weight in used:
+      array = tree.read(portion)
+      for i, (_, block, _) in enumerate(blocks(array.reshape(-1))):
+        if i == len(sums):
+          sums.append(_first(np.float32(weight), block))
+        else:
+          sums[i] = _add(sums[i], np.float32(weight), block)
+    merged, finite = zip(*(_cast(total, str(array.dtype)) for total in sums))
+    if not all(finite):
+      self.problems |= _not_finite(portion, [tree for tree, _ in used])
+    joined = np.concatenate(merged) if merged[1:] else np.asarray(merged[0])
+    return joined[: array.size].reshape(array.shape)
+
+
+def _is_float(tree: Stored, portion: Portion) -> bool:
+  return bool(jnp.issubdtype(tree.leaves[portion.name].dtype, jnp.floating))
+
+
+def _common(portion: Portion, trees: Sequence[Stored]) -> np.ndarray:
+  """What cannot be averaged and is the same in all trees; else InputError."""
+  first, *rest = (tree.read(portion) for tree in trees)
+  check(
+    f"{tree.name}: {portion.name} holds {first.dtype}, which cannot be "
+    f"averaged, and is not that of {trees[0].name}"
+    for tree, array in zip(trees[1:], rest)
+    if array.tobytes() != first.tobytes()
+  )
+  return first
+
+
+@jax.jit
+def _first(weight: jax.Array, block: jax.Array) -> jax.Array:
+  return weight * block.astype(jnp.float32)
+
+
+def _add_block(
+  total: jax.Array, weight: jax.Array, block: jax.Array
+) -> jax.Array:
+  return total + weight * block.astype(jnp.float32)
+
+
+_add = jax.jit(_add_block, donate_argnums=0)
+
+
+def _cast_block(total: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
+  merged = total.astype(dtype)
+  return merged, jnp.isfinite(merged).all()
+
+
+_cast = jax.jit(_cast_block, static_argnums=1)
+
+
+def _not_finite(portion: Portion, trees: Sequence[Stored]) -> set[str]:
+  """Which trees have NaN or Inf there; else the sum has left the range."""
+  found = {
+    f"{tree.name}: {portion.name} holds NaN or Inf"
+    for tree in trees
+    if not np.isfinite(
+      tree.leaves[portion.name]
+      .rows(portion.start, portion.stop)
+      .astype(np.float32)
+    ).all()
+  }
+  return found or {f"the merged {portion.name} is too large for its dtype"}
+
+
+def merged_slice(
+  merge: SliceMerge, base: Stored | None, trees: Sequence[Stored]
+) -> Callable[[Portion], np.ndarray]:
+  """What is not elementwise: whole tensors of all trees at once.
+
+  Raises:
+    InputError: when it is called: a tensor holds NaN or Inf.
+  """
+  sources = [*([base] if base else []), *trees]
+
+  def work(portion: Portion) -> np.ndarray:
+    if not _is_float(sources[0], portion):
+      return _common(portion, sources)
+    arrays = [tree.read(portion) for tree in sources]
+    bad = {
+      f"{tree.name}: {portion.name} holds NaN or Inf"
+      for tree, array in zip(sources, arrays)
+      if not np.isfinite(array.astype(np.float32)).all()
+    }
+    if bad:
+      raise InputError(sorted(bad))
+    shape = sources[0].leaves[portion.name].shape
+    one_leaf = [
+      tree_of_leaves({portion.name: array if shape else array.reshape(())})
+      for array in arrays
+    ]
+    start, ends = (one_leaf[0], one_leaf[1:]) if base else (None, one_leaf)
+    (found,) = named_leaves(merge(start, ends, portion.start)).values()
+    return np.asarray(found).reshape(arrays[0].shape)
+
+  return work
