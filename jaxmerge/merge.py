@@ -23,6 +23,7 @@ from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import check_can_make, check_room, free_bytes
 from jaxmerge.merging import methods
+from jaxmerge.merging.average import normalise
 from jaxmerge.merging.jobs import Job, Progress, plan, run_streamed, sized
 from jaxmerge.parallel import distributed
 
@@ -135,6 +136,8 @@ def _open(
     problems(lambda: _check_sources(name, sources, base, allow_unrelated))
   problems.check()
   fixed = methods.fixed_weights(name, len(inputs), weights, parameters)
+  if name in ("slerp", "karcher") and sum(w != 0 for w in weights) == 1:
+    fixed = list(normalise(weights))  # one end of the arc is that tree
   budget = budget_gb * 2**30 or psutil.virtual_memory().available / 2
   job = Job(
     name, parameters, sources, base, fixed or list(weights), fixed is not None

@@ -31,10 +31,16 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
   if not values:
     raise InputError("there are no weights")
   check(f"weight {w} is not finite" for w in values if not math.isfinite(w))
-  total = math.fsum(values)
-  if not total > 0:
-    raise InputError(f"weights {values} sum to {total}, not above zero")
-  return tuple(w / total for w in values)
+  # Of the largest, so that no sum leaves the range.
+  largest = max(map(abs, values)) or 1.0
+  parts = [w / largest for w in values]
+  total = math.fsum(parts)
+  found = tuple(part / total for part in parts) if total > 0 else ()
+  if not found or not all(map(math.isfinite, found)):
+    raise InputError(
+      f"weights {values} sum to {total * largest}, not above zero"
+    )
+  return found
 
 
 def shares(count: int, weights_K: Sequence[float]) -> tuple[float, ...]:
@@ -50,6 +56,14 @@ def shares(count: int, weights_K: Sequence[float]) -> tuple[float, ...]:
       f" {list(weights_K)}"
     )
   return found
+
+
+def weighing(
+  trees: Sequence[Any], weights_K: Sequence[float]
+) -> tuple[list[Any], list[float]]:
+  """The trees that weigh anything, so that others' Inf does not spread."""
+  used = [(tree, w) for tree, w in zip(trees, weights_K, strict=True) if w != 0]
+  return [tree for tree, _ in used], [w for _, w in used]
 
 
 def check_equal_trees(trees: Sequence[Any]) -> None:
@@ -111,11 +125,10 @@ def weighted_average(trees: Sequence[Any], weights: Sequence[float]) -> Any:
     raise InputError(f"{len(trees)} trees but {len(weights)} weights")
   weights_K = normalise(weights)
   check_equal_trees(trees)
-  used = [(tree, w) for tree, w in zip(trees, weights_K) if w != 0.0]
+  used, used_weights = weighing(trees, weights_K)
   if len(used) == 1:
-    return used[0][0]
-  kept, kept_weights = zip(*used)
-  return _average(kept, jnp.asarray(kept_weights, jnp.float32))
+    return used[0]
+  return _average(tuple(used), jnp.asarray(used_weights, jnp.float32))
 
 
 @jax.jit
@@ -231,9 +244,16 @@ def grouped_average(
 def _grouped(
   trees: tuple[Any, ...], weights_GxK: jax.Array, group_of_leaf: Any
 ) -> Any:
-  # A tree that weighs nothing in a group must not spread its Inf or NaN there.
-  return jax.tree.map(
-    lambda group, *leaves: _sum(weights_GxK[group], leaves, skip_zeros=True),
-    group_of_leaf,
-    *trees,
-  )
+  def merge(group: jax.Array, *leaves: jax.Array) -> jax.Array:
+    weights_K = weights_GxK[group]
+    # A tree that weighs nothing in a group must not spread its Inf or NaN
+    # there, and one that is alone in a group is copied bit for bit.
+    merged = _sum(weights_K, leaves, skip_zeros=True)
+    alone = jnp.sum(weights_K != 0, axis=-1) == 1
+    for k, leaf in enumerate(leaves):
+      is_it = alone & (weights_K[..., k] != 0)
+      spread = is_it.reshape(is_it.shape + (1,) * (leaf.ndim - is_it.ndim))
+      merged = jnp.where(spread, leaf, merged)
+    return merged
+
+  return jax.tree.map(merge, group_of_leaf, *trees)

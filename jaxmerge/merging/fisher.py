@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxmerge.merging.average import check_equal_trees, shares
+from jaxmerge.merging.average import check_equal_trees, shares, weighing
 from jaxmerge.model.decoder import Decoder
 
 # Where no model knows anything of a parameter, the plain average.
@@ -102,9 +102,13 @@ def fisher_average(
     InputError: the trees differ, or the weights are not usable.
   """
   check_equal_trees(trees)
-  weights_K = shares(len(trees), weights)
+  pairs = list(zip(trees, fishers, strict=True))
+  used, weights_K = weighing(pairs, shares(len(trees), weights))
+  if len(used) == 1:
+    return used[0][0]
+  kept, kept_fishers = zip(*used)
   return _fisher_average(
-    tuple(trees), tuple(fishers), jnp.asarray(weights_K, jnp.float32)
+    kept, kept_fishers, jnp.asarray(weights_K, jnp.float32)
   )
 
 

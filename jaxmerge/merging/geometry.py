@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxmerge.errors import InputError
-from jaxmerge.merging.average import check_equal_trees, normalise, shares
+from jaxmerge.merging.average import (
+  check_equal_trees,
+  normalise,
+  shares,
+  weighing,
+)
 from jaxmerge.merging.slices import map_slices
 
 # Above this cosine the arc is a line to float32.
@@ -39,8 +44,8 @@ def slerp(trees: Sequence[Any], weights: Sequence[float]) -> Any:
   if len(trees) != 2 or len(weights) != 2:
     raise InputError(f"slerp takes two trees and weights, got {len(trees)}")
   check_equal_trees(trees)
-  _, t = normalise(weights)
-  return _slerp(tuple(trees), jnp.float32(t))
+  used, (*_, t) = weighing(trees, normalise(weights))
+  return used[0] if len(used) == 1 else _slerp(tuple(used), jnp.float32(t))
 
 
 @jax.jit
@@ -74,8 +79,10 @@ def karcher_mean(trees: Sequence[Any], weights: Sequence[float]) -> Any:
     InputError: the trees differ, or the weights are not usable.
   """
   check_equal_trees(trees)
-  weights_K = shares(len(trees), weights)
-  return _karcher(tuple(trees), jnp.asarray(weights_K, jnp.float32))
+  used, weights_K = weighing(trees, shares(len(trees), weights))
+  if len(used) == 1:
+    return used[0]
+  return _karcher(tuple(used), jnp.asarray(weights_K, jnp.float32))
 
 
 @jax.jit

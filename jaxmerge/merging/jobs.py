@@ -16,6 +16,7 @@ from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError
 from jaxmerge.files import human_bytes
 from jaxmerge.merging import methods, streaming
+from jaxmerge.merging.average import weighing
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -56,11 +57,10 @@ class Job(NamedTuple):
 
   @property
   def read(self) -> list[Checkpoint]:
-    """What is read, the base first; of an average no weight of zero."""
-    found = [*([self.base] if self.base else []), *self.sources]
-    if not self.is_average:
-      return found
-    return [c for c, weight in zip(found, self.weights, strict=True) if weight]
+    """What is read, the base first and no source of weight zero."""
+    weights = self.weights or equal_weights(self)
+    used = [c for c, w in zip(self.sources, weights, strict=True) if w]
+    return [*([self.base] if self.base else []), *used]
 
   @property
   def recipe(self) -> dict[str, Any]:
@@ -121,18 +121,17 @@ def run_streamed(
   readings = Readings.of(job.sources)
   of_base = Readings.of([job.base]) if job.base else None
   weights = job.weights or equal_weights(job)
-  trees = streaming.stored(
-    readings, weights if job.is_average else [1.0] * len(weights)
-  )
+  trees = streaming.stored(readings, weights)
   average = streaming.Average(trees, lambda _: weights)
   work: Callable[[streaming.Portion], np.ndarray] = average
   if not job.is_average:
+    trees, used_weights = weighing(trees, weights)
 
     def one_leaf(base: Any, ends: Sequence[Any], first_layer: int) -> Any:
       return methods.merge_trees(
         job.method,
         ends,
-        weights,
+        used_weights,
         job.parameters,
         base=base,
         first_layer=first_layer,

@@ -7,6 +7,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxmerge.merging import coefficients, geometry, soups, task_vectors
 from jaxmerge.merging.average import normalise, weighted_average
 from jaxmerge.merging.fisher import fisher_average
@@ -276,22 +279,25 @@ def merge_trees(
   Raises:
     InputError: the trees differ, or weights that are not usable.
   """
-  scaled = [parameters["scale"] * w for w in weights]
-  thin = trees
   if name in ("dare", "dare_ties"):
+    # In float32 until the end: dropping rescales, and must not round as well.
     thin = task_vectors.dropped(
-      base,
-      trees,
+      _wide(base),
+      [_wide(tree) for tree in trees],
       drop=parameters["drop"],
       seed=parameters["seed"],
       first_layer=first_layer,
     )
-  if name in ("task_arithmetic", "dare"):
-    return task_vectors.task_arithmetic(base, thin, scaled)
-  if name in ("ties", "dare_ties"):
+    then = "task_arithmetic" if name == "dare" else "ties"
+    merged = merge_trees(then, thin, weights, parameters, base=_wide(base))
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), merged, base)
+  if name == "task_arithmetic":
+    scaled = [parameters["scale"] * w for w in weights]
+    return task_vectors.task_arithmetic(base, trees, scaled)
+  if name == "ties":
     return task_vectors.ties(
       base,
-      thin,
+      trees,
       weights,
       density=parameters["density"],
       scale=parameters["scale"],
@@ -305,3 +311,7 @@ def merge_trees(
   if name == "karcher":
     return geometry.karcher_mean(trees, weights)
   return weighted_average(trees, weights)
+
+
+def _wide(tree: Any) -> Any:
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)

@@ -13,20 +13,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxmerge.errors import InputError, check
-from jaxmerge.merging.average import check_equal_trees
+from jaxmerge.merging.average import check_equal_trees, shares, weighing
 from jaxmerge.merging.slices import is_stacked, map_slices
 from jaxmerge.parallel.rules import leaf_name
 
 
-def _coefficients(
+def _used(
   base: Any, trees: Sequence[Any], weights: Sequence[float]
-) -> jax.Array:
-  """The weights as they are, after checking trees and weights."""
+) -> tuple[list[Any], jax.Array]:
+  """What weighs anything, with its weights, after checking both."""
   check_equal_trees([base, *trees])
   if len(weights) != len(trees):
     raise InputError(f"{len(trees)} trees but {len(weights)} weights")
   check(f"weight {w} is not finite" for w in weights if not math.isfinite(w))
-  return jnp.asarray(weights, jnp.float32)
+  used, kept = weighing(trees, weights)
+  return used, jnp.asarray(kept, jnp.float32)
 
 
 def task_arithmetic(
@@ -44,8 +45,8 @@ def task_arithmetic(
   Raises:
     InputError: the trees differ, or the weights are not usable.
   """
-  weights_K = _coefficients(base, trees, weights)
-  return _task_arithmetic(base, tuple(trees), weights_K)
+  used, weights_K = _used(base, trees, weights)
+  return _task_arithmetic(base, tuple(used), weights_K)
 
 
 @jax.jit
@@ -76,7 +77,7 @@ def ties(
   Args:
     base: theta_0.
     trees: K pytrees of the base's structure, shapes and dtypes.
-    weights: K numbers; only their proportions matter.
+    weights: K numbers >= 0; only their proportions matter.
     density: share of each task vector that is kept, in (0, 1].
     scale: lambda, of the merged task vector.
 
@@ -85,8 +86,8 @@ def ties(
   """
   if not 0 < density <= 1:
     raise InputError(f"density must be in (0, 1], got {density}")
-  weights_K = _coefficients(base, trees, weights)
-  return _ties(base, tuple(trees), weights_K, density, jnp.float32(scale))
+  used, weights_K = _used(base, trees, shares(len(trees), weights))
+  return _ties(base, tuple(used), weights_K, density, jnp.float32(scale))
 
 
 @functools.partial(jax.jit, static_argnames="density")
@@ -106,6 +107,8 @@ def _ties(
 
 def _trimmed(tau: jax.Array, density: float) -> jax.Array:
   """The entries of largest magnitude, the others zero; ties are kept."""
+  if not tau.size:
+    return tau
   kept = max(math.ceil(density * tau.size), 1)
   magnitude = jnp.abs(tau)
   threshold = jnp.sort(magnitude.ravel())[tau.size - kept]

@@ -19,6 +19,7 @@ from jaxmerge.merging import geometry, task_vectors
 from jaxmerge.merging.average import grouped_average, weighted_average
 from jaxmerge.merging.fisher import fisher_average
 from jaxmerge.merging.groups import Groups
+from jaxmerge.merging.methods import DEFAULTS, merge_trees
 from jaxmerge.merging.model_stock import model_stock
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -80,8 +81,8 @@ def _dare_of_none(base, same, weights, fishers):
 
 
 def _dare(base, same, weights, fishers):
-  thin = task_vectors.dropped(base, same, drop=0.5, seed=3)
-  return task_vectors.task_arithmetic(base, thin, weights)
+  parameters = {**DEFAULTS, "drop": 0.5, "seed": 3}
+  return merge_trees("dare", same, weights, parameters, base=base)
 
 
 ALL = (
@@ -119,14 +120,7 @@ def test_a_stack_is_merged_as_its_layers_are(method, seed, which):
     random_trees.assert_close(_layer(found, i), alone, tolerance)
 
 
-TWICE = pytest.mark.xfail(
-  strict=True, reason="the thinned trees are rounded to bfloat16 themselves"
-)
-
-
-@pytest.mark.parametrize(
-  "method", [*ALL[1:-1], pytest.param(_dare, marks=TWICE)]
-)
+@pytest.mark.parametrize("method", [*ALL[1:-1], _dare])
 @hypothesis.settings(laws, max_examples=10)
 @given(random_trees.SEEDS)
 def test_every_method_is_float32_inside_and_casts_once(method, seed):
@@ -237,11 +231,6 @@ def test_a_group_of_one_tree_has_its_numbers(case, chosen):
     )
 
 
-@pytest.mark.xfail(
-  strict=True,
-  reason="a zero is added to the product with 1: -0.0 becomes 0.0, denormals"
-  " are flushed and signalling NaN are quietened",
-)
 @pytest.mark.parametrize("word", [0x80000000, 1, 0x7F800001])
 def test_a_group_of_one_tree_has_its_bits(word):
   special = np.full(2, word, np.uint32).view(np.float32)
