@@ -31,7 +31,11 @@ from jaxmerge.checkpoints.orbax_rows import write_rows
 from jaxmerge.checkpoints.quiet import silence_orbax
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import absolute, replace_directory
+from jaxmerge.parallel.rules import is_stacked, leaf_name
 
+# Parameters are stored in parts, so that they can be read in parts: layers of a
+# stack by themselves, and of what is large as much as this.
+_PART_BYTES = 64 * 2**20
 # What Orbax and TensorStore say of a full disk.
 _FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota")
 
@@ -78,11 +82,23 @@ def save_step(
     manager.save(
       step,
       args=ocp.args.Composite(
-        **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+        params=ocp.args.StandardSave(params, save_args=_in_parts(params)),
+        opt_state=ocp.args.StandardSave(opt_state),
         data=grain.checkpoint.CheckpointSave(iterator),
         metadata=ocp.args.JsonSave(to_json(metadata)),
       ),
     )
+
+
+def _in_parts(params: Any) -> Any:
+  """Orbax's arguments for saving parameters."""
+
+  def save_args(path: Any, leaf: Any) -> ocp.SaveArgs:
+    del leaf
+    layers = (0,) if is_stacked(leaf_name(path)) else ()
+    return ocp.SaveArgs(chunk_byte_size=_PART_BYTES, shard_axes=layers)
+
+  return jax.tree_util.tree_map_with_path(save_args, params)
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
@@ -166,7 +182,7 @@ def save_params(
     checkpointer.save(
       temporary,
       args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params),
+        params=ocp.args.StandardSave(params, save_args=_in_parts(params)),
         metadata=ocp.args.JsonSave(to_json(metadata)),
       ),
     )

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from jaxmerge.errors import InputError, check
-from jaxmerge.merging.slices import is_stacked
-from jaxmerge.parallel.rules import leaf_name, named_leaves
+from jaxmerge.parallel.rules import is_stacked, leaf_name, named_leaves
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"

@@ -1,20 +1,12 @@
 """What is not elementwise acts on each tensor, of a stack on each layer."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.parallel.rules import leaf_name
-
-_STACKED = re.compile(r"layers/.*")
-
-
-def is_stacked(name: str) -> bool:
-  """Whether the first axis of a parameter of that name is the layer."""
-  return _STACKED.fullmatch(name) is not None
+from jaxmerge.parallel.rules import is_stacked, leaf_name
 
 
 def map_slices(

@@ -21,8 +21,7 @@ from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.metadata import tree_of_leaves
 from jaxmerge.checkpoints.tallies import BLOCK, Tally, blocks
 from jaxmerge.errors import InputError, check
-from jaxmerge.merging.slices import is_stacked
-from jaxmerge.parallel.rules import named_leaves
+from jaxmerge.parallel.rules import is_stacked, named_leaves
 
 # One reads and computes while the other does; more wait for the same disk.
 WORKERS = 2

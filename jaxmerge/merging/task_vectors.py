@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from jaxmerge.errors import InputError, check
 from jaxmerge.merging.average import check_equal_trees, shares, weighing
-from jaxmerge.merging.slices import is_stacked, map_slices
-from jaxmerge.parallel.rules import leaf_name
+from jaxmerge.merging.slices import map_slices
+from jaxmerge.parallel.rules import is_stacked, leaf_name
 
 
 def _used(

@@ -42,6 +42,11 @@ def leaf_name(path: Sequence[Any]) -> str:
   return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
+def is_stacked(name: str) -> bool:
+  """Whether the first axis of a parameter of that name is the layer."""
+  return name.startswith("layers/")
+
+
 def named_leaves(tree: Any) -> dict[str, Any]:
   """The leaves of a tree by name, in the tree's order."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
