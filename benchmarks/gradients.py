@@ -26,6 +26,7 @@ from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss
 from jaxmerge.merging.groups import one_group
+from jaxmerge.merging.trees import TreesOnDevices
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 from jaxmerge.runner import set_up_jax
@@ -112,7 +113,7 @@ def main() -> None:
     trees = [restore_params(c.path, where) for c in checkpoints]
     groups = one_group(trees[0])
     split = scorer.on("search", arguments.sequences)
-    merged = MergedLoss(trees, split, groups)
+    merged = MergedLoss(TreesOnDevices(trees), split, groups)
     domain = Domain(steps, groups, Reach())
     middle = [[1 / len(steps)] * len(steps)]
     plain = seconds(merged.score, middle)

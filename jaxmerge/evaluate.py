@@ -17,7 +17,8 @@ from ml_collections import config_dict
 from jaxmerge import runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.checkpoints.sources import load_params, open_models
+from jaxmerge.data import settings
 from jaxmerge.errors import check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.held_out_splits import open_scorer
@@ -32,15 +33,7 @@ SCHEMA: runner.Schema = {
   "sequences": int,
   "seq_len": int,
   "batch_size": int,
-  "data": {
-    "source": str,
-    "globs": tuple,
-    "data_dir": str,
-    "split": str,
-    "text_feature": str,
-    "max_documents": int,
-    "cache_dir": str,
-  },
+  "data": dict(settings.OTHER_CORPUS),
   "mesh": {"data": int, "fsdp": int, "tensor": int},
 }
 _SPLITS = ("train", "search", "report", "validation")
@@ -69,7 +62,7 @@ def evaluate(
 
   Args:
     config: as configs/evaluate/quickstart.py.
-    inputs: step directories or `workdir@step`.
+    inputs: step directories, `workdir@step` or Hugging Face directories.
     output: a directory that gets evaluation.json; "" writes nothing.
     progress: called with a stage, inputs scored, inputs in all and a note.
 
@@ -78,17 +71,15 @@ def evaluate(
   """
   check_config(config)
   distributed.check_single_process("evaluate")
-  checkpoints = trajectory.open_inputs(inputs)
-  trajectory.check_step_directories(checkpoints)
+  checkpoints = open_models(inputs)
   trajectory.check_comparable(checkpoints)
   first = checkpoints[0].metadata
   mesh = make_mesh(**config.mesh)
-  own = {**config.data, "vocab_size": 0, "tokenizer_path": ""}
   scorer = open_scorer(
     first,
     mesh,
     batch_size=config.batch_size,
-    settings=own if config.data.source else None,
+    settings=settings.other_corpus(config.data),
     seq_len=config.seq_len,
     progress=lambda text: progress("data", 0, 0, text),
   )
@@ -96,7 +87,7 @@ def evaluate(
   where = shardings(abstract_params(first), mesh)
   scores = []
   for number, checkpoint in enumerate(checkpoints, start=1):
-    scores.append(heldout(restore_params(checkpoint.path, where)))
+    scores.append(heldout(load_params(checkpoint, where)))
     progress("evaluate", number, len(checkpoints), checkpoint.name)
   rows = []
   for checkpoint, score in zip(checkpoints, scores):
@@ -140,13 +131,7 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
   ]
   if config.seq_len < 0:
     problems.append(f"config.seq_len must be >= 0, got {config.seq_len}")
-  if not config.data.source:
-    unused = ("globs", "data_dir", "split", "max_documents", "cache_dir")
-    problems += [
-      f"config.data.{key} means nothing without config.data.source"
-      for key in unused
-      if config.data[key]
-    ]
+  problems += settings.other_corpus_problems(config.data)
   if config.split not in _SPLITS:
     problems.append(
       f"config.split must be one of {', '.join(_SPLITS)}, got {config.split!r}"
@@ -174,7 +159,11 @@ def main(argv: Sequence[str]) -> None:
     doc=__doc__ or "",
     configs={"config": None},
     strings={
-      "inputs": (None, "step directories or workdir@step, comma-separated"),
+      "inputs": (
+        None,
+        "step directories, workdir@step or Hugging Face folders, "
+        "comma-separated",
+      ),
       "output": ("", "a directory that gets evaluation.json"),
     },
     booleans={},

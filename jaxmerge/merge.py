@@ -139,10 +139,17 @@ def _open(
   if name in ("slerp", "karcher") and sum(w != 0 for w in weights) == 1:
     fixed = list(normalise(weights))  # one end of the arc is that tree
   budget = budget_gb * 2**30 or psutil.virtual_memory().available / 2
-  job = Job(
-    name, parameters, sources, base, fixed or list(weights), fixed is not None
+  job = sized(
+    Job(
+      name,
+      parameters,
+      sources,
+      base,
+      fixed or list(weights),
+      fixed is not None,
+      budget,
+    )
   )
-  job = sized(job, budget)
   check_room(output, job.size)
   return job
 

@@ -14,6 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from etils import epath
 from ml_collections import config_dict
@@ -31,8 +32,9 @@ from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.merged import Recipe, identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.checkpoints.sources import numbered, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.data import settings
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
@@ -40,6 +42,7 @@ from jaxmerge.evaluation.objective import Domain, MergedLoss, weights_of
 from jaxmerge.files import check_can_make, human_bytes, make_directory
 from jaxmerge.merging import coefficients
 from jaxmerge.merging.groups import layer_groups, one_group
+from jaxmerge.merging.trees import Place, choose_place, open_trees
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
@@ -69,6 +72,9 @@ SCHEMA: runner.Schema = {
   "search_sequences": int,
   "report_sequences": int,
   "batch_size": int,
+  "seq_len": int,
+  "data": dict(settings.OTHER_CORPUS),
+  "memory_budget_gb": float,
   "report": str,
   "mesh": {"data": int, "fsdp": int, "tensor": int},
 }
@@ -109,7 +115,6 @@ def search(
   distributed.check_single_process("search")
   began = time.time()
   merged_of, trail = _checkpoints(config, workdir, inputs, progress)
-  trajectory.check_step_directories(merged_of)
   trajectory.check_mergeable(merged_of, allow_unrelated=allow_unrelated)
   mesh = make_mesh(**config.mesh)
   abstract = abstract_params(merged_of[-1].metadata)
@@ -124,25 +129,81 @@ def search(
     reach=Reach(config.alpha, config.beta),
   )
   check_can_make(workdir / "search" / config.name)
+  place = choose_place(
+    merged_of,
+    where,
+    # A gradient is as much again in float32, and a tangent or a spare tree.
+    merged_trees=5 if config.use_gradients else 2,
+    memory_budget_gb=config.memory_budget_gb,
+  )
   if dry_run:
-    print(_plan(config, workdir, merged_of, domain))
+    print(_plan(config, workdir, merged_of, domain, place))
     return _merged_path(config, workdir, merged_of)
   scorer = open_scorer(
     merged_of[-1].metadata,
     mesh,
     batch_size=config.batch_size,
+    settings=settings.other_corpus(config.data),
+    seq_len=config.seq_len,
     allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),
   )
   search_split = scorer.on("search", config.search_sequences)
   report_split = scorer.on("report", config.report_sequences)
-  trees = [restore_params(c.path, where) for c in merged_of]
+  trees = open_trees(merged_of, where, place.where)
   merged = MergedLoss(trees, search_split, domain.groups)
   if config.use_gradients:
     merged.check_differentiable(domain.steps)
   study = _open_study(config, workdir, merged_of, domain, scorer)
   best = _run(study, config, merged, domain, progress)
-  path = _merged_path(config, workdir, merged_of)
+  return _write(
+    config,
+    _Found(
+      workdir,
+      merged_of,
+      trail,
+      where,
+      domain,
+      merged,
+      Comparison(domain.steps, trees, search_split, report_split),
+      study,
+      best,
+    ),
+    began,
+    commands,
+    progress,
+  )
+
+
+class _Found(NamedTuple):
+  """A search that has ended."""
+
+  workdir: epath.Path
+  merged_of: list[Checkpoint]
+  trail: list[Checkpoint]
+  where: Any
+  domain: Domain
+  merged: MergedLoss
+  comparison: Comparison
+  study: Study
+  best: FrozenTrial
+
+
+def _write(
+  config: config_dict.ConfigDict,
+  found: _Found,
+  began: float,
+  commands: Sequence[str],
+  progress: Progress,
+) -> epath.Path:
+  """Saves the best merge and the report, unless another searcher has."""
+  workdir, study, domain, best = (
+    found.workdir,
+    found.study,
+    found.domain,
+    found.best,
+  )
+  path = _merged_path(config, workdir, found.merged_of)
   weights_GxK = domain.weights(best.params)
   trials = weight_search.ended(study, config.num_trials)
   folder = make_directory(workdir / "search" / config.name)
@@ -158,35 +219,36 @@ def search(
     if is_here and at > began and written == result:
       progress("search", 0, 0, f"another searcher has written {path}")
       return path
+    groups = dict(zip(domain.groups.names_G, weights_GxK))
     save_merged(
       path,
-      merged.merge(weights_GxK),
-      merged_of,
+      found.merged.merge(weights_GxK),
+      found.merged_of,
       Recipe(
         "gp_hedge",
         domain.mean_weights(best.params),
-        groups=dict(zip(domain.groups.names_G, weights_GxK))
-        if config.bands
-        else {},
+        groups=groups if config.bands else {},
       ),
       overwrite=True,
     )
     write_search_report(
       workdir / config.report,
-      Comparison(domain.steps, trees, search_split, report_split),
+      found.comparison,
       SearchFacts(
         workdir=workdir,
-        trail=trail,
-        where=where,
+        trail=found.trail,
+        where=found.where,
         trials=trials,
         told=weight_search.told(study, domain, trials, config.use_gradients),
         best=best,
         domain=domain,
-        merge=merged.merge,
+        merge=found.merged.merge,
         baselines=tuple(config.baselines),
         seed=config.seed,
         merged=path,
         commands=commands,
+        corpus=config.data.source
+        or found.merged_of[-1].metadata.data["source"],
       ),
       progress,
     )
@@ -211,7 +273,7 @@ def _checkpoints(
   A damaged checkpoint that is not to be merged is left out of the trail.
   """
   if inputs:
-    chosen = trajectory.open_inputs(inputs)
+    chosen = numbered(open_models(inputs))
     trail = chosen
   else:
     saved = trajectory.saved_steps(workdir)
@@ -257,6 +319,10 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
     for key in ("max_seconds", "max_tokens", "bands")
     if config[key] < 0
   ]
+  problems += settings.other_corpus_problems(config.data)
+  for key in ("seq_len", "memory_budget_gb"):
+    if not (math.isfinite(config[key]) and config[key] >= 0):
+      problems.append(f"config.{key} must be at least 0, got {config[key]}")
   if config.num_trials < 2:
     problems.append(
       f"config.num_trials must be at least 2, got {config.num_trials}"
@@ -316,6 +382,7 @@ def _open_study(
       "early_stop": config.early_stop and config.batch_size,
       "search_sequences": config.search_sequences,
       "corpus": scorer.corpus.fingerprint,
+      **({"seq_len": config.seq_len} if config.seq_len else {}),
       "inputs": [identity(checkpoint) for checkpoint in checkpoints],
     },
   )
@@ -396,6 +463,7 @@ def _plan(
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
   domain: Domain,
+  place: Place,
 ) -> str:
   size = sum(
     math.prod(leaf.shape) * leaf.dtype.itemsize
@@ -418,7 +486,8 @@ def _plan(
       ),
     ),
     ("read", human_bytes(size * count)),
-    ("on the devices", human_bytes(size * (count + 1))),
+    ("trees", place.where),
+    ("memory", f"{human_bytes(place.needed)} for parameters"),
     ("write", f"{_merged_path(config, workdir, checkpoints)}"),
     ("report", f"{workdir / config.report}"),
   )
@@ -432,7 +501,11 @@ def main(argv: Sequence[str]) -> None:
     configs={"config": None},
     strings={
       "workdir": (None, "the run; the same command goes on with its search"),
-      "inputs": ("", "step directories or workdir@step, comma-separated"),
+      "inputs": (
+        "",
+        "step directories, workdir@step or Hugging Face folders, "
+        "comma-separated",
+      ),
     },
     booleans={
       "allow_unrelated": "merge checkpoints of different runs or tokenizers",

@@ -20,6 +20,7 @@ from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.files import replace_directory
 from jaxmerge.merging.groups import one_group
+from jaxmerge.merging.trees import TreesOnDevices
 from jaxmerge.parallel.mesh import make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -131,7 +132,11 @@ def test_a_run_that_has_diverged_cannot_be_searched(tiny_run):
   params = restore_params(tiny_run / "checkpoints/8")
   diverged = jax.tree.map(lambda x: x * jnp.nan, params)
   with pytest.raises(InputError, match="not a finite number"):
-    MergedLoss([params, diverged], scorer.on("search", 8), one_group(params))
+    MergedLoss(
+      TreesOnDevices([params, diverged]),
+      scorer.on("search", 8),
+      one_group(params),
+    )
 
 
 def test_settings_that_would_mean_nothing_are_refused():

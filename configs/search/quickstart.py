@@ -44,8 +44,23 @@ def get_config() -> config_dict.ConfigDict:
   config.search_sequences = 64
   config.report_sequences = 128
   config.batch_size = 16
+  # Targets in a sequence; 0 is as in training.
+  config.seq_len = 0
+  # GiB for parameters; 0: most of what there is. Checkpoints that do not fit on
+  # the devices stay in host memory, else in storage.
+  config.memory_budget_gb = 0.0
   # The report's directory below the workdir.
   config.report = "report"
+
+  # "" searches on the corpus that the last checkpoint was trained on.
+  config.data = config_dict.ConfigDict()
+  config.data.source = ""
+  config.data.globs = ()
+  config.data.data_dir = ""
+  config.data.split = ""
+  config.data.text_feature = "text"
+  config.data.max_documents = 0
+  config.data.cache_dir = ""
 
   config.mesh = config_dict.ConfigDict()
   config.mesh.data = -1

@@ -18,7 +18,8 @@ from flax import nnx
 
 from jaxmerge.checkpoints.families import table
 from jaxmerge.checkpoints.families.family import Family
-from jaxmerge.checkpoints.metadata import CARRIED_FILES
+from jaxmerge.checkpoints.leaves import Leaf
+from jaxmerge.checkpoints.metadata import CARRIED_FILES, Metadata, versions
 from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import (
   MAX_SHARD_BYTES,
@@ -30,15 +31,16 @@ from jaxmerge.checkpoints.tensor_trees import (
   CONFIG,
   TOKENIZER,
   read_files,
-  to_bytes,
+  read_origin,
+  without_digests,
+  write_beside,
 )
 from jaxmerge.data.tokenizer import end_of_text_id
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import replace_directory, write_text
+from jaxmerge.files import replace_directory
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Params, abstract_decoder
 
-_CARD = "README.md"
 _CHECKED_SHAPE = (2, 8)
 
 
@@ -109,6 +111,37 @@ def _params(
     raise InputError(f"{path} cannot be read: {error}") from error
 
 
+def open_model(path: epath.PathLike) -> tuple[Metadata, Mapping[str, Leaf]]:
+  """A directory as a step directory would be: our metadata, our parameters.
+
+  Raises:
+    InputError: lists what is missing, damaged or not supported.
+  """
+  path = epath.Path(path)
+  opened = open_directory(path)
+  try:
+    leaves = table.our_leaves(opened.tensors, opened.config, opened.family)
+  except InputError as error:
+    raise InputError([f"{path}: {p}" for p in error.problems]) from error
+  metadata = Metadata(
+    kind="imported",
+    step=0,
+    tokens=0,
+    run_id="",
+    parent="",
+    model=opened.config.to_dict(),
+    data={},
+    corpus="",
+    tokenizer=opened.tokenizer,
+    leaves={"params": without_digests(leaves)},
+    iterator="",
+    provenance={},
+    versions=versions(),
+    files=opened.files,
+  )
+  return read_origin(path, metadata), leaves
+
+
 def save_directory(
   path: epath.PathLike,
   params: Params,
@@ -116,7 +149,7 @@ def save_directory(
   *,
   tokenizer: str,
   files: Mapping[str, str],
-  card: str,
+  metadata: Metadata | None,
   max_shard_bytes: int = MAX_SHARD_BYTES,
   overwrite: bool = False,
 ) -> None:
@@ -129,7 +162,8 @@ def save_directory(
     tokenizer: tokenizer.json, "" without.
     files: what was carried along, by name; a config.json that still describes
       the model is written as it was.
-    card: README.md.
+    metadata: of the checkpoint that is exported, for README.md and
+      jaxmerge.json; None without one.
     max_shard_bytes: more than this is spread over several files.
     overwrite: replace an existing checkpoint.
 
@@ -142,16 +176,14 @@ def save_directory(
   family = table.family_of_config(config)
   with replace_directory(path) as temporary:
     temporary.mkdir()
-    for name, text in _other_files(files).items():
-      (temporary / name).write_bytes(to_bytes(name, text))
-    value = _still_true(files.get(CONFIG, ""), config, _dtype(params))
-    if not value:
+    described = _still_true(files.get(CONFIG, ""), config, _dtype(params))
+    if not described:
       ours = {**family.write_config(config), "torch_dtype": _dtype(params)}
-      value = _json({**ours, **_token_ids(tokenizer)})
-    write_text(temporary / CONFIG, value)
-    write_text(temporary / _CARD, card)
+      described = _json({**ours, **_token_ids(tokenizer)})
+    texts = {**_other_files(files), CONFIG: described}
     if tokenizer:
-      write_text(temporary / TOKENIZER, tokenizer)
+      texts[TOKENIZER] = tokenizer
+    write_beside(temporary, texts, metadata)
     write_tensors(
       temporary,
       table.tensor_specs(params, config, family),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from jaxmerge.checkpoints.leaves import LeafSpec, Rows
+from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows, num_rows
 from jaxmerge.checkpoints.metadata import (
   Metadata,
   canonical_json,
@@ -18,18 +18,34 @@ from jaxmerge.checkpoints.shards import write_tensors
 from jaxmerge.checkpoints.store import check_output, save_params, save_rows
 from jaxmerge.checkpoints.tallies import ContentTally, LeafTally
 from jaxmerge.checkpoints.tensor_trees import write_beside
-from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
 from jaxmerge.errors import check
 from jaxmerge.files import replace_directory
 
 
 def identity(checkpoint: Checkpoint) -> str:
-  """A hash of what a checkpoint's parameters are, wherever it lies."""
+  """A hash of what a checkpoint's parameters are, wherever it lies.
+
+  Of a Hugging Face directory, which has no digests, the first and the last row
+  of each parameter are read.
+  """
+  if checkpoint.leaves is not None:
+    return _hash_of_ends(checkpoint.leaves)
   leaves = {
     name: {key: leaf[key] for key in ("shape", "dtype", "digest")}
     for name, leaf in checkpoint.metadata.leaves["params"].items()
   }
   return hash_text(canonical_json(leaves))
+
+
+def _hash_of_ends(leaves: Mapping[str, Leaf]) -> str:
+  tally = ContentTally()
+  for name, leaf in leaves.items():
+    last = max(num_rows(leaf.shape) - 1, 0)
+    for start in {0, last}:
+      stop = min(start + 1, num_rows(leaf.shape))
+      tally.add(Rows(name, start, leaf.rows(start, stop)))
+  return tally.hash()
 
 
 class Recipe(NamedTuple):
@@ -138,7 +154,7 @@ class Readings(NamedTuple):
 
   @classmethod
   def of(cls, sources: Sequence[Checkpoint]) -> "Readings":
-    kinds = (LeafTally if s.tensors is None else ContentTally for s in sources)
+    kinds = (ContentTally if s.leaves else LeafTally for s in sources)
     return cls(sources, [kind() for kind in kinds])
 
   def hashes(self) -> list[str]:
@@ -208,7 +224,7 @@ def save_merged_rows(
       readings.hashes(),
     )
 
-  if readings.sources[0].tensors is None:
+  if readings.sources[0].layout == DECODER:
     save_rows(
       path,
       specs,

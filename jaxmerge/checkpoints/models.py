@@ -8,17 +8,19 @@ from etils import epath
 from flax import nnx
 
 from jaxmerge.checkpoints import hugging_face
-from jaxmerge.checkpoints.families.table import family_of_config
 from jaxmerge.checkpoints.metadata import (
   Metadata,
   describe_leaves,
   read_metadata,
   versions,
 )
-from jaxmerge.checkpoints.model_card import model_card
 from jaxmerge.checkpoints.shards import MAX_SHARD_BYTES
 from jaxmerge.checkpoints.store import restore_params, save_params
-from jaxmerge.checkpoints.tensor_trees import is_hugging_face
+from jaxmerge.checkpoints.tensor_trees import (
+  ORIGIN,
+  is_hugging_face,
+  read_origin,
+)
 from jaxmerge.errors import InputError
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
@@ -30,9 +32,9 @@ FORMATS = ("hf", "orbax")
 class SavedModel:
   """Parameters with what is needed to run them, from either format.
 
-  `metadata` is None for a Hugging Face directory. `files` is what else lay in
-  one, by name, to go back with it: the config.json as it was, what the
-  tokenizer needs beside tokenizer.json.
+  `metadata` is None for a Hugging Face directory that says nothing of its
+  origin. `files` is what else lay in one, by name, to go back with it: the
+  config.json as it was, what the tokenizer needs beside tokenizer.json.
   """
 
   params: Params
@@ -53,13 +55,17 @@ def load(path: epath.PathLike) -> SavedModel:
     raise InputError(f"{path} does not exist")
   if is_hugging_face(path):
     params, opened = hugging_face.load_directory(path)
-    return SavedModel(
+    saved = SavedModel(
       jax.device_put(params),
       opened.config,
       opened.tokenizer,
       None,
       opened.files,
     )
+    if not (path / ORIGIN).exists():
+      return saved
+    known = read_origin(path, _imported(saved))
+    return dataclasses.replace(saved, metadata=known)
   metadata = read_metadata(path)
   config = DecoderConfig.from_dict(metadata.model)
   return SavedModel(
@@ -94,14 +100,13 @@ def save(
   if format == "hf":
     if max_shard_bytes is None:
       max_shard_bytes = MAX_SHARD_BYTES
-    family = family_of_config(saved.config)
     hugging_face.save_directory(
       path,
       saved.params,
       saved.config,
       tokenizer=saved.tokenizer,
       files=saved.files,
-      card=model_card(family.model_type, saved.metadata),
+      metadata=saved.metadata,
       max_shard_bytes=max_shard_bytes,
       overwrite=overwrite,
     )

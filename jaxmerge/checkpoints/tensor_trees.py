@@ -90,18 +90,21 @@ def open_tree(path: epath.PathLike) -> TensorTree:
     data={},
     corpus="",
     tokenizer=files.get(TOKENIZER, files.get("tokenizer.model", "")),
-    leaves={
-      "params": {
-        name: describe_leaf(leaf.shape, str(leaf.dtype), "", 0.0)
-        for name, leaf in leaves.items()
-      }
-    },
+    leaves={"params": without_digests(leaves)},
     iterator="",
     provenance={},
     versions={},
     files=files,
   )
   return TensorTree(read_origin(path, metadata), leaves)
+
+
+def without_digests(leaves: Mapping[str, Leaf]) -> dict[str, Any]:
+  """What metadata says of leaves that have not been read."""
+  return {
+    name: describe_leaf(leaf.shape, str(leaf.dtype), "", 0.0)
+    for name, leaf in leaves.items()
+  }
 
 
 def read_origin(path: epath.Path, metadata: Metadata) -> Metadata:

@@ -11,6 +11,8 @@ from jaxmerge.checkpoints.orbax_rows import open_orbax
 from jaxmerge.checkpoints.tensor_trees import is_hugging_face, open_tree
 from jaxmerge.errors import InputError, check
 
+# Whose names the parameters have.
+DECODER, TENSORS = "decoder", "tensors"
 # Keys of a model's config that say how it is computed, not what it is.
 _HOW_IT_RUNS = ("dtype", "remat")
 
@@ -23,14 +25,16 @@ class Checkpoint:
     path: its step directory.
     name: what the user typed, or `workdir@step`.
     metadata: read and checked; no array has been touched.
-    tensors: of a Hugging Face directory, by their own names, none of them
-      read; None of a step directory.
+    layout: DECODER, or TENSORS of a Hugging Face directory by its own names.
+    leaves: of a Hugging Face directory, none of them read; None of a step
+      directory.
   """
 
   path: epath.Path
   name: str
   metadata: Metadata
-  tensors: Mapping[str, Leaf] | None = None
+  layout: str = DECODER
+  leaves: Mapping[str, Leaf] | None = None
 
   def open_leaves(self) -> Mapping[str, Leaf]:
     """Its parameters by name, none of them read.
@@ -38,8 +42,8 @@ class Checkpoint:
     Raises:
       InputError: a step directory is damaged.
     """
-    if self.tensors is not None:
-      return self.tensors
+    if self.leaves is not None:
+      return self.leaves
     return open_orbax(self.path, self.metadata)
 
 
@@ -128,7 +132,7 @@ def _opened(path: epath.Path, name: str) -> Checkpoint:
   if not is_hugging_face(path):
     return Checkpoint(path, name, read_metadata(path))
   tree = open_tree(path)
-  return Checkpoint(path, name, tree.metadata, tree.leaves)
+  return Checkpoint(path, name, tree.metadata, TENSORS, tree.leaves)
 
 
 def check_step_directories(checkpoints: Sequence[Checkpoint]) -> None:
@@ -141,7 +145,7 @@ def check_step_directories(checkpoints: Sequence[Checkpoint]) -> None:
     f"{c.name} is a Hugging Face directory; convert it first: python -m "
     f"jaxmerge.convert --input={c.name} --output=DIR --format=orbax"
     for c in checkpoints
-    if c.tensors is not None
+    if c.layout == TENSORS
   )
 
 
@@ -160,7 +164,7 @@ def check_mergeable(
   first, *rest = checkpoints
   problems: list[str] = []
   for other in rest:
-    if (first.tensors is None) != (other.tensors is None):
+    if first.layout != other.layout:
       problems.append(
         f"{first.name} and {other.name} are of two formats; convert one of "
         "them first (python -m jaxmerge.convert)"

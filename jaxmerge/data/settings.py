@@ -20,6 +20,31 @@ SCHEMA: Mapping[str, type] = {
 }
 
 
+# Of a config that may name a corpus for a model that has its own tokenizer.
+OTHER_CORPUS: Mapping[str, type] = {
+  key: kind
+  for key, kind in SCHEMA.items()
+  if key not in ("vocab_size", "tokenizer_path")
+}
+
+
+def other_corpus(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Settings for open_corpus from such a section; None where it names none."""
+  if not settings["source"]:
+    return None
+  return {**settings, "vocab_size": 0, "tokenizer_path": ""}
+
+
+def other_corpus_problems(settings: Mapping[str, Any]) -> list[str]:
+  """What is given without a source, where it means nothing."""
+  unused = ("globs", "data_dir", "split", "max_documents", "cache_dir")
+  return [
+    f"config.data.{key} means nothing without config.data.source"
+    for key in unused
+    if settings[key] and not settings["source"]
+  ]
+
+
 def open_corpus(
   settings: Mapping[str, Any],
   *,

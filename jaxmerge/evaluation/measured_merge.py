@@ -13,9 +13,10 @@ from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.merging import methods
-from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.fisher import diagonal_fisher
-from jaxmerge.merging.jobs import Job, Progress, equal_weights
+from jaxmerge.merging.groups import one_group
+from jaxmerge.merging.jobs import Job, Progress, equal_weights, run_streamed
+from jaxmerge.merging.trees import choose_place, open_trees
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 
@@ -53,28 +54,39 @@ def run_measured(
     allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),
   )
+  split = scorer.on("search", config.search_sequences)
+  if job.method in methods.MEASURED:
+    weights = _measured_weights(job, split, where)
+    found = job._replace(weights=weights, is_average=True)
+    run_streamed(found, output, overwrite=overwrite, progress=progress)
+    return
+  weights = list(job.weights) or equal_weights(job)
   trees = []
   for source in job.sources:
     trees.append(restore_params(source.path, where))
     progress("merge", len(trees), len(job.sources), source.name)
-  split = scorer.on("search", config.search_sequences)
-  if job.method in methods.MEASURED:
-    weights = methods.measured_weights(
-      job.method,
-      [split(tree).nats_per_token for tree in trees],
-      lambda w: split(weighted_average(trees, w)).nats_per_token,
-      job.parameters,
-    )
-    merged = weighted_average(trees, weights)
-  else:
-    weights = list(job.weights) or equal_weights(job)
-    merged = _by_information(job, trees, weights, scorer.graph, split, progress)
+  merged = _by_information(job, trees, weights, scorer.graph, split, progress)
   save_merged(
     output,
     merged,
     job.sources,
     Recipe(job.method, weights, parameters=job.recipe),
     overwrite=overwrite,
+  )
+
+
+def _measured_weights(job: Job, split: HeldOutLoss, where: Any) -> list[float]:
+  """Weights of a method that needs losses; of trees where they fit."""
+  place = choose_place(
+    job.sources, where, merged_trees=2, memory_budget_gb=job.budget / 2**30
+  )
+  trees = open_trees(job.sources, where, place.where)
+  groups = one_group(where)
+  return methods.measured_weights(
+    job.method,
+    [split(trees[k]).nats_per_token for k in range(len(trees))],
+    lambda w: split(trees.average([w], groups)).nats_per_token,
+    job.parameters,
   )
 
 

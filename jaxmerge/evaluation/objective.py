@@ -19,12 +19,8 @@ from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
-from jaxmerge.merging.average import (
-  combine,
-  grouped_average,
-  weight_slopes,
-)
 from jaxmerge.merging.groups import Groups
+from jaxmerge.merging.trees import Trees
 
 WEIGHTS = "weights"
 # Parts of the split after which a trial may be stopped, and by how many
@@ -82,7 +78,7 @@ class MergedLoss:
   """Merges on the devices and scores, without touching the disk.
 
   Args:
-    trees: K trees of parameters on the mesh, oldest first.
+    trees: K trees of parameters, oldest first.
     heldout: what to score on.
     groups: of parameters with weights of their own.
 
@@ -95,10 +91,10 @@ class MergedLoss:
     InputError: the last tree has no finite loss to compare with.
   """
 
-  def __init__(
-    self, trees: Sequence[Any], heldout: HeldOutLoss, groups: Groups
-  ):
+  def __init__(self, trees: Trees, heldout: HeldOutLoss, groups: Groups):
     self._trees = trees
+    # The last merge that score() made and nobody else holds.
+    self._spare: Any = None
     self._heldout = heldout
     self._groups = groups
     self.tokens = 0
@@ -118,13 +114,23 @@ class MergedLoss:
     check(
       f"step {step} has parameters that are not finite: leave it out, or "
       "search without config.use_gradients"
-      for step, tree in zip(steps, self._trees)
+      for step, tree in zip(
+        steps, map(self._trees.__getitem__, range(len(steps)))
+      )
       if not bool(_all_finite(tree))
     )
 
   def merge(self, weights_GxK: Weights) -> Any:
     """The merged tree."""
-    return grouped_average(self._trees, weights_GxK, self._groups)
+    return self._trees.average(weights_GxK, self._groups)
+
+  def _scratch(self, weights_GxK: Weights) -> Any:
+    """The merged tree in the memory of the one before, for as long as that."""
+    spare, self._spare = self._spare, None
+    params = self._trees.average(weights_GxK, self._groups, spare)
+    if not _is_one_hot(weights_GxK):  # which may be an input itself
+      self._spare = params
+    return params
 
   def score(self, weights_GxK: Weights, best: Score | None = None) -> Score:
     """The score of a merge, of fewer sequences where it is beaten early.
@@ -134,7 +140,7 @@ class MergedLoss:
       best: on the whole split; after a quarter and a half of it a merge that
         is worse beyond three paired standard errors is scored no further.
     """
-    params = self.merge(weights_GxK)
+    params = self._scratch(weights_GxK)
     batches = self._heldout.num_batches
     losses_N = np.zeros(0)
     done = 0
@@ -159,7 +165,7 @@ class MergedLoss:
     The error is that of a slope along a change of weights of length one.
     """
     weights = np.asarray(weights_GxK, np.float32)
-    params = self.merge(weights_GxK)
+    params = self._scratch(weights_GxK)
     targets = float(self.last.targets_N.sum())
     if weights.shape == (1, 2):
       score, slope = self._slope(params, np.array([[-1.0, 1.0]], np.float32))
@@ -167,15 +173,14 @@ class MergedLoss:
       return score, np.array([[0.0, slope.mean]]), stderr
     score, gradient = self._heldout.gradient(params)
     self.tokens += _VJP_PASSES * int(targets)
-    total_GxK = weight_slopes(gradient, self._trees, self._groups)
+    total_GxK = self._trees.slopes(gradient, self._groups)
     return score, total_GxK / targets, self._slope_stderr(weights, score)
 
   def _slope(
     self, params: Any, along_GxK: np.ndarray
   ) -> tuple[Score, paired.Estimate]:
     """The score, and the derivative of its mean along a change of weights."""
-    of_leaf = self._groups.of_leaf
-    tangent = _combined(tuple(self._trees), along_GxK, of_leaf)
+    tangent = self._trees.weighted_sum(along_GxK.tolist(), self._groups)
     score, slopes_N = self._heldout.slope(params, tangent)
     self.tokens += _JVP_PASSES * int(score.targets_N.sum())
     return score, paired.ratio(slopes_N, score)
@@ -199,7 +204,10 @@ class MergedLoss:
     return paired.difference(score, self.last.first(len(score.losses_N)))
 
 
-_combined = jax.jit(combine)
+def _is_one_hot(weights_GxK: Weights) -> bool:
+  """Whether all groups take the same single tree."""
+  used = {k for row in weights_GxK for k, w in enumerate(row) if w != 0}
+  return len(used) == 1
 
 
 @jax.jit

@@ -103,7 +103,9 @@ def _is_averageable(leaf: Any) -> bool:
   return dtype.itemsize <= 4 or bool(jax.config.read("jax_enable_x64"))
 
 
-def weighted_average(trees: Sequence[Any], weights: Sequence[float]) -> Any:
+def weighted_average(
+  trees: Sequence[Any], weights: Sequence[float], previous: Any = None
+) -> Any:
   """Averages equal trees of floating-point arrays with the given weights.
 
   One compile for a number of trees, whatever the weights. Shardings are kept
@@ -113,6 +115,8 @@ def weighted_average(trees: Sequence[Any], weights: Sequence[float]) -> Any:
   Args:
     trees: K pytrees of equal structure, shapes and dtypes.
     weights: K numbers; they are divided by their sum.
+    previous: an earlier result that is not needed any more; its memory is
+      used for this one.
 
   Returns:
     A tree like the inputs: the sum in float32, then cast to their dtype.
@@ -128,11 +132,19 @@ def weighted_average(trees: Sequence[Any], weights: Sequence[float]) -> Any:
   used, used_weights = weighing(trees, weights_K)
   if len(used) == 1:
     return used[0]
-  return _average(tuple(used), jnp.asarray(used_weights, jnp.float32))
+  weights_U = jnp.asarray(used_weights, jnp.float32)
+  return _average(previous, tuple(used), weights_U)
 
 
-@jax.jit
-def _average(trees: tuple[Any, ...], weights_K: jax.Array) -> Any:
+# The memory of the previous merge is used for the next, never an input's.
+_reuse = functools.partial(jax.jit, donate_argnums=0, keep_unused=True)
+
+
+@_reuse
+def _average(
+  previous: Any, trees: tuple[Any, ...], weights_K: jax.Array
+) -> Any:
+  del previous
   return jax.tree.map(lambda *leaves: _sum(weights_K, leaves), *trees)
 
 
@@ -149,16 +161,24 @@ def _sum(
   return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
 
 
-def combine(
-  trees: Sequence[Any], weights_GxK: jax.Array, group_of_leaf: Any
+def grouped_sum(
+  trees: Sequence[Any], weights_GxK: Sequence[Sequence[float]], groups: Groups
 ) -> Any:
-  """The merge as a differentiable function of its weights; to be jitted.
+  """grouped_average with weights that are used as they are.
 
   Args:
-    trees: K equal trees, finite: a zero weight has a slope too.
-    weights_GxK: float32, weights of each group, used as they are.
-    group_of_leaf: as Groups.of_leaf.
+    trees: K equal trees, finite.
+    weights_GxK: K numbers for each group.
+    groups: which parameters belong to which.
   """
+  weights = jnp.asarray(np.asarray(weights_GxK, np.float32))
+  return _grouped_sum(tuple(trees), weights, groups.of_leaf)
+
+
+@jax.jit
+def _grouped_sum(
+  trees: tuple[Any, ...], weights_GxK: jax.Array, group_of_leaf: Any
+) -> Any:
   return jax.tree.map(
     lambda group, *leaves: _sum(weights_GxK[group], leaves),
     group_of_leaf,
@@ -208,7 +228,10 @@ def _weight_slopes(
 
 
 def grouped_average(
-  trees: Sequence[Any], weights_GxK: Sequence[Sequence[float]], groups: Groups
+  trees: Sequence[Any],
+  weights_GxK: Sequence[Sequence[float]],
+  groups: Groups,
+  previous: Any = None,
 ) -> Any:
   """weighted_average with weights of its own for each group of parameters.
 
@@ -216,6 +239,8 @@ def grouped_average(
     trees: K pytrees of equal structure, shapes and dtypes.
     weights_GxK: K numbers for each group; divided by their sum.
     groups: which parameters belong to which.
+    previous: an earlier result that is not needed any more; its memory is
+      used for this one.
 
   Returns:
     A tree like the inputs: the sum in float32, then cast to their dtype.
@@ -229,21 +254,27 @@ def grouped_average(
     )
   rows = [normalise(weights_K) for weights_K in weights_GxK]
   if all(row == rows[0] for row in rows):
-    return weighted_average(trees, rows[0])
+    return weighted_average(trees, rows[0], previous)
   check_equal_trees(trees)
   used = [k for k in range(len(trees)) if any(row[k] for row in rows)]
   weights_GxU = jnp.asarray([[row[k] for k in used] for row in rows])
   return _grouped(
+    previous,
     tuple(trees[k] for k in used),
     weights_GxU.astype(jnp.float32),
     groups.of_leaf,
   )
 
 
-@jax.jit
+@_reuse
 def _grouped(
-  trees: tuple[Any, ...], weights_GxK: jax.Array, group_of_leaf: Any
+  previous: Any,
+  trees: tuple[Any, ...],
+  weights_GxK: jax.Array,
+  group_of_leaf: Any,
 ) -> Any:
+  del previous
+
   def merge(group: jax.Array, *leaves: jax.Array) -> jax.Array:
     weights_K = weights_GxK[group]
     # A tree that weighs nothing in a group must not spread its Inf or NaN

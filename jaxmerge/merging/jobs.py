@@ -12,7 +12,7 @@ from etils import epath
 
 from jaxmerge.checkpoints.leaves import LeafSpec, Rows
 from jaxmerge.checkpoints.merged import Readings, Recipe, save_merged_rows
-from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
 from jaxmerge.errors import InputError
 from jaxmerge.files import human_bytes
 from jaxmerge.merging import methods, streaming
@@ -35,6 +35,7 @@ class Job(NamedTuple):
     base: what all came from, for methods that need it.
     weights: as typed, or as the method gives them; empty: none.
     is_average: whether the weights say all.
+    budget: bytes of memory for parameters.
     specs: of the merged tree.
     needed: bytes of memory for parameters.
     workers: portions that are made at the same time.
@@ -46,6 +47,7 @@ class Job(NamedTuple):
   base: Checkpoint | None
   weights: Sequence[float]
   is_average: bool
+  budget: float
   specs: Mapping[str, LeafSpec] = {}
   needed: int = 0
   workers: int = streaming.WORKERS
@@ -69,12 +71,8 @@ class Job(NamedTuple):
     return {key: self.parameters[key] for key in used}
 
 
-def sized(job: Job, budget: float) -> Job:
-  """The job with its specs, and as many workers as the memory allows.
-
-  Args:
-    job: without them.
-    budget: bytes of memory for parameters.
+def sized(job: Job) -> Job:
+  """The job with its specs, and as many workers as its memory allows.
 
   Raises:
     InputError: a source is damaged, or more memory is needed.
@@ -84,8 +82,9 @@ def sized(job: Job, budget: float) -> Job:
   job = job._replace(specs=streaming.specs(leaves, by_layer=method.whole))
 
   def needed(workers: int) -> int:
-    if method.data:
-      return job.size * (len(job.sources) + 1)
+    if method.data:  # a merged tree, and all others where there is room
+      all_at_once = job.method not in methods.MEASURED
+      return job.size * (len(job.sources) + 1 if all_at_once else 2)
     return streaming.needed_bytes(
       job.specs,
       0 if job.is_average else len(job.read),
@@ -94,11 +93,11 @@ def sized(job: Job, budget: float) -> Job:
     )
 
   for workers in range(streaming.WORKERS, 0, -1):
-    if needed(workers) <= budget:
+    if needed(workers) <= job.budget:
       return job._replace(needed=needed(workers), workers=workers)
   raise InputError(
     f"{human_bytes(needed(1))} of memory are needed for parameters, "
-    f"{human_bytes(budget)} may be used; see --memory_budget_gb"
+    f"{human_bytes(job.budget)} may be used; see --memory_budget_gb"
   )
 
 
@@ -181,13 +180,17 @@ def plan(job: Job, free: float) -> str:
   """
   read = job.size * len(job.read)
   data = methods.METHODS[job.method].data
-  is_step = job.sources[0].tensors is None
+  is_step = job.sources[0].layout == DECODER
   kind = "step directories" if is_step else "Hugging Face"
   seconds = (read + job.size) / _BYTES_A_SECOND[kind]
   entries = sum(
     spec.nbytes // spec.dtype.itemsize for spec in job.specs.values()
   )
-  where = "all trees on the devices" if data else "streamed in portions"
+  where = "streamed in portions"
+  if data:
+    where = "trees on the devices"
+    if job.method in methods.MEASURED:
+      where += ", or in host memory or in storage where they do not fit"
   rows = [
     f"{job.method}: {len(job.specs)} tensors of {entries:,} numbers",
     f"read {human_bytes(read)}, write {human_bytes(job.size)} "

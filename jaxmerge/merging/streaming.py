@@ -171,6 +171,7 @@ class Average:
   Args:
     trees: K equal trees.
     weights_K: of a portion, used as they are.
+    names_problems: look for NaN and Inf.
 
   Attributes:
     problems: leaves with NaN or Inf; to be read when all portions are done.
@@ -180,8 +181,11 @@ class Average:
     self,
     trees: Sequence[Stored],
     weights_K: Callable[[Portion], Sequence[float]],
+    *,
+    names_problems: bool = True,
   ):
     self._trees = trees
+    self._names_problems = names_problems
     self._weights_K = weights_K
     self.problems: set[str] = set()
 
@@ -206,7 +210,7 @@ class Average:
         else:
           sums[i] = _add(sums[i], np.float32(weight), block)
     merged, finite = zip(*(_cast(total, str(array.dtype)) for total in sums))
-    if not all(finite):
+    if self._names_problems and not all(finite):
       self.problems |= _not_finite(portion, [tree for tree, _ in used])
     joined = np.concatenate(merged) if merged[1:] else np.asarray(merged[0])
     return joined[: array.size].reshape(array.shape)

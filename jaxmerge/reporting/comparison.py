@@ -13,12 +13,13 @@ from typing import Any
 
 from jaxmerge.bayesopt.controls import CONTROLS
 from jaxmerge.bayesopt.reach import Reach, weights_from_unit
-from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.checkpoints.sources import load_params
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
 from jaxmerge.evaluation.paired import difference
 from jaxmerge.merging import coefficients
-from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging.groups import one_group
+from jaxmerge.merging.trees import Trees
 from jaxmerge.reporting.results import Row
 from jaxmerge.training.loop import Progress
 
@@ -30,7 +31,7 @@ class Comparison:
 
   Args:
     steps: training step of each checkpoint, increasing.
-    trees: their parameters, on the mesh.
+    trees: their parameters.
     search: the split that choices are made on.
     report: the split that choices never see.
   """
@@ -38,7 +39,7 @@ class Comparison:
   def __init__(
     self,
     steps: Sequence[int],
-    trees: Sequence[Any],
+    trees: Trees,
     search: HeldOutLoss,
     report: HeldOutLoss,
   ):
@@ -46,11 +47,13 @@ class Comparison:
     self._trees = trees
     self._search = search
     self._report = report
-    self._last_report = report(trees[-1])
+    last = trees[-1]
+    self._groups = one_group(last)
+    self._last_report = report(last)
 
   def row(self, name: str, weights_K: Sequence[float], evaluations: int) -> Row:
     """The row of one choice of weights."""
-    tree = weighted_average(self._trees, weights_K)
+    tree = self._average(weights_K)
     return self.of_tree(name, tree, weights_K, evaluations)
 
   def single(self, checkpoint: Checkpoint, shardings: Any) -> Row:
@@ -66,7 +69,10 @@ class Comparison:
   def _tree(self, checkpoint: Checkpoint, shardings: Any) -> Any:
     if checkpoint.metadata.step in self._steps:
       return self._trees[self._steps.index(checkpoint.metadata.step)]
-    return restore_params(checkpoint.path, shardings)
+    return load_params(checkpoint, shardings)
+
+  def _average(self, weights_K: Sequence[float]) -> Any:
+    return self._trees.average([weights_K], self._groups)
 
   def _row(
     self, name: str, tree: Any, weights: Mapping[int, float], evaluations: int
@@ -109,8 +115,7 @@ class Comparison:
 
     def loss(unit_K: Sequence[float]) -> float:
       weights_K = weights_from_unit(unit_K, reach)
-      merged = weighted_average(self._trees, weights_K)
-      value = self._search(merged).nats_per_token
+      value = self._search(self._average(weights_K)).nats_per_token
       if math.isfinite(value):
         found.append((value, -weights_K[-1], weights_K))
       lowest = f"best {min(found)[0]:.4f}" if found else "no loss yet"

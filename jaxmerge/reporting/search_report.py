@@ -43,6 +43,7 @@ class SearchFacts:
     seed: of their draws.
     merged: where the merged checkpoint lies.
     commands: what a user types to get this report again.
+    corpus: name of the text that was scored on.
   """
 
   workdir: epath.Path
@@ -57,6 +58,7 @@ class SearchFacts:
   seed: int
   merged: epath.Path
   commands: Sequence[str]
+  corpus: str
 
 
 def write_search_report(
@@ -230,10 +232,10 @@ def _run_facts(facts: SearchFacts) -> dict[str, str]:
   count = sum(math.prod(leaf["shape"]) for leaf in leaves)
   kinds = sorted({device.device_kind for device in jax.devices()})
   return {
-    "corpus": str(metadata.data["source"]),
+    "corpus": facts.corpus,
     "vocabulary": f"{metadata.model['vocab_size']:,} tokens",
     "parameters": f"{count:,}",
-    "run": metadata.run_id,
+    "run": metadata.run_id or "not known",
     "merged checkpoint": str(facts.merged),
     **_group_facts(facts),
     "devices": f"{jax.device_count()} x {', '.join(kinds)}",

@@ -12,6 +12,7 @@ from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
 from jaxmerge.merging.groups import layer_groups, one_group
+from jaxmerge.merging.trees import TreesOnDevices
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.parallel.mesh import make_mesh
@@ -58,7 +59,7 @@ INSIDE = Reach()
 def _setting(count, bands=0, reach=INSIDE, batch_size=8):
   trees = _trees(count)
   groups = layer_groups(trees[0], bands) if bands else one_group(trees[0])
-  merged = MergedLoss(trees, _heldout(batch_size), groups)
+  merged = MergedLoss(TreesOnDevices(trees), _heldout(batch_size), groups)
   return merged, Domain(STEPS[:count], groups, reach)
 
 

@@ -147,8 +147,7 @@ def test_the_references_are_of_all_methods_with_plain_weights():
   plain = {
     name
     for name in methods.METHODS
-    if methods.fixed_weights(name, 2, [1, 1], told)
-    or name in methods.MEASURED
+    if methods.fixed_weights(name, 2, [1, 1], told) or name in methods.MEASURED
   }
   assert plain == REFERENCES.keys()
 

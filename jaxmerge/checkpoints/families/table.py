@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from jaxmerge.checkpoints.families.family import (
   to_ours,
   to_theirs,
 )
-from jaxmerge.checkpoints.leaves import LeafSpec
+from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, num_rows
 from jaxmerge.checkpoints.metadata import tree_of_leaves
 from jaxmerge.errors import InputError, check
 from jaxmerge.model.config import DecoderConfig
@@ -120,15 +120,50 @@ def tensor_specs(
   }
 
 
-def from_tensors(
+class _OurLeaf(NamedTuple):
+  """A parameter of ours that lies in tensors of theirs; rows are layers."""
+
+  tensor: Tensor
+  part: int
+  tensors: Mapping[str, Any]
+  shapes: Mapping[str, tuple[int, ...]]
+  config: DecoderConfig
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.shapes[self.tensor.ours[self.part]]
+
+  @property
+  def dtype(self) -> np.dtype:
+    return np.dtype(self.tensors[self.tensor.names(self.config)[0]].dtype)
+
+  @property
+  def rows_together(self) -> int:
+    return 1 if self.tensor.stacked else num_rows(self.shape)
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    if not self.tensor.stacked:
+      return self._layer(0)[start:stop]
+    layers = [self._layer(layer) for layer in range(start, stop)]
+    return np.stack(layers)
+
+  def _layer(self, layer: int) -> np.ndarray:
+    array = np.asarray(self.tensors[self.tensor.names(self.config)[layer]])
+    return to_ours(self.tensor, array, self.shapes, self.config)[self.part]
+
+
+def our_leaves(
   tensors: Mapping[str, Any], config: DecoderConfig, family: Family
-) -> Params:
+) -> dict[str, Leaf]:
   """Our parameters from their tensors, in their dtypes; the padding is zero.
 
   Args:
     tensors: arrays, or what `np.asarray` reads when it is needed.
     config: the model.
     family: whose names they have.
+
+  Returns:
+    By our names; rows are read when they are needed.
 
   Raises:
     InputError: lists every tensor that is missing, left over, or of a shape or
@@ -140,20 +175,25 @@ def from_tensors(
   table = family.table(shapes)
   used = {name for tensor in table for name in tensor.names(config)}
   problems += [f"tensor {n} is not used" for n in tensors if n not in used]
-  leaves: dict[str, np.ndarray] = {}
   for tensor in table:
-    found = _problems(tensor, tensors, shapes, config)
-    problems += found
-    if not found:
-      layers = [
-        to_ours(tensor, np.asarray(tensors[name]), shapes, config)
-        for name in tensor.names(config)
-      ]
-      for i, name in enumerate(tensor.ours):
-        parts = [layer[i] for layer in layers]
-        leaves[name] = np.stack(parts) if tensor.stacked else parts[0]
+    problems += _problems(tensor, tensors, shapes, config)
   check(sorted(problems))
-  return tree_of_leaves({name: leaves[name] for name in shapes})
+  leaves = {
+    name: _OurLeaf(tensor, i, tensors, shapes, config)
+    for tensor in table
+    for i, name in enumerate(tensor.ours)
+  }
+  return {name: leaves[name] for name in shapes}
+
+
+def from_tensors(
+  tensors: Mapping[str, Any], config: DecoderConfig, family: Family
+) -> Params:
+  """What our_leaves gives, read."""
+  leaves = our_leaves(tensors, config, family)
+  return tree_of_leaves(
+    {name: leaf.rows(0, num_rows(leaf.shape)) for name, leaf in leaves.items()}
+  )
 
 
 def _ours_alone(
