@@ -27,6 +27,7 @@ from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.merging import methods
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.fisher import diagonal_fisher
+from jaxmerge.merging.regmean import layer_grams
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
@@ -146,6 +147,7 @@ def _merge(
   """The weights and the merged tree of a method without fixed weights."""
   name = config.method
   fishers: list[Any] = []
+  grams: list[Any] = []
   if scorer is not None:
     split = scorer.on("search", config.search_sequences)
     if name == "fisher":
@@ -158,6 +160,13 @@ def _merge(
           )
         )
         progress("fisher", number, len(trees), "")
+    elif name == "regmean":
+      held = split.split
+      for number, tree in enumerate(trees, start=1):
+        grams.append(
+          layer_grams(scorer.graph, tree, held.tokens_NxL1, held.mask_NxL)
+        )
+        progress("regmean", number, len(trees), "")
     else:
       found = methods.measured_weights(
         name,
@@ -171,7 +180,13 @@ def _merge(
   alone = 1.0 if base is not None else 1.0 / len(trees)
   weights = weights or [alone] * len(trees)
   merged = methods.merge_trees(
-    name, trees, weights, parameters, base=base, fishers=fishers
+    name,
+    trees,
+    weights,
+    parameters,
+    base=base,
+    fishers=fishers,
+    grams=grams,
   )
   return weights, merged
 

@@ -11,6 +11,7 @@ from jaxmerge.merging import coefficients, geometry, soups, task_vectors
 from jaxmerge.merging.average import normalise, weighted_average
 from jaxmerge.merging.fisher import fisher_average
 from jaxmerge.merging.model_stock import model_stock
+from jaxmerge.merging.regmean import regmean
 
 # What a method may be told, with the values that mean nothing was said.
 DEFAULTS: Mapping[str, int | float | bool | str] = {
@@ -23,6 +24,7 @@ DEFAULTS: Mapping[str, int | float | bool | str] = {
   "drop": 0.9,
   "seed": 0,
   "sampled": True,
+  "off_diagonal": 0.9,
   "base": "",
 }
 
@@ -36,7 +38,7 @@ class Method:
     parameters: keys of DEFAULTS that it uses.
     weights: "" takes none; "one" a number an input; "may" uniform without.
     base: needs the checkpoint that all inputs came from.
-    data: needs the search split, for losses or for gradients.
+    data: needs the search split, for losses, gradients or inputs of layers.
     ordered: inputs must be given oldest first.
     most: inputs at most; 0: any number.
   """
@@ -87,6 +89,13 @@ METHODS: Mapping[str, Method] = {
     "weighted by Fisher information, of `sampled` labels or the data's"
     " (arXiv 2111.09832)",
     ("sampled", "seed"),
+    weights="may",
+    data=True,
+  ),
+  "regmean": Method(
+    "linear layers fitted on their inputs, Gram off-diagonals times"
+    " `off_diagonal` (RegMean, arXiv 2212.09849)",
+    ("off_diagonal",),
     weights="may",
     data=True,
   ),
@@ -181,6 +190,7 @@ def _range_problems(parameters: Mapping[str, Any]) -> list[str]:
     "density": (0 < parameters["density"] <= 1, "in (0, 1]"),
     "drop": (0 <= parameters["drop"] < 1, "in [0, 1)"),
     "seed": (parameters["seed"] >= 0, "at least 0"),
+    "off_diagonal": (0 <= parameters["off_diagonal"] <= 1, "in [0, 1]"),
   }
   return [
     f"config.{key} must be {words}, got {parameters[key]}"
@@ -248,6 +258,7 @@ def merge_trees(
   *,
   base: Any = None,
   fishers: Sequence[Any] = (),
+  grams: Sequence[Any] = (),
 ) -> Any:
   """The merged tree of a method that is not an average at fixed weights.
 
@@ -258,6 +269,7 @@ def merge_trees(
     parameters: of the method.
     base: the tree that all came from, for methods that need it.
     fishers: one like each tree, for "fisher".
+    grams: of each tree, for "regmean".
 
   Raises:
     InputError: the trees differ, or weights that are not usable.
@@ -282,6 +294,8 @@ def merge_trees(
     return model_stock(base, trees)
   if name == "fisher":
     return fisher_average(trees, fishers, weights)
+  if name == "regmean":
+    return regmean(trees, grams, weights, parameters["off_diagonal"])
   if name == "slerp":
     return geometry.slerp(trees, weights)
   if name == "karcher":
