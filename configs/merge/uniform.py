@@ -23,9 +23,10 @@ def get_config() -> config_dict.ConfigDict:
   config.drop = 0.9
   config.seed = 0
   config.sampled = True
+  config.off_diagonal = 0.9
   # The checkpoint that all inputs came from, for task vectors.
   config.base = ""
-  # For methods that need losses or gradients.
+  # For methods that need losses, gradients or inputs of layers.
   config.search_sequences = 64
   config.batch_size = 16
 

@@ -13,9 +13,10 @@ from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.merging import methods
-from jaxmerge.merging.fisher import diagonal_fisher
+from jaxmerge.merging.fisher import diagonal_fisher, fisher_average
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.jobs import Job, Progress, equal_weights, run_streamed
+from jaxmerge.merging.regmean import layer_grams, regmean
 from jaxmerge.merging.trees import choose_place, open_trees
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
@@ -101,12 +102,16 @@ def _by_information(
   """The merged tree of a method that asks each model what it knows."""
   held, parameters = split.split, job.parameters
   seed = parameters["seed"] if parameters["sampled"] else None
-  fishers: list[Any] = []
+
+  def ask(tree: Any) -> Any:
+    if job.method == "regmean":
+      return layer_grams(graph, tree, held.tokens_NxL1, held.mask_NxL)
+    return diagonal_fisher(graph, tree, held.tokens_NxL1, held.mask_NxL, seed)
+
+  answers: list[Any] = []
   for tree in trees:
-    fishers.append(
-      diagonal_fisher(graph, tree, held.tokens_NxL1, held.mask_NxL, seed)
-    )
-    progress(job.method, len(fishers), len(trees), "")
-  return methods.merge_trees(
-    job.method, trees, weights, parameters, fishers=fishers
-  )
+    answers.append(ask(tree))
+    progress(job.method, len(answers), len(trees), "")
+  if job.method == "regmean":
+    return regmean(trees, answers, weights, parameters["off_diagonal"])
+  return fisher_average(trees, answers, weights)

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmerge.merging import coefficients, geometry, soups, task_vectors
-from jaxmerge.merging.average import normalise, weighted_average
-from jaxmerge.merging.fisher import fisher_average
+from jaxmerge.merging.average import normalise
 from jaxmerge.merging.model_stock import model_stock
 
 # What a method may be told, with the values that mean nothing was said.
@@ -26,6 +25,7 @@ DEFAULTS: Mapping[str, int | float | bool | str] = {
   "drop": 0.9,
   "seed": 0,
   "sampled": True,
+  "off_diagonal": 0.9,
   "base": "",
 }
 
@@ -39,7 +39,7 @@ class Method:
     parameters: keys of DEFAULTS that it uses.
     weights: "" takes none; "one" a number an input; "may" uniform without.
     base: needs the checkpoint that all inputs came from.
-    data: needs the search split, for losses or for gradients.
+    data: needs the search split, for losses, gradients or inputs of layers.
     ordered: inputs must be given oldest first.
     whole: acts on whole tensors, not entry by entry.
     most: inputs at most; 0: any number.
@@ -92,6 +92,13 @@ METHODS: Mapping[str, Method] = {
     "weighted by Fisher information, of `sampled` labels or the data's"
     " (arXiv 2111.09832)",
     ("sampled", "seed"),
+    weights="may",
+    data=True,
+  ),
+  "regmean": Method(
+    "linear layers fitted on their inputs, Gram off-diagonals times"
+    " `off_diagonal` (RegMean, arXiv 2212.09849)",
+    ("off_diagonal",),
     weights="may",
     data=True,
   ),
@@ -197,6 +204,7 @@ def _range_problems(parameters: Mapping[str, Any]) -> list[str]:
     "density": (0 < parameters["density"] <= 1, "in (0, 1]"),
     "drop": (0 <= parameters["drop"] < 1, "in [0, 1)"),
     "seed": (parameters["seed"] >= 0, "at least 0"),
+    "off_diagonal": (0 <= parameters["off_diagonal"] <= 1, "in [0, 1]"),
   }
   return [
     f"config.{key} must be {words}, got {parameters[key]}"
@@ -261,10 +269,9 @@ def merge_trees(
   parameters: Mapping[str, Any],
   *,
   base: Any = None,
-  fishers: Sequence[Any] = (),
   first_layer: int = 0,
 ) -> Any:
-  """The merged tree of a method that is not an average at fixed weights.
+  """The merged tree of a method that needs only the trees and their base.
 
   Args:
     name: of the method.
@@ -272,7 +279,6 @@ def merge_trees(
     weights: K numbers.
     parameters: of the method.
     base: the tree that all came from, for methods that need it.
-    fishers: one like each tree, for "fisher".
     first_layer: number of the first layer of stacked leaves, where the trees
       hold only some.
 
@@ -304,13 +310,11 @@ def merge_trees(
     )
   if name == "model_stock":
     return model_stock(base, trees)
-  if name == "fisher":
-    return fisher_average(trees, fishers, weights)
   if name == "slerp":
     return geometry.slerp(trees, weights)
   if name == "karcher":
     return geometry.karcher_mean(trees, weights)
-  return weighted_average(trees, weights)
+  raise ValueError(f"the method {name!r} needs more than trees")
 
 
 def _wide(tree: Any) -> Any:
