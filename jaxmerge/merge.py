@@ -18,13 +18,23 @@ from ml_collections import config_dict
 
 from jaxmerge import runner
 from jaxmerge.checkpoints import trajectory
+from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.store import check_output
 from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.data import settings
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import check_can_make, check_room, free_bytes
 from jaxmerge.merging import methods
 from jaxmerge.merging.average import normalise
-from jaxmerge.merging.jobs import Job, Progress, plan, run_streamed, sized
+from jaxmerge.merging.jobs import (
+  Job,
+  Progress,
+  WeightGroups,
+  grouped,
+  plan,
+  run_streamed,
+  sized,
+)
 from jaxmerge.parallel import distributed
 
 SCHEMA: runner.Schema = {
@@ -32,6 +42,8 @@ SCHEMA: runner.Schema = {
   **{key: type(value) for key, value in methods.DEFAULTS.items()},
   "search_sequences": int,
   "batch_size": int,
+  "seq_len": int,
+  "data": dict(settings.OTHER_CORPUS),
   "mesh": {"data": int, "fsdp": int, "tensor": int},
 }
 
@@ -56,7 +68,8 @@ def merge(
       directories, of any model; oldest first where the method minds their
       order.
     output: a new step directory of kind `merged`, or Hugging Face directory.
-    weights: one per input, for methods that take them.
+    weights: one per input, for methods that take them; with config.bands one
+      per input for each group: the embeddings, the bands, the head.
     memory_budget_gb: GiB for parameters in memory; 0: half of what is free.
     overwrite: replace an existing output.
     allow_unrelated: merge checkpoints of different runs or tokenizers, and
@@ -119,6 +132,7 @@ def _open(
       for key in ("search_sequences", "batch_size")
       if config[key] < 1
     ]
+    + settings.other_corpus_problems(config.data)
     + (
       []
       if math.isfinite(budget_gb) and budget_gb >= 0
@@ -135,6 +149,12 @@ def _open(
   if sources and name in methods.METHODS:
     problems(lambda: _check_sources(name, sources, base, allow_unrelated))
   problems.check()
+  groups: WeightGroups | None = None
+  if parameters["bands"]:
+    trajectory.check_step_directories(sources)
+    tree = abstract_params(sources[0].metadata)
+    groups = grouped(tree, parameters["bands"], weights)
+    weights = groups.mean_weights
   fixed = methods.fixed_weights(name, len(inputs), weights, parameters)
   if name in ("slerp", "karcher") and sum(w != 0 for w in weights) == 1:
     fixed = list(normalise(weights))  # one end of the arc is that tree
@@ -148,6 +168,7 @@ def _open(
       fixed or list(weights),
       fixed is not None,
       budget,
+      groups,
     )
   )
   check_room(output, job.size)
@@ -171,8 +192,6 @@ def _check_sources(
   )
   if method.ordered:
     problems(lambda: check(_order_problems(sources)))
-  if method.data:
-    problems(lambda: trajectory.check_step_directories(sources))
   problems.check()
 
 
@@ -220,7 +239,11 @@ def main(argv: Sequence[str]) -> None:
         "comma-separated",
       ),
       "output": (None, "the directory to write, of the inputs' format"),
-      "weights": ("", "one number per input, for methods that take them"),
+      "weights": (
+        "",
+        "one number per input, for methods that take them; with config.bands "
+        "for each group",
+      ),
       "memory_budget_gb": ("0", "GiB for parameters; 0: half of what is free"),
     },
     booleans={

@@ -10,6 +10,8 @@ from jaxmerge import merge, runner
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
+from jaxmerge.merging.average import grouped_average
+from jaxmerge.merging.groups import layer_groups
 from jaxmerge.merging.methods import METHODS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -91,3 +93,24 @@ def test_the_plan_names_the_base_and_what_is_read(tiny_run, tmp_path, capsys):
     )
     assert words in capsys.readouterr().out
   assert not (tmp_path / "out").exists()
+
+
+def test_groups_of_layers_have_weights_of_their_own(tiny_run, tmp_path):
+  rows = [[0.3, 0.7], [1.0, 0.0], [0.5, 0.5], [0.2, 0.8]]
+  merge.merge(
+    _config(tiny_run, "weights", bands=2),
+    [f"{tiny_run}@8", f"{tiny_run}@12"],
+    tmp_path / "out",
+    weights=[w for row in rows for w in row],
+    progress=quiet,
+  )
+  trees = [restore_params(tiny_run / f"checkpoints/{s}") for s in (8, 12)]
+  expected = grouped_average(trees, rows, layer_groups(trees[0], 2))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    restore_params(tmp_path / "out"),
+    expected,
+  )
+  provenance = read_metadata(tmp_path / "out").provenance
+  assert provenance["groups"]["band_0"] == [1.0, 0.0]
+  assert provenance["recipe"] == {"bands": 2}

@@ -24,11 +24,25 @@ def get_config() -> config_dict.ConfigDict:
   config.seed = 0
   config.sampled = True
   config.off_diagonal = 0.9
+  # Above 0: --weights for the embeddings, each of so many bands of layers and
+  # the head, one group after the other.
+  config.bands = 0
   # The checkpoint that all inputs came from, for task vectors.
   config.base = ""
   # For methods that need losses, gradients or inputs of layers.
   config.search_sequences = 64
   config.batch_size = 16
+  # Targets in a sequence; 0 is as in training.
+  config.seq_len = 0
+  # "" measures on the corpus that the last input was trained on.
+  config.data = config_dict.ConfigDict()
+  config.data.source = ""
+  config.data.globs = ()
+  config.data.data_dir = ""
+  config.data.split = ""
+  config.data.text_feature = "text"
+  config.data.max_documents = 0
+  config.data.cache_dir = ""
 
   config.mesh = config_dict.ConfigDict()
   config.mesh.data = -1

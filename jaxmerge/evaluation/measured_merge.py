@@ -7,9 +7,17 @@ from etils import epath
 from flax import nnx
 from ml_collections import config_dict
 
-from jaxmerge.checkpoints.merged import Recipe, save_merged
-from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.checkpoints import models
+from jaxmerge.checkpoints.merged import (
+  Recipe,
+  describe_merged,
+  identity,
+  save_merged,
+)
+from jaxmerge.checkpoints.metadata import abstract_params, describe_leaves
+from jaxmerge.checkpoints.sources import load_params, open_models
+from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
+from jaxmerge.data import settings
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.merging import methods
@@ -18,6 +26,7 @@ from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.jobs import Job, Progress, equal_weights, run_streamed
 from jaxmerge.merging.regmean import layer_grams, regmean
 from jaxmerge.merging.trees import choose_place, open_trees
+from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 
@@ -31,12 +40,12 @@ def run_measured(
   allow_unrelated: bool,
   progress: Progress,
 ) -> None:
-  """Merges step directories by a method that needs the search split.
+  """Merges checkpoints by a method that needs the search split.
 
   Args:
     job: of such a method.
     config: of the merge verb.
-    output: the new step directory.
+    output: the new directory, of the inputs' format.
     overwrite: replace an existing one.
     allow_unrelated: measure on a corpus that has changed since training.
     progress: called with a stage, what is done, what there is in all and a
@@ -46,42 +55,66 @@ def run_measured(
     InputError: a source is damaged or cannot be measured, or the output cannot
       be written.
   """
+  sources = open_models([source.name for source in job.sources])
   mesh = make_mesh(**config.mesh)
-  where = shardings(abstract_params(job.sources[0].metadata), mesh)
+  where = shardings(abstract_params(sources[0].metadata), mesh)
   scorer = open_scorer(
-    job.sources[-1].metadata,
+    sources[-1].metadata,
     mesh,
     batch_size=config.batch_size,
+    settings=settings.other_corpus(config.data),
+    seq_len=config.seq_len,
     allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),
   )
   split = scorer.on("search", config.search_sequences)
   if job.method in methods.MEASURED:
-    weights = _measured_weights(job, split, where)
+    weights = _measured_weights(job, sources, split, where)
     found = job._replace(weights=weights, is_average=True)
     run_streamed(found, output, overwrite=overwrite, progress=progress)
     return
   weights = list(job.weights) or equal_weights(job)
   trees = []
-  for source in job.sources:
-    trees.append(restore_params(source.path, where))
-    progress("merge", len(trees), len(job.sources), source.name)
+  for source in sources:
+    trees.append(load_params(source, where))
+    progress("merge", len(trees), len(sources), source.name)
   merged = _by_information(job, trees, weights, scorer.graph, split, progress)
-  save_merged(
-    output,
+  recipe = Recipe(job.method, weights, parameters=job.recipe)
+  if job.sources[0].layout == DECODER:
+    save_merged(output, merged, sources, recipe, overwrite=overwrite)
+  else:
+    _export(output, merged, sources, recipe, overwrite=overwrite)
+
+
+def _export(
+  output: epath.PathLike,
+  merged: Any,
+  sources: Sequence[Checkpoint],
+  recipe: Recipe,
+  *,
+  overwrite: bool,
+) -> None:
+  """Saves a Hugging Face directory."""
+  hashes = [identity(source) for source in sources]
+  metadata = describe_merged(sources, recipe, describe_leaves(merged), hashes)
+  saved = models.SavedModel(
     merged,
-    job.sources,
-    Recipe(job.method, weights, parameters=job.recipe),
-    overwrite=overwrite,
+    DecoderConfig.from_dict(metadata.model),
+    metadata.tokenizer,
+    metadata,
+    metadata.files,
   )
+  models.save(saved, output, "hf", overwrite=overwrite)
 
 
-def _measured_weights(job: Job, split: HeldOutLoss, where: Any) -> list[float]:
+def _measured_weights(
+  job: Job, sources: Sequence[Checkpoint], split: HeldOutLoss, where: Any
+) -> list[float]:
   """Weights of a method that needs losses; of trees where they fit."""
   place = choose_place(
-    job.sources, where, merged_trees=2, memory_budget_gb=job.budget / 2**30
+    sources, where, merged_trees=2, memory_budget_gb=job.budget / 2**30
   )
-  trees = open_trees(job.sources, where, place.where)
+  trees = open_trees(sources, where, place.where)
   groups = one_group(where)
   return methods.measured_weights(
     job.method,

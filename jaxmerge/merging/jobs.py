@@ -16,13 +16,56 @@ from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
 from jaxmerge.errors import InputError
 from jaxmerge.files import human_bytes
 from jaxmerge.merging import methods, streaming
-from jaxmerge.merging.average import weighing
+from jaxmerge.merging.average import normalise, weighing
+from jaxmerge.merging.groups import Groups, layer_groups
 
 Progress = Callable[[str, int, int, str], None]
 
 # Bytes a second, read and written together, of a merge on two CPU cores whose
 # files are in memory already (docs/results/merge.md).
 _BYTES_A_SECOND = {"step directories": 200e6, "Hugging Face": 1000e6}
+
+
+class WeightGroups(NamedTuple):
+  """Weights of their own for groups of parameters.
+
+  Attributes:
+    groups: of the parameters.
+    weights_GxK: each row sums to one.
+  """
+
+  groups: Groups
+  weights_GxK: Sequence[Sequence[float]]
+
+  @property
+  def mean_weights(self) -> list[float]:
+    """Of all parameters together."""
+    shares_G = np.array(self.groups.shares_G)
+    return (shares_G @ np.array(self.weights_GxK)).tolist()
+
+  @property
+  def by_name(self) -> dict[str, Sequence[float]]:
+    return dict(zip(self.groups.names_G, self.weights_GxK, strict=True))
+
+  def of_portions(self) -> Callable[[streaming.Portion], Sequence[float]]:
+    return streaming.weights_of_groups(self.weights_GxK, self.groups)
+
+
+def grouped(tree: Any, bands: int, weights: Sequence[float]) -> WeightGroups:
+  """Weights as typed: those of the embeddings, of each band, of the head.
+
+  Args:
+    tree: shapes of a decoder's parameters.
+    bands: bands of layers.
+    weights: K for each group, one group after the other.
+
+  Raises:
+    InputError: there are not so many layers, or a group's weights are not
+      usable.
+  """
+  groups = layer_groups(tree, bands)
+  rows = np.reshape(weights, (len(groups.names_G), -1)).tolist()
+  return WeightGroups(groups, [normalise(row) for row in rows])
 
 
 class Job(NamedTuple):
@@ -36,6 +79,7 @@ class Job(NamedTuple):
     weights: as typed, or as the method gives them; empty: none.
     is_average: whether the weights say all.
     budget: bytes of memory for parameters.
+    groups: of an average, weights that differ between groups.
     specs: of the merged tree.
     needed: bytes of memory for parameters.
     workers: portions that are made at the same time.
@@ -48,6 +92,7 @@ class Job(NamedTuple):
   weights: Sequence[float]
   is_average: bool
   budget: float
+  groups: WeightGroups | None = None
   specs: Mapping[str, LeafSpec] = {}
   needed: int = 0
   workers: int = streaming.WORKERS
@@ -60,9 +105,15 @@ class Job(NamedTuple):
   @property
   def read(self) -> list[Checkpoint]:
     """What is read, the base first and no source of weight zero."""
-    weights = self.weights or equal_weights(self)
-    used = [c for c, w in zip(self.sources, weights, strict=True) if w]
+    used, _ = weighing(self.sources, self.uses_K)
     return [*([self.base] if self.base else []), *used]
+
+  @property
+  def uses_K(self) -> list[float]:
+    """Above zero for sources that weigh anything anywhere."""
+    weights = self.weights or equal_weights(self)
+    rows = self.groups.weights_GxK if self.groups else [weights]
+    return [max(map(abs, column)) for column in zip(*rows, strict=True)]
 
   @property
   def recipe(self) -> dict[str, Any]:
@@ -79,7 +130,11 @@ def sized(job: Job) -> Job:
   """
   method = methods.METHODS[job.method]
   leaves = [checkpoint.open_leaves() for checkpoint in job.read]
-  job = job._replace(specs=streaming.specs(leaves, by_layer=method.whole))
+  job = job._replace(
+    specs=streaming.specs(
+      leaves, by_layer=method.whole or job.groups is not None
+    )
+  )
 
   def needed(workers: int) -> int:
     if method.data:  # a merged tree, and all others where there is room
@@ -120,8 +175,10 @@ def run_streamed(
   readings = Readings.of(job.sources)
   of_base = Readings.of([job.base]) if job.base else None
   weights = job.weights or equal_weights(job)
-  trees = streaming.stored(readings, weights)
-  average = streaming.Average(trees, lambda _: weights)
+  trees = streaming.stored(readings, job.uses_K)
+  average = streaming.Average(
+    trees, job.groups.of_portions() if job.groups else lambda _: weights
+  )
   work: Callable[[streaming.Portion], np.ndarray] = average
   if not job.is_average:
     trees, used_weights = weighing(trees, weights)
@@ -146,7 +203,12 @@ def run_streamed(
     job.specs,
     _shown(rows, job.specs, progress),
     readings,
-    Recipe(job.method, weights, parameters=job.recipe),
+    Recipe(
+      job.method,
+      weights,
+      groups=job.groups.by_name if job.groups else {},
+      parameters=job.recipe,
+    ),
     lambda: sorted(average.problems),
     base=of_base,
     overwrite=overwrite,

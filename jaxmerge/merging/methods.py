@@ -26,6 +26,7 @@ DEFAULTS: Mapping[str, int | float | bool | str] = {
   "seed": 0,
   "sampled": True,
   "off_diagonal": 0.9,
+  "bands": 0,
   "base": "",
 }
 
@@ -58,7 +59,10 @@ class Method:
 METHODS: Mapping[str, Method] = {
   "uniform": Method("the plain mean (model soup, arXiv 2203.05482)"),
   "weights": Method(
-    "the weights of --weights, divided by their sum", weights="one"
+    "the weights of --weights, divided by their sum; with `bands` for each"
+    " group of layers",
+    ("bands",),
+    weights="one",
   ),
   "lawa": Method(
     "the mean of the `newest` (LAWA, arXiv 2209.14981; SMA of PMA)",
@@ -184,8 +188,12 @@ def problems(
     found.append(f"the method {name!r} takes {wanted} inputs, got {count}")
   if weights and not method.weights:
     found.append(f"the method {name!r} takes no --weights")
-  elif len(weights) != count and (weights or method.weights == "one"):
-    found.append(f"{count} inputs but {len(weights)} --weights")
+  # The embeddings, each band of layers and the head.
+  groups = parameters["bands"] + 2 if parameters["bands"] else 1
+  takes = method.weights == "one" or (method.weights and weights)
+  if takes and len(weights) != count * groups:
+    each = f" in {groups} groups" if groups > 1 else ""
+    found.append(f"{count} inputs{each} but {len(weights)} --weights")
   found += [
     f"the method {name!r} does not use config.{key}; leave it at {default!r}"
     for key, default in DEFAULTS.items()
@@ -204,6 +212,7 @@ def _range_problems(parameters: Mapping[str, Any]) -> list[str]:
     "density": (0 < parameters["density"] <= 1, "in (0, 1]"),
     "drop": (0 <= parameters["drop"] < 1, "in [0, 1)"),
     "seed": (parameters["seed"] >= 0, "at least 0"),
+    "bands": (parameters["bands"] >= 0, "at least 0"),
     "off_diagonal": (0 <= parameters["off_diagonal"] <= 1, "in [0, 1]"),
   }
   return [

@@ -21,6 +21,7 @@ from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.metadata import tree_of_leaves
 from jaxmerge.checkpoints.tallies import BLOCK, Tally, blocks
 from jaxmerge.errors import InputError, check
+from jaxmerge.merging.groups import Groups
 from jaxmerge.parallel.rules import is_stacked, named_leaves
 
 # One reads and computes while the other does; more wait for the same disk.
@@ -161,6 +162,19 @@ def in_order(
         future.cancel()
 
 
+def weights_of_groups(
+  weights_GxK: Sequence[Sequence[float]], groups: Groups
+) -> Callable[[Portion], Sequence[float]]:
+  """The weights of a portion, which is of one layer where groups differ."""
+  group_of = named_leaves(groups.of_leaf)
+
+  def weights_K(portion: Portion) -> Sequence[float]:
+    group = np.asarray(group_of[portion.name])
+    return weights_GxK[int(group[portion.start] if group.ndim else group)]
+
+  return weights_K
+
+
 class Average:
   """sum_k w_k theta_k, in float32 with one cast at the end.
 
@@ -190,13 +204,12 @@ class Average:
     self.problems: set[str] = set()
 
   def __call__(self, portion: Portion) -> np.ndarray:
-    used = [
-      (tree, weight)
-      for tree, weight in zip(
-        self._trees, self._weights_K(portion), strict=True
-      )
-      if weight != 0
-    ]
+    used = []
+    for tree, weight in zip(self._trees, self._weights_K(portion), strict=True):
+      if weight != 0:
+        used.append((tree, weight))
+      elif tree.leaves:  # it weighs elsewhere, and its digests are of all rows
+        tree.read(portion)
     if len(used) == 1:
       return used[0][0].read(portion)
     if not _is_float(used[0][0], portion):

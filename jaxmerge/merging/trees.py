@@ -131,13 +131,7 @@ class TreesInStorage:
     return self.weighted_sum(rows, groups)
 
   def weighted_sum(self, weights_GxK: Weights, groups: Groups) -> Any:
-    group_of = named_leaves(groups.of_leaf)
-
-    def weights_K(portion: streaming.Portion) -> Sequence[float]:
-      group = np.asarray(group_of[portion.name])
-      index = group[portion.start] if group.ndim else group
-      return weights_GxK[int(index)]
-
+    weights_K = streaming.weights_of_groups(weights_GxK, groups)
     average = streaming.Average(self._trees, weights_K, names_problems=False)
     specs = streaming.specs(
       [tree.leaves for tree in self._trees], by_layer=len(weights_GxK) > 1

@@ -41,13 +41,21 @@ def test_what_a_method_does_not_use_is_refused(name):
     "seed": 1,
     "sampled": False,
     "off_diagonal": 0.5,
+    "bands": 1,
     "base": "x",
   }
   assert other.keys() == DEFAULTS.keys()
   for key, value in other.items():
     changed = {**_given(method), key: value}
-    found = _problems(name, count, weights, **changed)
+    typed = weights * 3 if key == "bands" else weights
+    found = _problems(name, count, typed, **changed)
     assert bool(found) == (key not in method.parameters), key
+
+
+def test_groups_have_weights_of_their_own():
+  assert _problems("weights", 2, [0.5] * 8, bands=2) == []
+  (found,) = _problems("weights", 2, [0.5, 0.5], bands=2)
+  assert found == "2 inputs in 4 groups but 2 --weights"
 
 
 def test_wrong_numbers_of_inputs_and_weights():
