@@ -42,16 +42,17 @@ class Stored(NamedTuple):
   Attributes:
     name: what the user calls it.
     leaves: by name.
-    tally: sees each portion once.
+    tally: sees each portion once; None where nothing is to be checked.
   """
 
   name: str
   leaves: Mapping[str, Leaf]
-  tally: Tally
+  tally: Tally | None = None
 
   def read(self, portion: Portion) -> np.ndarray:
     array = self.leaves[portion.name].rows(portion.start, portion.stop)
-    self.tally.add(Rows(portion.name, portion.start, array))
+    if self.tally is not None:
+      self.tally.add(Rows(portion.name, portion.start, array))
     return array
 
 
@@ -208,7 +209,7 @@ class Average:
     for tree, weight in zip(self._trees, self._weights_K(portion), strict=True):
       if weight != 0:
         used.append((tree, weight))
-      elif tree.leaves:  # it weighs elsewhere, and its digests are of all rows
+      elif tree.leaves and tree.tally:  # whose digests are of all rows
         tree.read(portion)
     if len(used) == 1:
       return used[0][0].read(portion)

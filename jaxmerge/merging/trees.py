@@ -89,13 +89,6 @@ class TreesOnDevices:
     return weight_slopes(gradient, self._trees, groups)
 
 
-class _Untold:
-  """A tally of rows that were checked before."""
-
-  def add(self, rows: Rows) -> None:
-    del rows
-
-
 class TreesInStorage:
   """Trees in host memory or in storage, merged on the host.
 
@@ -112,7 +105,7 @@ class TreesInStorage:
     shardings: Any,
   ):
     self._trees = [
-      streaming.Stored(name, leaves, _Untold())
+      streaming.Stored(name, leaves)
       for name, leaves in zip(names, leaves_K, strict=True)
     ]
     self._shardings = shardings
