@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge.checkpoints.digest import hexadecimal, part_lanes
@@ -76,7 +77,9 @@ class LeafTally:
     """What metadata says of each leaf, as describe_leaves."""
     found = {}
     for name, spec in specs.items():
-      norm = math.sqrt(self._squares.get(name, 0.0))
+      norm = 0.0
+      if jnp.issubdtype(spec.dtype, jnp.floating):
+        norm = math.sqrt(self._squares.get(name, 0.0))
       found[name] = describe_leaf(
         spec.shape,
         str(spec.dtype),
