@@ -322,6 +322,8 @@ def merge_trees(
     InputError: the trees differ, or weights that are not usable.
   """
   if name in ("dare", "dare_ties"):
+    # One of weight zero might as well not be there: it has no draws.
+    trees, weights = weighing(trees, weights)
     # In float32 until the end: dropping rescales, and must not round as well.
     thin = task_vectors.dropped(
       _wide(base),
