@@ -160,6 +160,8 @@ class Readings(NamedTuple):
   def hashes(self) -> list[str]:
     """Of the parameters of each source, after all of them have been read.
 
+    "" of a Hugging Face directory that has not been read.
+
     Raises:
       InputError: what was read does not match its digest; names the leaves.
     """

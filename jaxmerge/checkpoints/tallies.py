@@ -90,7 +90,7 @@ class LeafTally:
 
 
 class ContentTally:
-  """A hash of a tree's bytes, where the files name none."""
+  """A hash of a tree's bytes, where the files name none; "" of none."""
 
   def __init__(self) -> None:
     self._lock = threading.Lock()
@@ -103,5 +103,7 @@ class ContentTally:
       self._sums.setdefault(rows.name, {})[rows.start] = found
 
   def hash(self) -> str:
+    if not self._sums:
+      return ""
     value = {name: sorted(found.items()) for name, found in self._sums.items()}
     return hash_text(canonical_json(value))

@@ -135,8 +135,11 @@ def write_beside(
   """Writes all but the tensors: carried files, the model card, the origin."""
   for name, text in files.items():
     (path / name).write_bytes(to_bytes(name, text))
-  model_type = read_json(files[CONFIG]).get("model_type", "")
-  write_text(path / CARD, model_card(str(model_type), metadata))
+  model = read_json(files[CONFIG])
+  card = model_card(
+    str(model.get("model_type", "")), metadata, has_code="auto_map" in model
+  )
+  write_text(path / CARD, card)
   if metadata is not None:
     write_json(path / ORIGIN, origin(metadata))
 
