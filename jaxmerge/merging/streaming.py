@@ -134,10 +134,13 @@ def needed_bytes(
     together = min(spec.rows_together, rows)
     if whole:
       together = 1 if is_stacked(name) else rows
-    entries = math.prod(spec.shape) // rows * together
+    row = math.prod(spec.shape) // rows
+    entries = row * together
     size = spec.dtype.itemsize
     # Read, summed in float32 and cast; or read, in float32 and as much again.
     making = entries * (at_once * (size + 8) if at_once else 2 * size + 4)
+    if spec.rows_together > together:  # all that is stored together is decoded
+      making += row * spec.rows_together * size
     most = max(most, workers * making + (workers + 1) * entries * size)
   return most
 
