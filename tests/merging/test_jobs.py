@@ -9,11 +9,18 @@ import sys
 import numpy as np
 import pytest
 
-from jaxmerge import merge
-from jaxmerge.checkpoints import orbax_rows, safetensors_file, torch_file
+from jaxmerge import merge, runner
+from jaxmerge.checkpoints import (
+  leaves,
+  orbax_rows,
+  safetensors_file,
+  tallies,
+  torch_file,
+)
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
+from jaxmerge.merging import streaming
 from jaxmerge.parallel.rules import named_leaves
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -328,6 +335,14 @@ def test_a_failed_replacement_keeps_what_was_there(directories, tmp_path):
   assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("together", [1, 12])
+def test_a_layer_is_read_with_what_is_stored_with_it(together):
+  spec = leaves.LeafSpec((12, 64, 64), np.dtype(np.float32), together)
+  needed = streaming.needed_bytes({"layers/w": spec}, 2, whole=True, workers=1)
+  layer = 64 * 64 * 4
+  assert needed >= 2 * layer * 3 + together * layer
+
+
 def test_too_little_memory(directories, steps, tmp_path, capsys):
   before = everything_in(tmp_path)
   for inputs in (directories, steps):
@@ -519,9 +534,6 @@ def test_a_stack_larger_than_the_budget_is_merged_by_layers(
   )
   layer = 256 * 256 * 4
   if method == "uniform":
-    from jaxmerge.checkpoints import tallies
-    from jaxmerge.merging import streaming
-
     for module in (streaming, tallies):
       monkeypatch.setattr(module, "BLOCK", 256 * 256)
   base = {"base": str(paths[0])} if method == "ties" else {}
@@ -541,6 +553,41 @@ def test_a_stack_larger_than_the_budget_is_merged_by_layers(
       (trees[1]["layers"]["w"] + trees[2]["layers"]["w"]) / 2,
       atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("form", ["step", "hf"])
+def test_paths_and_flags_as_they_are_typed(
+  steps, directories, tmp_path, monkeypatch, capsys, form
+):
+  monkeypatch.chdir(tmp_path)
+  made.run([tmp_path / f"{form}1", tmp_path / f"{form}2"], tmp_path / "whole")
+  argv = ["--config", "configs/merge/weights.py"]
+  argv += ["--inputs", f"{form}1/,./{form}2,", "-output", "new/out/"]
+  argv += ["--weights", "-1,3", "--memory_budget_gb", "1"]
+  assert runner.run("merge", lambda: merge.main(argv)) == 0
+  assert "saved new/out" in capsys.readouterr().out
+  if form == "hf":
+    found = made.loaded(tmp_path / "new/out")
+    ends = tensors(1), tensors(2)
+  else:
+    found = named_leaves(restore_params("new/out"))
+    ends = named_leaves(tree(1)), named_leaves(tree(2))
+  for name, array in found.items():
+    expected = 1.5 * ends[1][name] - 0.5 * ends[0][name]
+    np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_program_error_is_not_called_bad_input(
+  directories, tmp_path, monkeypatch
+):
+  def broken(*_):
+    raise ZeroDivisionError
+
+  monkeypatch.setattr(safetensors_file.StoredTensor, "rows", broken)
+  before = everything_in(tmp_path)
+  with pytest.raises(ZeroDivisionError):
+    command(typed(*directories), f"--output={tmp_path / 'out'}")
+  assert everything_in(tmp_path) == before
 
 
 def test_help(capsys):
