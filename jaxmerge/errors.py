@@ -41,6 +41,9 @@ class Problems:
       self._found += error.problems
       return None
 
+  def add(self, problem: str) -> None:
+    self._found.append(problem)
+
   def check(self) -> None:
     """Raises InputError if there is any problem so far."""
     check(dict.fromkeys(self._found))

@@ -1,8 +1,8 @@
 """Merges checkpoints into one.
 
   python -m jaxmerge.merge --config=configs/merge/uniform.py \\
-      --inputs=A,B,... --output=DIR [--weights=.3,.7] [--overwrite] \\
-      [--allow_unrelated] [--dry_run]
+      --inputs=A,B,... --output=DIR [--weights=.3,.7] \\
+      [--memory_budget_gb=G] [--overwrite] [--allow_unrelated] [--dry_run]
 
 Methods (--config.method=), with their parameters (--config.density=.3, ...):
 """
@@ -23,7 +23,7 @@ from jaxmerge.checkpoints.store import check_output
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import settings
 from jaxmerge.errors import InputError, Problems, check
-from jaxmerge.files import check_can_make, check_room, free_bytes
+from jaxmerge.files import check_can_make, free_bytes
 from jaxmerge.merging import methods
 from jaxmerge.merging.average import normalise
 from jaxmerge.merging.jobs import (
@@ -159,7 +159,7 @@ def _open(
   if name in ("slerp", "karcher") and sum(w != 0 for w in weights) == 1:
     fixed = list(normalise(weights))  # one end of the arc is that tree
   budget = budget_gb * 2**30 or psutil.virtual_memory().available / 2
-  job = sized(
+  return sized(
     Job(
       name,
       parameters,
@@ -169,10 +169,9 @@ def _open(
       fixed is not None,
       budget,
       groups,
-    )
+    ),
+    output,
   )
-  check_room(output, job.size)
-  return job
 
 
 def _check_sources(
@@ -256,12 +255,16 @@ def main(argv: Sequence[str]) -> None:
     # A training run on this machine's accelerator is left alone.
     jax.config.update("jax_platforms", "cpu")
   runner.set_up_jax()
+  problems = Problems()
+  weights = problems(lambda: _numbers("weights", flags.weights))
+  budget = problems(lambda: _number("memory_budget_gb", flags.memory_budget_gb))
+  problems.check()
   merge(
     flags.config,
     runner.split_list(flags.inputs),
     flags.output,
-    weights=_numbers("weights", flags.weights),
-    memory_budget_gb=_number("memory_budget_gb", flags.memory_budget_gb),
+    weights=weights or [],
+    memory_budget_gb=budget or 0.0,
     overwrite=flags.overwrite,
     allow_unrelated=flags.allow_unrelated,
     dry_run=flags.dry_run,

@@ -88,7 +88,8 @@ class ArrayLeaf(NamedTuple):
     return 1
 
   def rows(self, start: int, stop: int) -> np.ndarray:
-    return self.array.reshape(-1, *row_shape(self.shape))[start:stop]
+    shape = (num_rows(self.shape), *row_shape(self.shape))
+    return self.array.reshape(shape)[start:stop]
 
 
 def total_bytes(leaves: Mapping[str, Leaf]) -> int:

@@ -19,7 +19,7 @@ from jaxmerge.checkpoints.store import check_output, save_params, save_rows
 from jaxmerge.checkpoints.tallies import ContentTally, LeafTally
 from jaxmerge.checkpoints.tensor_trees import write_beside
 from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
-from jaxmerge.errors import check
+from jaxmerge.errors import Problems, check
 from jaxmerge.files import replace_directory
 
 
@@ -160,6 +160,8 @@ class Readings(NamedTuple):
   def hashes(self) -> list[str]:
     """Of the parameters of each source, after all of them have been read.
 
+    "" of a Hugging Face directory that has not been read.
+
     Raises:
       InputError: what was read does not match its digest; names the leaves.
     """
@@ -213,15 +215,15 @@ def save_merged_rows(
       yield portion
 
   def metadata(leaves: Mapping[str, Any]) -> Metadata:
-    check(problems())
+    found = Problems(problems())
+    of_base = found(base.hashes) if base is not None else None
+    hashes = found(readings.hashes) or []
+    found.check()
     known = dict(recipe.parameters)
-    if base is not None:
-      known["base"] = base.hashes()[0]
+    if of_base is not None:
+      known["base"] = of_base[0]
     return describe_merged(
-      readings.sources,
-      recipe._replace(parameters=known),
-      leaves,
-      readings.hashes(),
+      readings.sources, recipe._replace(parameters=known), leaves, hashes
     )
 
   if readings.sources[0].layout == DECODER:

@@ -16,6 +16,15 @@ from jaxmerge.errors import InputError
 from jaxmerge.parallel.rules import named_leaves
 
 FORMAT = 1
+# The tokenizer of a Hugging Face directory, where it is not tokenizer.json.
+VOCABULARY_FILES = (
+  "vocab.json",
+  "merges.txt",
+  "vocab.txt",
+  "tokenizer.model",
+  "spiece.model",
+  "sentencepiece.bpe.model",
+)
 # Small files beside the tensors of a Hugging Face directory that are kept as
 # they are; a name in `.model` is binary and kept as base64.
 CARRIED_FILES = (
@@ -24,10 +33,11 @@ CARRIED_FILES = (
   "tokenizer_config.json",
   "special_tokens_map.json",
   "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
   "chat_template.jinja",
-  "tokenizer.model",
+  "chat_template.json",
+  "preprocessor_config.json",
+  "processor_config.json",
+  *VOCABULARY_FILES,
 )
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
 

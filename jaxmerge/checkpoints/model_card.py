@@ -20,12 +20,15 @@ or
 """
 
 
-def model_card(model_type: str, metadata: Metadata | None) -> str:
+def model_card(
+  model_type: str, metadata: Metadata | None, *, has_code: bool = False
+) -> str:
   """A model card with front matter.
 
   Args:
     model_type: as config.json calls it.
     metadata: of the checkpoint that is exported; None without one.
+    has_code: its code is no part of transformers and lies beside the tensors.
   """
   merged = metadata is not None and metadata.kind == "merged"
   tags = ["jaxmerge", *(["merge"] if merged else [])]
@@ -37,8 +40,8 @@ def model_card(model_type: str, metadata: Metadata | None) -> str:
   if metadata is not None:
     lines += _origin(metadata)
     lines += _sources(metadata.provenance) if metadata.provenance else []
-  # Its code is not a part of transformers and lies beside the weights.
-  remote = ", trust_remote_code=True" if model_type == "baichuan" else ""
+  has_code = has_code or model_type == "baichuan"
+  remote = ", trust_remote_code=True" if has_code else ""
   return "\n".join(lines) + "\n" + _HOW_TO_LOAD.format(remote=remote)
 
 

@@ -135,7 +135,7 @@ def check_output(path: epath.PathLike, *, overwrite: bool) -> None:
   problems = []
   if path.exists() and not overwrite:
     problems.append(f"{path} exists; use --overwrite to replace it")
-  elif path.exists() and (not path.is_dir() or _other_content(path)):
+  elif path.exists() and not _is_replaceable(path):
     problems.append(
       f"{path} is not a checkpoint, so --overwrite does not replace it"
     )
@@ -149,16 +149,31 @@ def check_output(path: epath.PathLike, *, overwrite: bool) -> None:
   check(problems)
 
 
-def _other_content(path: epath.Path) -> list[str]:
-  """What is in a directory that no checkpoint of ours has."""
-  ours = ("params", "metadata", "tokenizer.json", "README.md", "jaxmerge.json")
-  index = "model.safetensors.index.json"
-  return [
-    p.name
-    for p in path.iterdir()
-    if p.name not in (*ours, *CARRIED_FILES, index)
-    and not p.name.endswith((".txt", ".safetensors", "_METADATA"))
-  ]
+_OF_A_STEP = {"params", "metadata", "_CHECKPOINT_METADATA"}
+# Orbax writes it where directories cannot be renamed.
+_COMMIT = "commit_success.txt"
+_OF_A_MODEL = {
+  "tokenizer.json",
+  "README.md",
+  "jaxmerge.json",
+  "model.safetensors.index.json",
+  *CARRIED_FILES,
+}
+
+
+def _is_replaceable(path: epath.Path) -> bool:
+  """Whether a directory is empty, or a checkpoint with nothing else in it."""
+  if not path.is_dir():
+    return False
+  names = {p.name for p in path.iterdir()}
+  if not names or "metadata" in names:
+    return not names - _OF_A_STEP - {_COMMIT}
+  if "config.json" not in names:
+    return False
+  own = [".safetensors"]
+  if b'"auto_map"' in (path / "config.json").read_bytes():
+    own.append(".py")  # code that config.json refers to
+  return all(n in _OF_A_MODEL or n.endswith(tuple(own)) for n in names)
 
 
 def save_params(

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge.checkpoints.digest import hexadecimal, part_lanes
@@ -76,7 +77,9 @@ class LeafTally:
     """What metadata says of each leaf, as describe_leaves."""
     found = {}
     for name, spec in specs.items():
-      norm = math.sqrt(self._squares.get(name, 0.0))
+      norm = 0.0
+      if jnp.issubdtype(spec.dtype, jnp.floating):
+        norm = math.sqrt(self._squares.get(name, 0.0))
       found[name] = describe_leaf(
         spec.shape,
         str(spec.dtype),
@@ -87,7 +90,7 @@ class LeafTally:
 
 
 class ContentTally:
-  """A hash of a tree's bytes, where the files name none."""
+  """A hash of a tree's bytes, where the files name none; "" of none."""
 
   def __init__(self) -> None:
     self._lock = threading.Lock()
@@ -100,5 +103,7 @@ class ContentTally:
       self._sums.setdefault(rows.name, {})[rows.start] = found
 
   def hash(self) -> str:
+    if not self._sums:
+      return ""
     value = {name: sorted(found.items()) for name, found in self._sums.items()}
     return hash_text(canonical_json(value))

@@ -12,6 +12,7 @@ from etils import epath
 from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import (
   CARRIED_FILES,
+  VOCABULARY_FILES,
   Metadata,
   describe_leaf,
   origin,
@@ -89,7 +90,7 @@ def open_tree(path: epath.PathLike) -> TensorTree:
     model={k: v for k, v in model.items() if k not in _NOT_THE_MODEL},
     data={},
     corpus="",
-    tokenizer=files.get(TOKENIZER, files.get("tokenizer.model", "")),
+    tokenizer=_tokenizer(files),
     leaves={"params": without_digests(leaves)},
     iterator="",
     provenance={},
@@ -97,6 +98,13 @@ def open_tree(path: epath.PathLike) -> TensorTree:
     files=files,
   )
   return TensorTree(read_origin(path, metadata), leaves)
+
+
+def _tokenizer(files: Mapping[str, str]) -> str:
+  """What tells tokenizers apart: tokenizer.json, or what there is instead."""
+  if TOKENIZER in files:
+    return files[TOKENIZER]
+  return "".join(files[name] for name in VOCABULARY_FILES if name in files)
 
 
 def without_digests(leaves: Mapping[str, Leaf]) -> dict[str, Any]:
@@ -127,8 +135,11 @@ def write_beside(
   """Writes all but the tensors: carried files, the model card, the origin."""
   for name, text in files.items():
     (path / name).write_bytes(to_bytes(name, text))
-  model_type = read_json(files[CONFIG]).get("model_type", "")
-  write_text(path / CARD, model_card(str(model_type), metadata))
+  model = read_json(files[CONFIG])
+  card = model_card(
+    str(model.get("model_type", "")), metadata, has_code="auto_map" in model
+  )
+  write_text(path / CARD, card)
   if metadata is not None:
     write_json(path / ORIGIN, origin(metadata))
 

@@ -68,7 +68,8 @@ class TorchTensor:
 
   def rows(self, start: int, stop: int) -> np.ndarray:
     """The rows from start to stop; all are read."""
-    return np.asarray(self).reshape(-1, *row_shape(self.shape))[start:stop]
+    shape = (num_rows(self.shape), *row_shape(self.shape))
+    return np.asarray(self).reshape(shape)[start:stop]
 
   def __array__(
     self, dtype: Any = None, copy: bool | None = None

@@ -30,7 +30,7 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
   values = [float(w) for w in weights_K]
   if not values:
     raise InputError("there are no weights")
-  check(f"weight {w} is not finite" for w in values if not math.isfinite(w))
+  check_finite(values)
   # Of the largest, so that no sum leaves the range.
   largest = max(map(abs, values)) or 1.0
   parts = [w / largest for w in values]
@@ -41,6 +41,11 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
       f"weights {values} sum to {total * largest}, not above zero"
     )
   return found
+
+
+def check_finite(weights_K: Sequence[float]) -> None:
+  """Raises InputError for weights that are NaN or Inf."""
+  check(f"weight {w} is not finite" for w in weights_K if not math.isfinite(w))
 
 
 def shares(count: int, weights_K: Sequence[float]) -> tuple[float, ...]:

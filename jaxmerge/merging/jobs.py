@@ -13,8 +13,8 @@ from etils import epath
 from jaxmerge.checkpoints.leaves import LeafSpec, Rows
 from jaxmerge.checkpoints.merged import Readings, Recipe, save_merged_rows
 from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
-from jaxmerge.errors import InputError
-from jaxmerge.files import human_bytes
+from jaxmerge.errors import Problems
+from jaxmerge.files import check_room, human_bytes
 from jaxmerge.merging import methods, streaming
 from jaxmerge.merging.average import normalise, weighing
 from jaxmerge.merging.groups import Groups, layer_groups
@@ -122,11 +122,15 @@ class Job(NamedTuple):
     return {key: self.parameters[key] for key in used}
 
 
-def sized(job: Job) -> Job:
+def sized(job: Job, output: epath.PathLike) -> Job:
   """The job with its specs, and as many workers as its memory allows.
 
+  Args:
+    job: without them.
+    output: where it is to write.
+
   Raises:
-    InputError: a source is damaged, or more memory is needed.
+    InputError: a source is damaged, or more memory or disk is needed.
   """
   method = methods.METHODS[job.method]
   leaves = [checkpoint.open_leaves() for checkpoint in job.read]
@@ -147,13 +151,17 @@ def sized(job: Job) -> Job:
       workers=workers,
     )
 
-  for workers in range(streaming.WORKERS, 0, -1):
-    if needed(workers) <= job.budget:
-      return job._replace(needed=needed(workers), workers=workers)
-  raise InputError(
-    f"{human_bytes(needed(1))} of memory are needed for parameters, "
-    f"{human_bytes(job.budget)} may be used; see --memory_budget_gb"
-  )
+  problems = Problems()
+  problems(lambda: check_room(output, job.size))
+  possible = range(streaming.WORKERS, 0, -1)
+  workers = next((n for n in possible if needed(n) <= job.budget), 1)
+  if needed(workers) > job.budget:
+    problems.add(
+      f"{human_bytes(needed(1))} of memory are needed for parameters, "
+      f"{human_bytes(job.budget)} may be used; see --memory_budget_gb"
+    )
+  problems.check()
+  return job._replace(needed=needed(workers), workers=workers)
 
 
 def run_streamed(
@@ -176,10 +184,10 @@ def run_streamed(
   of_base = Readings.of([job.base]) if job.base else None
   weights = job.weights or equal_weights(job)
   trees = streaming.stored(readings, job.uses_K)
-  average = streaming.Average(
+  work: streaming.Average | streaming.Slices
+  work = streaming.Average(
     trees, job.groups.of_portions() if job.groups else lambda _: weights
   )
-  work: Callable[[streaming.Portion], np.ndarray] = average
   if not job.is_average:
     trees, used_weights = weighing(trees, weights)
 
@@ -194,7 +202,7 @@ def run_streamed(
       )
 
     base = streaming.stored(of_base, [1.0])[0] if of_base else None
-    work = streaming.merged_slice(one_leaf, base, trees)
+    work = streaming.Slices(one_leaf, base, trees)
   rows = streaming.in_order(
     work, streaming.portions(job.specs, whole=whole), job.workers
   )
@@ -209,7 +217,7 @@ def run_streamed(
       groups=job.groups.by_name if job.groups else {},
       parameters=job.recipe,
     ),
-    lambda: sorted(average.problems),
+    lambda: sorted(work.problems),
     base=of_base,
     overwrite=overwrite,
   )

@@ -4,14 +4,16 @@ K trees, oldest first where their order matters.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxmerge.errors import InputError
 from jaxmerge.merging import coefficients, geometry, soups, task_vectors
-from jaxmerge.merging.average import normalise
+from jaxmerge.merging.average import check_finite, normalise, shares, weighing
 from jaxmerge.merging.model_stock import model_stock
 
 # What a method may be told, with the values that mean nothing was said.
@@ -201,7 +203,32 @@ def problems(
   ]
   if method.base and not parameters["base"]:
     found.append(f"the method {name!r} needs config.base")
-  return found + _range_problems(parameters)
+  found += _range_problems(parameters)
+  return found or _weight_problems(name, count, weights, parameters)
+
+
+def _weight_problems(
+  name: str,
+  count: int,
+  weights: Sequence[float],
+  parameters: Mapping[str, Any],
+) -> list[str]:
+  """Of a method that takes what it was given."""
+  check: Callable[..., Any] = normalise
+  if name in ("karcher", "ties", "dare_ties", "fisher", "regmean"):
+    check = functools.partial(shares, count)
+  if name in ("task_arithmetic", "dare"):
+    check = check_finite
+  # With bands the weights of one group after the other.
+  rows = [weights[i : i + count] for i in range(0, len(weights), count)]
+  try:
+    if not rows:
+      fixed_weights(name, count, weights, parameters)
+    for row in rows:
+      check(row)
+  except InputError as error:
+    return error.problems
+  return []
 
 
 def _range_problems(parameters: Mapping[str, Any]) -> list[str]:
@@ -295,6 +322,8 @@ def merge_trees(
     InputError: the trees differ, or weights that are not usable.
   """
   if name in ("dare", "dare_ties"):
+    # One of weight zero might as well not be there: it has no draws.
+    trees, weights = weighing(trees, weights)
     # In float32 until the end: dropping rescales, and must not round as well.
     thin = task_vectors.dropped(
       _wide(base),

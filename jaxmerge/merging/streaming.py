@@ -16,11 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows, num_rows
+from jaxmerge.checkpoints.leaves import (
+  Leaf,
+  LeafSpec,
+  Rows,
+  num_rows,
+  row_shape,
+)
 from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.metadata import tree_of_leaves
 from jaxmerge.checkpoints.tallies import BLOCK, Tally, blocks
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import check
 from jaxmerge.merging.groups import Groups
 from jaxmerge.parallel.rules import is_stacked, named_leaves
 
@@ -128,10 +134,13 @@ def needed_bytes(
     together = min(spec.rows_together, rows)
     if whole:
       together = 1 if is_stacked(name) else rows
-    entries = math.prod(spec.shape) // rows * together
+    row = math.prod(spec.shape) // rows
+    entries = row * together
     size = spec.dtype.itemsize
     # Read, summed in float32 and cast; or read, in float32 and as much again.
     making = entries * (at_once * (size + 8) if at_once else 2 * size + 4)
+    if spec.rows_together > together:  # all that is stored together is decoded
+      making += row * spec.rows_together * size
     most = max(most, workers * making + (workers + 1) * entries * size)
   return most
 
@@ -179,9 +188,9 @@ def weights_of_groups(
 class Average:
   """sum_k w_k theta_k, in float32 with one cast at the end.
 
-  A single tree that weighs anything is copied bit for bit; trees of weight
-  zero are not read. Leaves of whole numbers must be equal and are copied;
-  InputError names one that is not.
+  A single tree of weight one is copied bit for bit; trees of weight
+  zero are not read. Leaves of whole numbers and of more than 32 bits must be
+  equal and are copied; InputError names one that is not.
 
   Args:
     trees: K equal trees.
@@ -211,9 +220,13 @@ class Average:
         used.append((tree, weight))
       elif tree.leaves and tree.tally:  # whose digests are of all rows
         tree.read(portion)
-    if len(used) == 1:
+    if len(used) == 1 and used[0][1] == 1:
       return used[0][0].read(portion)
-    if not _is_float(used[0][0], portion):
+    if not used:  # of weights that are a direction, not shares
+      leaf = self._trees[0].leaves[portion.name]
+      rows = portion.stop - portion.start
+      return np.zeros((rows, *row_shape(leaf.shape)), leaf.dtype)
+    if not _is_averageable(used[0][0], portion):
       return _common(portion, [tree for tree, _ in used])
     sums: list[jax.Array] = []
     for tree, weight in used:
@@ -223,6 +236,8 @@ class Average:
           sums.append(_first(np.float32(weight), block))
         else:
           sums[i] = _add(sums[i], np.float32(weight), block)
+    if not sums:  # the portion is empty
+      return array
     merged, finite = zip(*(_cast(total, str(array.dtype)) for total in sums))
     if self._names_problems and not all(finite):
       self.problems |= _not_finite(portion, [tree for tree, _ in used])
@@ -230,8 +245,9 @@ class Average:
     return joined[: array.size].reshape(array.shape)
 
 
-def _is_float(tree: Stored, portion: Portion) -> bool:
-  return bool(jnp.issubdtype(tree.leaves[portion.name].dtype, jnp.floating))
+def _is_averageable(tree: Stored, portion: Portion) -> bool:
+  dtype = tree.leaves[portion.name].dtype
+  return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize <= 4
 
 
 def _common(portion: Portion, trees: Sequence[Stored]) -> np.ndarray:
@@ -273,43 +289,67 @@ def _not_finite(portion: Portion, trees: Sequence[Stored]) -> set[str]:
   found = {
     f"{tree.name}: {portion.name} holds NaN or Inf"
     for tree in trees
-    if not np.isfinite(
-      tree.leaves[portion.name]
-      .rows(portion.start, portion.stop)
-      .astype(np.float32)
-    ).all()
+    if not _all_finite(
+      tree.leaves[portion.name].rows(portion.start, portion.stop)
+    )
   }
-  return found or {f"the merged {portion.name} is too large for its dtype"}
+  return found or {_too_large(portion)}
 
 
-def merged_slice(
-  merge: SliceMerge, base: Stored | None, trees: Sequence[Stored]
-) -> Callable[[Portion], np.ndarray]:
+def _too_large(portion: Portion) -> str:
+  return f"the merged {portion.name} is too large for its dtype"
+
+
+class Slices:
   """What is not elementwise: whole tensors of all trees at once.
 
-  Raises:
-    InputError: when it is called: a tensor holds NaN or Inf.
-  """
-  sources = [*([base] if base else []), *trees]
+  Args:
+    merge: of one-leaf trees.
+    base: what all came from, for methods that need it.
+    trees: K equal trees that weigh anything.
 
-  def work(portion: Portion) -> np.ndarray:
-    if not _is_float(sources[0], portion):
-      return _common(portion, sources)
-    arrays = [tree.read(portion) for tree in sources]
+  Attributes:
+    problems: leaves with NaN or Inf; to be read when all portions are done.
+  """
+
+  def __init__(
+    self, merge: SliceMerge, base: Stored | None, trees: Sequence[Stored]
+  ):
+    self._merge = merge
+    self._has_base = base is not None
+    self._sources = [*([base] if base else []), *trees]
+    self.problems: set[str] = set()
+
+  def __call__(self, portion: Portion) -> np.ndarray:
+    if not _is_averageable(self._sources[0], portion):
+      return _common(portion, self._sources)
+    arrays = [tree.read(portion) for tree in self._sources]
     bad = {
       f"{tree.name}: {portion.name} holds NaN or Inf"
-      for tree, array in zip(sources, arrays)
-      if not np.isfinite(array.astype(np.float32)).all()
+      for tree, array in zip(self._sources, arrays)
+      if not _all_finite(array)
     }
-    if bad:
-      raise InputError(sorted(bad))
-    shape = sources[0].leaves[portion.name].shape
+    if bad or not arrays[0].size:
+      self.problems |= bad
+      return arrays[0]
+    merged = self._merged(portion, arrays)
+    if not _all_finite(merged):
+      self.problems.add(_too_large(portion))
+    return merged
+
+  def _merged(
+    self, portion: Portion, arrays: Sequence[np.ndarray]
+  ) -> np.ndarray:
+    shape = self._sources[0].leaves[portion.name].shape
     one_leaf = [
       tree_of_leaves({portion.name: array if shape else array.reshape(())})
       for array in arrays
     ]
-    start, ends = (one_leaf[0], one_leaf[1:]) if base else (None, one_leaf)
-    (found,) = named_leaves(merge(start, ends, portion.start)).values()
+    has_base = self._has_base
+    start, ends = (one_leaf[0], one_leaf[1:]) if has_base else (None, one_leaf)
+    (found,) = named_leaves(self._merge(start, ends, portion.start)).values()
     return np.asarray(found).reshape(arrays[0].shape)
 
-  return work
+
+def _all_finite(array: np.ndarray) -> bool:
+  return bool(np.isfinite(array.astype(np.float32)).all())

@@ -12,8 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.errors import InputError, check
-from jaxmerge.merging.average import check_equal_trees, shares, weighing
+from jaxmerge.errors import InputError
+from jaxmerge.merging.average import (
+  check_equal_trees,
+  check_finite,
+  shares,
+  weighing,
+)
 from jaxmerge.merging.slices import map_slices
 from jaxmerge.parallel.rules import is_stacked, leaf_name
 
@@ -25,7 +30,7 @@ def _used(
   check_equal_trees([base, *trees])
   if len(weights) != len(trees):
     raise InputError(f"{len(trees)} trees but {len(weights)} weights")
-  check(f"weight {w} is not finite" for w in weights if not math.isfinite(w))
+  check_finite(weights)
   used, kept = weighing(trees, weights)
   return used, jnp.asarray(kept, jnp.float32)
 

@@ -19,7 +19,7 @@ def _given(method):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_called_as_it_should_be(name):
   method = METHODS[name]
-  count = 2 if method.most else 3
+  count = 2 if method.most else 6
   weights = [1.0] * count if method.weights == "one" else []
   assert _problems(name, count, weights, **_given(method)) == []
   assert name in methods.help_text()
@@ -28,7 +28,7 @@ def test_a_method_called_as_it_should_be(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_does_not_use_is_refused(name):
   method = METHODS[name]
-  count = 2 if method.most else 3
+  count = 2 if method.most else 6
   weights = [1.0] * count if method.weights == "one" else []
   other = {
     "newest": 2,
