@@ -18,7 +18,7 @@ from jaxmerge import runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.sources import load_params, open_models
-from jaxmerge.data import settings
+from jaxmerge.data import sections
 from jaxmerge.errors import check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.held_out_splits import open_scorer
@@ -33,7 +33,7 @@ SCHEMA: runner.Schema = {
   "sequences": int,
   "seq_len": int,
   "batch_size": int,
-  "data": dict(settings.OTHER_CORPUS),
+  "data": dict(sections.OTHER_CORPUS),
   "mesh": {"data": int, "fsdp": int, "tensor": int},
 }
 _SPLITS = ("train", "search", "report", "validation")
@@ -79,7 +79,7 @@ def evaluate(
     first,
     mesh,
     batch_size=config.batch_size,
-    settings=settings.other_corpus(config.data),
+    settings=sections.other_corpus(config.data),
     seq_len=config.seq_len,
     progress=lambda text: progress("data", 0, 0, text),
   )
@@ -131,7 +131,7 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
   ]
   if config.seq_len < 0:
     problems.append(f"config.seq_len must be >= 0, got {config.seq_len}")
-  problems += settings.other_corpus_problems(config.data)
+  problems += sections.other_corpus_problems(config.data)
   if config.split not in _SPLITS:
     problems.append(
       f"config.split must be one of {', '.join(_SPLITS)}, got {config.split!r}"

@@ -19,9 +19,9 @@ from ml_collections import config_dict
 from jaxmerge import runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.store import check_output
+from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.data import settings
+from jaxmerge.data import sections
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import check_can_make, free_bytes
 from jaxmerge.merging import methods
@@ -43,7 +43,7 @@ SCHEMA: runner.Schema = {
   "search_sequences": int,
   "batch_size": int,
   "seq_len": int,
-  "data": dict(settings.OTHER_CORPUS),
+  "data": dict(sections.OTHER_CORPUS),
   "mesh": {"data": int, "fsdp": int, "tensor": int},
 }
 
@@ -132,7 +132,7 @@ def _open(
       for key in ("search_sequences", "batch_size")
       if config[key] < 1
     ]
-    + settings.other_corpus_problems(config.data)
+    + sections.other_corpus_problems(config.data)
     + (
       []
       if math.isfinite(budget_gb) and budget_gb >= 0
@@ -191,6 +191,10 @@ def _check_sources(
   )
   if method.ordered:
     problems(lambda: check(_order_problems(sources)))
+  if method.data:  # the model must be known; imports its families
+    from jaxmerge.checkpoints.sources import open_models
+
+    problems(lambda: open_models([source.name for source in sources]))
   problems.check()
 
 

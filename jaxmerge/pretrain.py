@@ -16,7 +16,7 @@ from ml_collections import config_dict
 
 from jaxmerge import runner
 from jaxmerge.checkpoints import merged, metadata, store, trajectory
-from jaxmerge.data import cache, heldout, pipeline, settings
+from jaxmerge.data import cache, heldout, pipeline, sections, settings
 from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
@@ -51,7 +51,7 @@ SCHEMA: runner.Schema = {
   "save_every": int,
   "validation_sequences": int,
   "eval_batch_size": int,
-  "data": settings.SCHEMA,
+  "data": sections.SCHEMA,
   "model": _MODEL,
   "optimizer": {
     "learning_rate": float,

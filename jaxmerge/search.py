@@ -34,7 +34,7 @@ from jaxmerge.checkpoints.merged import Recipe, identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.sources import numbered, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.data import settings
+from jaxmerge.data import sections
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
@@ -73,7 +73,7 @@ SCHEMA: runner.Schema = {
   "report_sequences": int,
   "batch_size": int,
   "seq_len": int,
-  "data": dict(settings.OTHER_CORPUS),
+  "data": dict(sections.OTHER_CORPUS),
   "memory_budget_gb": float,
   "report": str,
   "mesh": {"data": int, "fsdp": int, "tensor": int},
@@ -143,7 +143,7 @@ def search(
     merged_of[-1].metadata,
     mesh,
     batch_size=config.batch_size,
-    settings=settings.other_corpus(config.data),
+    settings=sections.other_corpus(config.data),
     seq_len=config.seq_len,
     allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),
@@ -319,7 +319,7 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
     for key in ("max_seconds", "max_tokens", "bands")
     if config[key] < 0
   ]
-  problems += settings.other_corpus_problems(config.data)
+  problems += sections.other_corpus_problems(config.data)
   for key in ("seq_len", "memory_budget_gb"):
     if not (math.isfinite(config[key]) and config[key] >= 0):
       problems.append(f"config.{key} must be at least 0, got {config[key]}")

@@ -1,7 +1,8 @@
 """Baichuan2-7B at 1980 and 2200 billion tokens (arXiv 2403.19390, section 4).
 
   hf download baichuan-inc/Baichuan2-7B-Intermediate-Checkpoints \
-      --include "train_01980B/*" "train_02200B/*" --local-dir checkpoints/baichuan2
+      --include "train_01980B/*" "train_02200B/*" \
+      --local-dir checkpoints/baichuan2
   python -m jaxmerge.search --config=configs/search/baichuan2_7b.py \
       --workdir=runs/baichuan2_7b --allow_unrelated \
       --inputs=checkpoints/baichuan2/train_01980B,checkpoints/baichuan2/train_02200B

@@ -20,13 +20,13 @@ from jaxmerge.checkpoints.families import table
 from jaxmerge.checkpoints.families.family import Family
 from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import CARRIED_FILES, Metadata, versions
+from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import (
   MAX_SHARD_BYTES,
   open_tensors,
   write_tensors,
 )
-from jaxmerge.checkpoints.store import check_output
 from jaxmerge.checkpoints.tensor_trees import (
   CONFIG,
   TOKENIZER,

@@ -7,7 +7,6 @@ from etils import epath
 
 from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import Metadata, read_metadata
-from jaxmerge.checkpoints.orbax_rows import open_orbax
 from jaxmerge.checkpoints.tensor_trees import is_hugging_face, open_tree
 from jaxmerge.errors import InputError, check
 
@@ -44,6 +43,9 @@ class Checkpoint:
     """
     if self.leaves is not None:
       return self.leaves
+    # Orbax takes longer to import than a small merge of tensors takes.
+    from jaxmerge.checkpoints.orbax_rows import open_orbax
+
     return open_orbax(self.path, self.metadata)
 
 

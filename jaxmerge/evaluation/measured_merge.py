@@ -17,7 +17,7 @@ from jaxmerge.checkpoints.merged import (
 from jaxmerge.checkpoints.metadata import abstract_params, describe_leaves
 from jaxmerge.checkpoints.sources import load_params, open_models
 from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
-from jaxmerge.data import settings
+from jaxmerge.data import sections
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.merging import methods
@@ -62,7 +62,7 @@ def run_measured(
     sources[-1].metadata,
     mesh,
     batch_size=config.batch_size,
-    settings=settings.other_corpus(config.data),
+    settings=sections.other_corpus(config.data),
     seq_len=config.seq_len,
     allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),

@@ -25,6 +25,7 @@ from jaxmerge.checkpoints.leaves import (
 )
 from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.metadata import tree_of_leaves
+from jaxmerge.checkpoints.norms import all_finite
 from jaxmerge.checkpoints.tallies import BLOCK, Tally, blocks
 from jaxmerge.errors import check
 from jaxmerge.merging.groups import Groups
@@ -228,21 +229,27 @@ class Average:
       return np.zeros((rows, *row_shape(leaf.shape)), leaf.dtype)
     if not _is_averageable(used[0][0], portion):
       return _common(portion, [tree for tree, _ in used])
+    *others, (last, last_weight) = used
     sums: list[jax.Array] = []
-    for tree, weight in used:
+    for tree, weight in others:
       array = tree.read(portion)
       for i, (_, block, _) in enumerate(blocks(array.reshape(-1))):
         if i == len(sums):
           sums.append(_first(np.float32(weight), block))
         else:
           sums[i] = _add(sums[i], np.float32(weight), block)
-    if not sums:  # the portion is empty
+    array = last.read(portion)
+    merged = [
+      np.asarray(_finish(sums[i] if sums else None, last_weight, block))
+      for i, (_, block, _) in enumerate(blocks(array.reshape(-1)))
+    ]
+    if not merged:  # the portion is empty
       return array
-    merged, finite = zip(*(_cast(total, str(array.dtype)) for total in sums))
-    if self._names_problems and not all(finite):
+    joined = np.concatenate(merged) if merged[1:] else merged[0]
+    joined = joined[: array.size].reshape(array.shape)
+    if self._names_problems and not all_finite(joined):
       self.problems |= _not_finite(portion, [tree for tree, _ in used])
-    joined = np.concatenate(merged) if merged[1:] else np.asarray(merged[0])
-    return joined[: array.size].reshape(array.shape)
+    return joined
 
 
 def _is_averageable(tree: Stored, portion: Portion) -> bool:
@@ -276,12 +283,13 @@ def _add_block(
 _add = jax.jit(_add_block, donate_argnums=0)
 
 
-def _cast_block(total: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
-  merged = total.astype(dtype)
-  return merged, jnp.isfinite(merged).all()
-
-
-_cast = jax.jit(_cast_block, static_argnums=1)
+@jax.jit
+def _finish(
+  total: jax.Array | None, weight: jax.Array, block: jax.Array
+) -> jax.Array:
+  """The last tree's part of the sum, which may be all of it, and the cast."""
+  last = weight * block.astype(jnp.float32)
+  return (last if total is None else total + last).astype(block.dtype)
 
 
 def _not_finite(portion: Portion, trees: Sequence[Stored]) -> set[str]:
@@ -289,7 +297,7 @@ def _not_finite(portion: Portion, trees: Sequence[Stored]) -> set[str]:
   found = {
     f"{tree.name}: {portion.name} holds NaN or Inf"
     for tree in trees
-    if not _all_finite(
+    if not all_finite(
       tree.leaves[portion.name].rows(portion.start, portion.stop)
     )
   }
@@ -327,13 +335,13 @@ class Slices:
     bad = {
       f"{tree.name}: {portion.name} holds NaN or Inf"
       for tree, array in zip(self._sources, arrays)
-      if not _all_finite(array)
+      if not all_finite(array)
     }
     if bad or not arrays[0].size:
       self.problems |= bad
       return arrays[0]
     merged = self._merged(portion, arrays)
-    if not _all_finite(merged):
+    if not all_finite(merged):
       self.problems.add(_too_large(portion))
     return merged
 
@@ -349,7 +357,3 @@ class Slices:
     start, ends = (one_leaf[0], one_leaf[1:]) if has_base else (None, one_leaf)
     (found,) = named_leaves(self._merge(start, ends, portion.start)).values()
     return np.asarray(found).reshape(arrays[0].shape)
-
-
-def _all_finite(array: np.ndarray) -> bool:
-  return bool(np.isfinite(array.astype(np.float32)).all())

@@ -239,7 +239,7 @@ def test_two_formats_at_once(steps, directories, tmp_path, capsys):
   assert "of two formats" in lines[0]
 
 
-def test_methods_that_measure_take_step_directories(
+def test_methods_that_measure_must_know_the_model(
   directories, tmp_path, capsys
 ):
   lines = refused(
@@ -249,7 +249,7 @@ def test_methods_that_measure_take_step_directories(
     f"--output={tmp_path / 'out'}",
   )
   assert len(lines) == 2
-  assert all("convert it first" in line for line in lines)
+  assert all("model_type is" in line for line in lines)
 
 
 def test_order_of_directories(tmp_path, capsys):
