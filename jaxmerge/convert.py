@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from etils import epath
 
 from jaxmerge import runner
-from jaxmerge.checkpoints import models, trajectory
-from jaxmerge.checkpoints.tensor_trees import is_hugging_face
+from jaxmerge.checkpoints import models
+from jaxmerge.checkpoints.sources import open_models
 
 
 def convert(input: str, output: epath.PathLike, format: str) -> None:
@@ -25,10 +25,10 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
     InputError: the input is missing or damaged, or the output exists or cannot
       be written.
   """
-  is_theirs = is_hugging_face(input)
-  path = input if is_theirs else trajectory.open_inputs([input])[0].path
-  models.save(models.load(path), output, format, overwrite=False)
-  print(f"saved {output}")
+  [source] = open_models([input])
+  compared = models.convert(source, output, format)
+  note = "" if compared else " (tensors compared, logits not: too large)"
+  print(f"saved {output}{note}")
 
 
 def main(argv: Sequence[str]) -> None:

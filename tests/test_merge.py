@@ -1,14 +1,16 @@
 """The merge verb: every method on a run's checkpoints, and what is refused."""
 
+import dataclasses
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from jaxmerge import merge, runner
-from jaxmerge.checkpoints.metadata import read_metadata
-from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.checkpoints.metadata import describe_leaves, read_metadata
+from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
 from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import layer_groups
@@ -114,3 +116,29 @@ def test_groups_of_layers_have_weights_of_their_own(tiny_run, tmp_path):
   provenance = read_metadata(tmp_path / "out").provenance
   assert provenance["groups"]["band_0"] == [1.0, 0.0]
   assert provenance["recipe"] == {"bands": 2}
+
+
+def test_what_metadata_knows_not_to_be_finite_is_not_read(tiny_run, tmp_path):
+  run = tmp_path / "run"
+  shutil.copytree(tiny_run, run)
+  path = run / "checkpoints/8"
+  metadata = read_metadata(path)
+  params = restore_params(path)
+  params["final_norm"]["scale"] = (
+    params["final_norm"]["scale"].at[3].set(np.nan)
+  )
+  leaves = describe_leaves(params)
+  assert leaves["final_norm/scale"]["norm"] is None
+  assert leaves["embed/embedding"]["norm"] == pytest.approx(
+    np.linalg.norm(params["embed"]["embedding"]), rel=1e-6
+  )
+  bad = dataclasses.replace(metadata, leaves={"params": leaves})
+  save_params(tmp_path / "bad", params, bad)
+  with pytest.raises(InputError, match=r"bad: final_norm/scale holds NaN"):
+    merge.merge(
+      _config(run, "uniform"),
+      [str(tmp_path / "bad"), f"{run}@12"],
+      tmp_path / "out",
+      progress=quiet,
+      dry_run=True,
+    )

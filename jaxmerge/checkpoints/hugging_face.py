@@ -12,14 +12,21 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import psutil
 import tokenizers
 from etils import epath
 from flax import nnx
 
 from jaxmerge.checkpoints.families import table
 from jaxmerge.checkpoints.families.family import Family
-from jaxmerge.checkpoints.leaves import Leaf
-from jaxmerge.checkpoints.metadata import CARRIED_FILES, Metadata, versions
+from jaxmerge.checkpoints.leaves import Leaf, total_bytes, whole
+from jaxmerge.checkpoints.merged import Readings
+from jaxmerge.checkpoints.metadata import (
+  CARRIED_FILES,
+  Metadata,
+  tree_of_leaves,
+  versions,
+)
 from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import (
@@ -42,6 +49,8 @@ from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Params, abstract_decoder
 
 _CHECKED_SHAPE = (2, 8)
+# Sizes of a model that comparing logits may take: one, and its float32 copies.
+_MODELS_IN_MEMORY = 4
 
 
 class Opened(NamedTuple):
@@ -97,14 +106,19 @@ def load_directory(path: epath.PathLike) -> tuple[Params, Opened]:
     InputError: lists what is missing, damaged or not supported.
   """
   opened = open_directory(path)
-  return _params(path, opened, opened.config), opened
-
-
-def _params(
-  path: epath.PathLike, opened: Opened, config: DecoderConfig
-) -> Params:
+  leaves = _our_leaves(path, opened, opened.config)
   try:
-    return table.from_tensors(opened.tensors, config, opened.family)
+    params = {name: whole(leaf) for name, leaf in leaves.items()}
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error}") from error
+  return tree_of_leaves(params), opened
+
+
+def _our_leaves(
+  path: epath.PathLike, opened: Opened, config: DecoderConfig
+) -> Mapping[str, Leaf]:
+  try:
+    return table.our_leaves(opened.tensors, config, opened.family)
   except InputError as error:
     raise InputError([f"{path}: {p}" for p in error.problems]) from error
   except OSError as error:
@@ -119,10 +133,7 @@ def open_model(path: epath.PathLike) -> tuple[Metadata, Mapping[str, Leaf]]:
   """
   path = epath.Path(path)
   opened = open_directory(path)
-  try:
-    leaves = table.our_leaves(opened.tensors, opened.config, opened.family)
-  except InputError as error:
-    raise InputError([f"{path}: {p}" for p in error.problems]) from error
+  leaves = _our_leaves(path, opened, opened.config)
   metadata = Metadata(
     kind="imported",
     step=0,
@@ -144,28 +155,36 @@ def open_model(path: epath.PathLike) -> tuple[Metadata, Mapping[str, Leaf]]:
 
 def save_directory(
   path: epath.PathLike,
-  params: Params,
+  leaves: Mapping[str, Leaf],
   config: DecoderConfig,
   *,
   tokenizer: str,
   files: Mapping[str, str],
   metadata: Metadata | None,
+  readings: Readings | None = None,
   max_shard_bytes: int = MAX_SHARD_BYTES,
   overwrite: bool = False,
-) -> None:
+) -> bool:
   """Writes a directory, reads it again and compares tensors and logits.
+
+  One tensor after the other, so that the model may be larger than memory; then
+  its logits are not compared.
 
   Args:
     path: the new directory.
-    params: parameters; their dtypes are kept.
+    leaves: parameters by name; their dtypes are kept.
     config: their model.
     tokenizer: tokenizer.json, "" without.
     files: what was carried along, by name; a config.json that still describes
       the model is written as it was.
     metadata: of the checkpoint that is exported, for README.md and
       jaxmerge.json; None without one.
+    readings: what the leaves are read from; its digests are checked.
     max_shard_bytes: more than this is spread over several files.
     overwrite: replace an existing checkpoint.
+
+  Returns:
+    Whether logits were compared.
 
   Raises:
     InputError: the model is of no family, `path` exists without `overwrite` or
@@ -176,9 +195,10 @@ def save_directory(
   family = table.family_of_config(config)
   with replace_directory(path) as temporary:
     temporary.mkdir()
-    described = _still_true(files.get(CONFIG, ""), config, _dtype(params))
+    dtype = _dtype(leaves)
+    described = _still_true(files.get(CONFIG, ""), config, dtype)
     if not described:
-      ours = {**family.write_config(config), "torch_dtype": _dtype(params)}
+      ours = {**family.write_config(config), "torch_dtype": dtype}
       described = _json({**ours, **_token_ids(tokenizer)})
     texts = {**_other_files(files), CONFIG: described}
     if tokenizer:
@@ -186,11 +206,13 @@ def save_directory(
     write_beside(temporary, texts, metadata)
     write_tensors(
       temporary,
-      table.tensor_specs(params, config, family),
-      (array for _, array in table.to_tensors(params, config, family)),
+      table.tensor_specs(leaves, config, family),
+      (array for _, array in table.to_tensors(leaves, config, family)),
       max_shard_bytes,
     )
-    _check_written(temporary, params, config)
+    if readings is not None:
+      readings.hashes()
+    return _check_written(temporary, leaves, config)
 
 
 def _other_files(files: Mapping[str, str]) -> dict[str, str]:
@@ -203,9 +225,9 @@ def _other_files(files: Mapping[str, str]) -> dict[str, str]:
   return {name: text for name, text in files.items() if name != CONFIG}
 
 
-def _dtype(params: Params) -> str | None:
+def _dtype(leaves: Mapping[str, Leaf]) -> str | None:
   """The dtype of all parameters, None where there are several."""
-  dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
+  dtypes = {str(leaf.dtype) for leaf in leaves.values()}
   return dtypes.pop() if len(dtypes) == 1 else None
 
 
@@ -245,9 +267,13 @@ def _describes(text: str, config: DecoderConfig) -> bool:
 
 
 def _check_written(
-  path: epath.Path, params: Params, config: DecoderConfig
-) -> None:
-  """Reads a directory again; InputError where it is another model."""
+  path: epath.Path, leaves: Mapping[str, Leaf], config: DecoderConfig
+) -> bool:
+  """Reads a directory again; InputError where it is another model.
+
+  Returns:
+    Whether logits were compared, for which a model must fit in memory.
+  """
   opened = open_directory(path)
   if not table.same_model(opened.config, config):
     raise InputError(
@@ -257,37 +283,46 @@ def _check_written(
   # The same program must run over both, so what a directory cannot say (how
   # the vocabulary is padded) is taken from the source.
   config = dataclasses.replace(config, dtype="float32", remat=False)
-  again = _params(path, opened, config)
-  check(_differences(again, params, config, opened.family))
-  again = jax.tree.map(_placed_like, again, params)
-  graph, _ = abstract_decoder(config)
-  tokens_BxL = np.arange(math.prod(_CHECKED_SHAPE)).reshape(_CHECKED_SHAPE)
-  tokens_BxL = (tokens_BxL * 7919 % config.vocab_size).astype(np.int32)
-
-  @jax.jit
-  def logits(params: Any) -> jax.Array:
-    return nnx.merge(graph, params)(tokens_BxL)
-
-  first, second = (np.asarray(logits(tree)) for tree in (params, again))
+  again = _our_leaves(path, opened, config)
+  check(_differences(again, leaves, config, opened.family))
+  if _MODELS_IN_MEMORY * total_bytes(leaves) > _free_memory():
+    return False
+  first, second = (_logits(tree, config) for tree in (leaves, again))
   if first.tobytes() != second.tobytes():
     difference = np.nanmax(np.abs(first - second))
     raise InputError(
       f"the export computes other logits than the model (by {difference:.3g})"
     )
+  return True
+
+
+def _free_memory() -> int:
+  return psutil.virtual_memory().available
+
+
+def _logits(leaves: Mapping[str, Leaf], config: DecoderConfig) -> np.ndarray:
+  """Of a small batch, in float32, on the default device."""
+  graph, _ = abstract_decoder(config)
+  params = tree_of_leaves(
+    {name: jax.device_put(whole(leaf)) for name, leaf in leaves.items()}
+  )
+  tokens_BxL = np.arange(math.prod(_CHECKED_SHAPE)).reshape(_CHECKED_SHAPE)
+  tokens_BxL = (tokens_BxL * 7919 % config.vocab_size).astype(np.int32)
+  logits = jax.jit(lambda params: nnx.merge(graph, params)(tokens_BxL))
+  return np.asarray(logits(params))
 
 
 def _differences(
-  again: Params, params: Params, config: DecoderConfig, family: Family
+  again: Mapping[str, Leaf],
+  leaves: Mapping[str, Leaf],
+  config: DecoderConfig,
+  family: Family,
 ) -> list[str]:
   written, meant = (
-    table.to_tensors(tree, config, family) for tree in (again, params)
+    table.to_tensors(tree, config, family) for tree in (again, leaves)
   )
   return [
     f"tensor {name} of the export is not what was to be written"
     for (name, a), (_, b) in zip(written, meant)
     if a.dtype != b.dtype or a.tobytes() != b.tobytes()
   ]
-
-
-def _placed_like(new: np.ndarray, old: Any) -> Any:
-  return jax.device_put(new, old.sharding) if hasattr(old, "sharding") else new

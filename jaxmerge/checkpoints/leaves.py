@@ -7,9 +7,12 @@ embedding a token. A parameter without axes has one row.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
+
+from jaxmerge.parallel.rules import named_leaves
 
 
 class Leaf(Protocol):
@@ -90,6 +93,18 @@ class ArrayLeaf(NamedTuple):
   def rows(self, start: int, stop: int) -> np.ndarray:
     shape = (num_rows(self.shape), *row_shape(self.shape))
     return self.array.reshape(shape)[start:stop]
+
+
+def leaves_of(params: Any) -> dict[str, Leaf]:
+  """The leaves of a tree of arrays, on the host or on devices, by name."""
+  return {
+    name: ArrayLeaf(np.asarray(jax.device_get(leaf)))
+    for name, leaf in named_leaves(params).items()
+  }
+
+
+def whole(leaf: Leaf) -> np.ndarray:
+  return leaf.rows(0, num_rows(leaf.shape)).reshape(leaf.shape)
 
 
 def total_bytes(leaves: Mapping[str, Leaf]) -> int:

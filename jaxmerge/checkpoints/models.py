@@ -1,13 +1,21 @@
 """Whole models in and out: `jaxmerge.load_model` and `jaxmerge.save_model`."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 from etils import epath
 from flax import nnx
 
 from jaxmerge.checkpoints import hugging_face
+from jaxmerge.checkpoints.leaves import (
+  Leaf,
+  LeafSpec,
+  Rows,
+  leaves_of,
+  num_rows,
+)
+from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.metadata import (
   Metadata,
   describe_leaves,
@@ -15,12 +23,14 @@ from jaxmerge.checkpoints.metadata import (
   versions,
 )
 from jaxmerge.checkpoints.shards import MAX_SHARD_BYTES
-from jaxmerge.checkpoints.store import restore_params, save_params
+from jaxmerge.checkpoints.store import restore_params, save_params, save_rows
+from jaxmerge.checkpoints.tallies import LeafTally, watched
 from jaxmerge.checkpoints.tensor_trees import (
   ORIGIN,
   is_hugging_face,
   read_origin,
 )
+from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
@@ -102,7 +112,7 @@ def save(
       max_shard_bytes = MAX_SHARD_BYTES
     hugging_face.save_directory(
       path,
-      saved.params,
+      leaves_of(saved.params),
       saved.config,
       tokenizer=saved.tokenizer,
       files=saved.files,
@@ -122,6 +132,65 @@ def save(
       iterator="",
     )
   save_params(path, saved.params, metadata, overwrite=overwrite)
+
+
+def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
+  """Writes a checkpoint in a format, a parameter at a time.
+
+  Args:
+    source: a step directory, or a Hugging Face directory by our names.
+    path: a directory that does not exist yet.
+    format: "orbax" or "hf".
+
+  Returns:
+    False where a Hugging Face directory has been written whose model is too
+    large for the memory to compare logits.
+
+  Raises:
+    InputError: as save, or the source is damaged.
+  """
+  if format not in FORMATS:
+    raise InputError(f"format must be one of {FORMATS}, got {format!r}")
+  readings = Readings.of([source])
+  [tally] = readings.tallies
+  leaves = watched(source.open_leaves(), tally)
+  if format == "hf":
+    return hugging_face.save_directory(
+      path,
+      leaves,
+      DecoderConfig.from_dict(source.metadata.model),
+      tokenizer=source.metadata.tokenizer,
+      files=source.metadata.files,
+      metadata=None if _says_nothing(source.metadata) else source.metadata,
+      readings=readings,
+    )
+  specs = {
+    name: LeafSpec(leaf.shape, leaf.dtype, leaf.rows_together)
+    for name, leaf in leaves.items()
+  }
+  written = LeafTally()
+
+  def metadata() -> Metadata:
+    readings.hashes()
+    kept = source.metadata
+    kind = "converted" if kept.kind == "trained" else kept.kind
+    described = {"params": written.leaves(specs)}
+    return dataclasses.replace(kept, kind=kind, leaves=described, iterator="")
+
+  save_rows(path, specs, _rows(watched(leaves, written)), metadata)
+  return True
+
+
+def _rows(leaves: Mapping[str, Leaf]) -> Iterator[Rows]:
+  for name, leaf in leaves.items():
+    count, step = num_rows(leaf.shape), leaf.rows_together
+    for start in range(0, count, step):
+      yield Rows(name, start, leaf.rows(start, min(start + step, count)))
+
+
+def _says_nothing(metadata: Metadata) -> bool:
+  """Whether it was made up for a Hugging Face directory."""
+  return metadata.kind == "imported" and not metadata.run_id
 
 
 def _imported(saved: SavedModel) -> Metadata:

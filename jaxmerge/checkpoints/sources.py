@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.hugging_face import open_model
-from jaxmerge.checkpoints.leaves import Leaf, num_rows
+from jaxmerge.checkpoints.leaves import Leaf, whole
 from jaxmerge.checkpoints.metadata import tree_of_leaves
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import DECODER, TENSORS, Checkpoint
@@ -80,11 +79,7 @@ def place(leaves: Mapping[str, Leaf], shardings: Any) -> Any:
   where = named_leaves(shardings)
   return tree_of_leaves(
     {
-      name: jax.device_put(_whole(leaf), where[name])
+      name: jax.device_put(whole(leaf), where[name])
       for name, leaf in leaves.items()
     }
   )
-
-
-def _whole(leaf: Leaf) -> np.ndarray:
-  return leaf.rows(0, num_rows(leaf.shape)).reshape(leaf.shape)

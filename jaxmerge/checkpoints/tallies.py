@@ -7,13 +7,13 @@ import math
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge.checkpoints.digest import hexadecimal, part_lanes
-from jaxmerge.checkpoints.leaves import LeafSpec, Rows
+from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows
 from jaxmerge.checkpoints.metadata import (
   canonical_json,
   describe_leaf,
@@ -107,3 +107,32 @@ class ContentTally:
       return ""
     value = {name: sorted(found.items()) for name, found in self._sums.items()}
     return hash_text(canonical_json(value))
+
+
+class WatchedLeaf(NamedTuple):
+  """A leaf whose tally sees what is read of it."""
+
+  name: str
+  leaf: Leaf
+  tally: Tally
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.leaf.shape
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.leaf.dtype
+
+  @property
+  def rows_together(self) -> int:
+    return self.leaf.rows_together
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    array = self.leaf.rows(start, stop)
+    self.tally.add(Rows(self.name, start, array))
+    return array
+
+
+def watched(leaves: Mapping[str, Leaf], tally: Tally) -> dict[str, Leaf]:
+  return {name: WatchedLeaf(name, leaf, tally) for name, leaf in leaves.items()}

@@ -151,7 +151,9 @@ def sized(job: Job, output: epath.PathLike) -> Job:
       workers=workers,
     )
 
-  problems = Problems()
+  # One alone is copied whatever it holds; measured, it may get no weight.
+  summed = len(job.read) > 1 and not method.data
+  problems = Problems(_not_finite(job.read) if summed else ())
   problems(lambda: check_room(output, job.size))
   possible = range(streaming.WORKERS, 0, -1)
   workers = next((n for n in possible if needed(n) <= job.budget), 1)
@@ -162,6 +164,16 @@ def sized(job: Job, output: epath.PathLike) -> Job:
     )
   problems.check()
   return job._replace(needed=needed(workers), workers=workers)
+
+
+def _not_finite(sources: Sequence[Checkpoint]) -> list[str]:
+  """Parameters that a step directory's own metadata says are not finite."""
+  return [
+    f"{source.name}: {name} holds NaN or Inf"
+    for source in sources
+    for name, leaf in source.metadata.leaves["params"].items()
+    if leaf.get("norm", 0.0) is None
+  ]
 
 
 def run_streamed(

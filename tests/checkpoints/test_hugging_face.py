@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxmerge.checkpoints import hugging_face, models
 from jaxmerge.checkpoints.families import table
+from jaxmerge.checkpoints.leaves import leaves_of
 from jaxmerge.checkpoints.merged import Recipe, save_merged
 from jaxmerge.checkpoints.metadata import from_json, read_metadata, to_json
 from jaxmerge.checkpoints.store import restore_params
@@ -44,7 +45,7 @@ def theirs(path, dtype=jnp.float32, **more):
   """A directory with everything that may lie in one."""
   params = init_params(CONFIG, jax.random.key(0))
   params = jax.tree.map(lambda x: x.astype(dtype), params)
-  tensors = dict(table.to_tensors(params, CONFIG, table.FAMILIES[0]))
+  tensors = dict(table.to_tensors(leaves_of(params), CONFIG, table.FAMILIES[0]))
   path.mkdir()
   save_file(tensors, path / "model.safetensors", {"format": "pt"})
   value = {
@@ -182,22 +183,50 @@ def test_an_export_with_a_wrong_tensor_is_not_left_behind(
 
 def test_an_export_with_other_logits_is_not_left_behind(tmp_path, monkeypatch):
   """The names and the bytes are right; what is read is another model."""
-  read = table.from_tensors
+  read = table.our_leaves
 
   def swapped(tensors, config, family):
-    params = read(tensors, config, family)
-    attention = params["layers"]["attention"]
-    attention["key"], attention["value"] = attention["value"], attention["key"]
-    return params
+    leaves = read(tensors, config, family)
+    key, value = "layers/attention/key/kernel", "layers/attention/value/kernel"
+    return {**leaves, key: leaves[value], value: leaves[key]}
 
-  monkeypatch.setattr(table, "from_tensors", swapped)
-  monkeypatch.setattr(
-    table, "to_tensors", lambda *args: list(table_to_tensors(*args))
-  )
+  monkeypatch.setattr(table, "our_leaves", swapped)
   monkeypatch.setattr(hugging_face, "_differences", lambda *args: [])
   with pytest.raises(InputError, match="other logits"):
     models.save_model(model(), tmp_path / "m", "hf")
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_larger_than_memory_is_converted_both_ways(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(hugging_face, "_free_memory", lambda: 10_000)
+  first = theirs(tmp_path / "theirs", jnp.bfloat16)
+  convert(str(first), tmp_path / "orbax", "orbax")
+  assert "logits" not in capsys.readouterr().out
+  convert(str(tmp_path / "orbax"), tmp_path / "back", "hf")
+  assert "tensors compared, logits not" in capsys.readouterr().out
+  before, after = (
+    load_file(path / "model.safetensors") for path in (first, tmp_path / "back")
+  )
+  assert before.keys() == after.keys()
+  for name, array in before.items():
+    assert after[name].tobytes() == array.tobytes()
+
+
+def test_a_damaged_step_is_not_converted(tmp_path):
+  convert(str(theirs(tmp_path / "theirs")), tmp_path / "orbax", "orbax")
+  metadata = read_metadata(tmp_path / "orbax")
+  leaves = dict(metadata.leaves["params"])
+  leaves["embed/embedding"] = {**leaves["embed/embedding"], "digest": "0" * 16}
+  changed = dataclasses.replace(metadata, leaves={"params": leaves})
+  (tmp_path / "orbax/metadata/metadata").write_text(
+    json.dumps(to_json(changed))
+  )
+  for format in ("hf", "orbax"):
+    with pytest.raises(InputError, match="embed/embedding does not match"):
+      convert(str(tmp_path / "orbax"), tmp_path / "out", format)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["orbax", "theirs"]
 
 
 def test_every_problem_of_a_directory_is_listed(tmp_path):

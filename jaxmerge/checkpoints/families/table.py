@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxmerge.checkpoints.families import (
@@ -21,11 +20,10 @@ from jaxmerge.checkpoints.families.family import (
   to_ours,
   to_theirs,
 )
-from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, num_rows
-from jaxmerge.checkpoints.metadata import tree_of_leaves
+from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, num_rows, whole
 from jaxmerge.errors import InputError, check
 from jaxmerge.model.config import DecoderConfig
-from jaxmerge.model.decoder import Params, abstract_decoder
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import named_leaves
 
 FAMILIES = (
@@ -93,22 +91,23 @@ def family_of_config(config: DecoderConfig) -> Family:
 
 
 def to_tensors(
-  params: Params, config: DecoderConfig, family: Family
+  leaves: Mapping[str, Leaf], config: DecoderConfig, family: Family
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Their tensors from our parameters, one at a time; no rows of padding."""
-  leaves = named_leaves(params)
   for tensor in family.table(leaves):
-    parts = [np.asarray(jax.device_get(leaves[name])) for name in tensor.ours]
+    ours = [leaves[name] for name in tensor.ours]
     for layer, name in enumerate(tensor.names(config)):
-      one = [part[layer] for part in parts] if tensor.stacked else parts
-      yield name, to_theirs(tensor, one, config)
+      parts = [
+        leaf.rows(layer, layer + 1)[0] if tensor.stacked else whole(leaf)
+        for leaf in ours
+      ]
+      yield name, to_theirs(tensor, parts, config)
 
 
 def tensor_specs(
-  params: Params, config: DecoderConfig, family: Family
+  leaves: Mapping[str, Leaf], config: DecoderConfig, family: Family
 ) -> dict[str, LeafSpec]:
   """What to_tensors will give, by name."""
-  leaves = named_leaves(params)
   shapes = {name: leaf.shape for name, leaf in leaves.items()}
   return {
     name: LeafSpec(
@@ -184,16 +183,6 @@ def our_leaves(
     for i, name in enumerate(tensor.ours)
   }
   return {name: leaves[name] for name in shapes}
-
-
-def from_tensors(
-  tensors: Mapping[str, Any], config: DecoderConfig, family: Family
-) -> Params:
-  """What our_leaves gives, read."""
-  leaves = our_leaves(tensors, config, family)
-  return tree_of_leaves(
-    {name: leaf.rows(0, num_rows(leaf.shape)) for name, leaf in leaves.items()}
-  )
 
 
 def _ours_alone(
