@@ -24,8 +24,8 @@ from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.metadata import (
   CARRIED_FILES,
   Metadata,
+  imported,
   tree_of_leaves,
-  versions,
 )
 from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.safetensors_file import read_json
@@ -46,7 +46,7 @@ from jaxmerge.data.tokenizer import end_of_text_id
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import replace_directory
 from jaxmerge.model.config import DecoderConfig
-from jaxmerge.model.decoder import Params, abstract_decoder
+from jaxmerge.model.decoder import abstract_decoder
 
 _CHECKED_SHAPE = (2, 8)
 # Sizes of a model that comparing logits may take: one, and its float32 copies.
@@ -99,21 +99,6 @@ def open_directory(path: epath.PathLike) -> Opened:
   return Opened(config, family, tensors, tokenizer, files)
 
 
-def load_directory(path: epath.PathLike) -> tuple[Params, Opened]:
-  """The parameters of a directory, in the dtypes of its tensors.
-
-  Raises:
-    InputError: lists what is missing, damaged or not supported.
-  """
-  opened = open_directory(path)
-  leaves = _our_leaves(path, opened, opened.config)
-  try:
-    params = {name: whole(leaf) for name, leaf in leaves.items()}
-  except OSError as error:
-    raise InputError(f"{path} cannot be read: {error}") from error
-  return tree_of_leaves(params), opened
-
-
 def _our_leaves(
   path: epath.PathLike, opened: Opened, config: DecoderConfig
 ) -> Mapping[str, Leaf]:
@@ -134,21 +119,11 @@ def open_model(path: epath.PathLike) -> tuple[Metadata, Mapping[str, Leaf]]:
   path = epath.Path(path)
   opened = open_directory(path)
   leaves = _our_leaves(path, opened, opened.config)
-  metadata = Metadata(
-    kind="imported",
-    step=0,
-    tokens=0,
-    run_id="",
-    parent="",
-    model=opened.config.to_dict(),
-    data={},
-    corpus="",
-    tokenizer=opened.tokenizer,
-    leaves={"params": without_digests(leaves)},
-    iterator="",
-    provenance={},
-    versions=versions(),
-    files=opened.files,
+  metadata = imported(
+    opened.config.to_dict(),
+    opened.tokenizer,
+    without_digests(leaves),
+    opened.files,
   )
   return read_origin(path, metadata), leaves
 

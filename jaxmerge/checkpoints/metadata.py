@@ -145,6 +145,31 @@ def from_json(value: Any) -> Metadata:
   return Metadata(**value)
 
 
+def imported(
+  model: Mapping[str, Any],
+  tokenizer: str,
+  leaves: Mapping[str, Any],
+  files: Mapping[str, str],
+) -> Metadata:
+  """Of a model of which nothing else is known."""
+  return Metadata(
+    kind="imported",
+    step=0,
+    tokens=0,
+    run_id="",
+    parent="",
+    model=model,
+    data={},
+    corpus="",
+    tokenizer=tokenizer,
+    leaves={"params": leaves},
+    iterator="",
+    provenance={},
+    versions=versions(),
+    files=files,
+  )
+
+
 # What a Hugging Face directory cannot say of a model.
 _ORIGIN = (
   "kind",

@@ -14,13 +14,15 @@ from jaxmerge.checkpoints.leaves import (
   Rows,
   leaves_of,
   num_rows,
+  whole,
 )
 from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.metadata import (
   Metadata,
   describe_leaves,
+  imported,
   read_metadata,
-  versions,
+  tree_of_leaves,
 )
 from jaxmerge.checkpoints.shards import MAX_SHARD_BYTES
 from jaxmerge.checkpoints.store import restore_params, save_params, save_rows
@@ -28,7 +30,6 @@ from jaxmerge.checkpoints.tallies import LeafTally, watched
 from jaxmerge.checkpoints.tensor_trees import (
   ORIGIN,
   is_hugging_face,
-  read_origin,
 )
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError
@@ -64,18 +65,16 @@ def load(path: epath.PathLike) -> SavedModel:
   if not path.exists():
     raise InputError(f"{path} does not exist")
   if is_hugging_face(path):
-    params, opened = hugging_face.load_directory(path)
-    saved = SavedModel(
-      jax.device_put(params),
-      opened.config,
-      opened.tokenizer,
-      None,
-      opened.files,
+    metadata, leaves = hugging_face.open_model(path)
+    params = tree_of_leaves(
+      {name: jax.device_put(whole(leaf)) for name, leaf in leaves.items()}
     )
-    if not (path / ORIGIN).exists():
-      return saved
-    known = read_origin(path, _imported(saved))
-    return dataclasses.replace(saved, metadata=known)
+    known = None
+    if _has_origin(path):
+      described = {"params": describe_leaves(params)}
+      known = dataclasses.replace(metadata, leaves=described)
+    config = DecoderConfig.from_dict(metadata.model)
+    return SavedModel(params, config, metadata.tokenizer, known, metadata.files)
   metadata = read_metadata(path)
   config = DecoderConfig.from_dict(metadata.model)
   return SavedModel(
@@ -123,7 +122,12 @@ def save(
     return
   if max_shard_bytes is not None:
     raise InputError("max_shard_bytes is for format 'hf' only")
-  metadata = saved.metadata or _imported(saved)
+  metadata = saved.metadata or imported(
+    saved.config.to_dict(),
+    saved.tokenizer,
+    describe_leaves(saved.params),
+    saved.files,
+  )
   if metadata.kind == "trained":  # no optimiser state: nothing to resume from
     metadata = dataclasses.replace(
       metadata,
@@ -155,13 +159,14 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
   [tally] = readings.tallies
   leaves = watched(source.open_leaves(), tally)
   if format == "hf":
+    known = source.leaves is None or _has_origin(source.path)
     return hugging_face.save_directory(
       path,
       leaves,
       DecoderConfig.from_dict(source.metadata.model),
       tokenizer=source.metadata.tokenizer,
       files=source.metadata.files,
-      metadata=None if _says_nothing(source.metadata) else source.metadata,
+      metadata=source.metadata if known else None,
       readings=readings,
     )
   specs = {
@@ -188,28 +193,9 @@ def _rows(leaves: Mapping[str, Leaf]) -> Iterator[Rows]:
       yield Rows(name, start, leaf.rows(start, min(start + step, count)))
 
 
-def _says_nothing(metadata: Metadata) -> bool:
-  """Whether it was made up for a Hugging Face directory."""
-  return metadata.kind == "imported" and not metadata.run_id
-
-
-def _imported(saved: SavedModel) -> Metadata:
-  return Metadata(
-    kind="imported",
-    step=0,
-    tokens=0,
-    run_id="",
-    parent="",
-    model=saved.config.to_dict(),
-    data={},
-    corpus="",
-    tokenizer=saved.tokenizer,
-    leaves={"params": describe_leaves(saved.params)},
-    iterator="",
-    provenance={},
-    versions=versions(),
-    files=saved.files,
-  )
+def _has_origin(path: epath.Path) -> bool:
+  """Whether a Hugging Face directory says where it comes from."""
+  return (path / ORIGIN).exists()
 
 
 def load_model(path: epath.PathLike) -> Decoder:

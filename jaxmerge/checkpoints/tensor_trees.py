@@ -15,6 +15,7 @@ from jaxmerge.checkpoints.metadata import (
   VOCABULARY_FILES,
   Metadata,
   describe_leaf,
+  imported,
   origin,
   with_origin,
 )
@@ -81,21 +82,11 @@ def open_tree(path: epath.PathLike) -> TensorTree:
   except InputError as error:
     problems += error.problems
   check(problems)
-  metadata = Metadata(
-    kind="imported",
-    step=0,
-    tokens=0,
-    run_id="",
-    parent="",
-    model={k: v for k, v in model.items() if k not in _NOT_THE_MODEL},
-    data={},
-    corpus="",
-    tokenizer=_tokenizer(files),
-    leaves={"params": without_digests(leaves)},
-    iterator="",
-    provenance={},
-    versions={},
-    files=files,
+  metadata = imported(
+    {k: v for k, v in model.items() if k not in _NOT_THE_MODEL},
+    _tokenizer(files),
+    without_digests(leaves),
+    files,
   )
   return TensorTree(read_origin(path, metadata), leaves)
 
