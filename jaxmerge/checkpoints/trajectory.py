@@ -164,7 +164,12 @@ def check_mergeable(
     InputError: lists every difference from the first checkpoint.
   """
   first, *rest = checkpoints
-  problems: list[str] = []
+  problems = [
+    f"{c.name} is quantized, says its config.json: its numbers mean nothing "
+    "without their scales; merge what it was made of"
+    for c in checkpoints
+    if c.metadata.model.get("quantization_config")
+  ]
   for other in rest:
     if first.layout != other.layout:
       problems.append(
