@@ -1,6 +1,8 @@
 """What the merge verb refuses, and that it leaves nothing behind."""
 
 import collections
+import errno
+import os
 import pathlib
 import random
 import shutil
@@ -14,6 +16,7 @@ from jaxmerge.checkpoints import (
   leaves,
   orbax_rows,
   safetensors_file,
+  shards,
   tallies,
   torch_file,
 )
@@ -333,6 +336,37 @@ def test_a_failed_replacement_keeps_what_was_there(directories, tmp_path):
     made.run([*directories, bad], output, overwrite=True)
   assert everything_in(output) == before
   assert not list(tmp_path.glob(".*"))
+
+
+def test_quantized_models_are_not_averaged(tmp_path, capsys):
+  """Their numbers mean something only with the scales beside them."""
+  quantized = {"quantization_config": {"quant_method": "fp8"}}
+  paths = [
+    hugging_face(tmp_path / str(i), tensors(i), step=i, **quantized)
+    for i in (1, 2)
+  ]
+  before = everything_in(tmp_path)
+  words = [typed(*paths), f"--output={tmp_path / 'out'}"]
+  lines = refused(capsys, *words, "--allow_unrelated")
+  assert len(lines) == 2
+  assert all(f"{p} is quantized" in line for p, line in zip(paths, lines))
+  assert everything_in(tmp_path) == before
+
+
+def test_a_disk_that_fills_up_meanwhile(
+  directories, tmp_path, capsys, monkeypatch
+):
+  write_file = shards.write_file
+
+  def full(path, specs, portions):
+    write_file(path, specs, portions)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(shards, "write_file", full)
+  before = everything_in(tmp_path)
+  (line,) = refused(capsys, typed(*directories), f"--output={tmp_path / 'out'}")
+  assert line == f"cannot write to {tmp_path / 'out'}: No space left on device"
+  assert everything_in(tmp_path) == before
 
 
 @pytest.mark.parametrize("together", [1, 12])
