@@ -206,7 +206,8 @@ def test_hugging_face_directories(tmp_path, tiny_blocks, method):
   trees = [some_tensors(seed, dtype) for seed in range(4)]
   # A .bin file is read a whole tensor at a time, which would hide offsets.
   some = "bin" if METHODS[method].whole else "shards"
-  forms = ("one file", "shards", some, "one file")
+  # Shards are in the order of `some_tensors`, other files in that of names.
+  forms = ("shards", "one file", some, "one file")
   paths = [
     hugging_face(tmp_path / str(i), tree, form=form)
     for i, (tree, form) in enumerate(zip(trees, forms))
