@@ -80,6 +80,8 @@ def make_directory(path: epath.PathLike) -> epath.Path:
   probe = _temporary_name(path / "probe")
   try:
     path.mkdir(parents=True, exist_ok=True)
+    for leftover in _leftovers(path / "probe", "tmp"):
+      leftover.unlink(missing_ok=True)
     probe.write_text("probe")
   except OSError as error:
     raise InputError(
