@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import shutil
+import socket
 import sys
 
 import numpy as np
@@ -375,6 +376,19 @@ def test_a_layer_is_read_with_what_is_stored_with_it(together):
   needed = streaming.needed_bytes({"layers/w": spec}, 2, whole=True, workers=1)
   layer = 64 * 64 * 4
   assert needed >= 2 * layer * 3 + together * layer
+
+
+def test_what_a_killed_merge_began_is_removed(directories, tmp_path):
+  dead = f"{socket.gethostname()}-999999999-0123abcd"
+  output = tmp_path / "new/out"
+  output.parent.mkdir()
+  (output.parent / f".probe.tmp-{dead}").write_text("probe")
+  (output.parent / f".out.tmp-{dead}.params").mkdir()
+  other = output.parent / f".other.tmp-{dead}"
+  other.mkdir()
+  made.run(directories, output)
+  names = sorted(p.name for p in output.parent.iterdir())
+  assert names == [other.name, "out"]
 
 
 def test_too_little_memory(directories, steps, tmp_path, capsys):

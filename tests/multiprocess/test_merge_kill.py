@@ -107,7 +107,7 @@ def test_a_killed_merge_leaves_nothing_that_passes_for_one(tmp_path, form):
   folder.mkdir()
   output = folder / "merged"
   argv = argv_of(paths, output)
-  kill_at(argv, lambda: unfinished(folder))
+  kill_at(argv, lambda: list(folder.glob(".merged.*")))
   assert not output.exists()
   kill_at(argv, lambda: size_of(unfinished(folder)) > 24 * MB)
   assert size_of(unfinished(folder)) > 24 * MB
