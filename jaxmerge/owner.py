@@ -54,7 +54,7 @@ def _host() -> str:
     numbering = _INITIAL_NUMBERING
   if numbering == _INITIAL_NUMBERING:
     return socket.gethostname()
-  return f"{socket.gethostname()}/{numbering}"
+  return f"{socket.gethostname()}.{numbering}"  # a part of file names
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxmerge import evaluate, merge, pretrain, runner, search
+from jaxmerge import evaluate, merge, owner, pretrain, runner, search
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.models import load_model, save_model
@@ -18,7 +18,7 @@ from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import MergedLoss
-from jaxmerge.files import replace_directory
+from jaxmerge.files import replace_directory, write_text
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.trees import TreesOnDevices
 from jaxmerge.parallel.mesh import make_mesh
@@ -64,7 +64,7 @@ def test_nothing_is_written_among_the_checkpoints_of_a_run(tiny_run, tmp_path):
 
 def test_a_replacement_killed_half_way_is_taken_back(tmp_path):
   path = tmp_path / "out"
-  dead = f"{socket.gethostname()}-999999999-0123abcd"
+  dead = f"{owner.this_process().host}-999999999-0123abcd"
   (tmp_path / f".out.old-{dead}").mkdir()
   (tmp_path / f".out.old-{dead}/kept").write_text("the earlier one")
   (tmp_path / f".out.tmp-{dead}").mkdir()
@@ -177,3 +177,22 @@ def test_weights_of_zero_are_not_read(tiny_run, tmp_path):
   merged = restore_params(tmp_path / "out")
   alone = restore_params(run / "checkpoints/8")
   assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), merged, alone))
+
+
+def test_a_container_that_numbers_its_processes_writes_files(
+  tmp_path, monkeypatch
+):
+  """As in Docker: the numbering is a part of temporary names."""
+  monkeypatch.setattr(owner, "_INITIAL_NUMBERING", 0)
+  owner._host.cache_clear()
+  owner._described.cache_clear()
+  try:
+    assert owner.this_process().host != socket.gethostname()
+    write_text(tmp_path / "new", "text")
+    with replace_directory(tmp_path / "out") as temporary:
+      temporary.mkdir()
+  finally:
+    owner._host.cache_clear()
+    owner._described.cache_clear()
+  assert (tmp_path / "new").read_text() == "text"
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "out"]
