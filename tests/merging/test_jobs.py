@@ -6,13 +6,12 @@ import os
 import pathlib
 import random
 import shutil
-import socket
 import sys
 
 import numpy as np
 import pytest
 
-from jaxmerge import merge, runner
+from jaxmerge import merge, owner, runner
 from jaxmerge.checkpoints import (
   leaves,
   orbax_rows,
@@ -379,7 +378,7 @@ def test_a_layer_is_read_with_what_is_stored_with_it(together):
 
 
 def test_what_a_killed_merge_began_is_removed(directories, tmp_path):
-  dead = f"{socket.gethostname()}-999999999-0123abcd"
+  dead = f"{owner.this_process().host}-999999999-0123abcd"
   output = tmp_path / "new/out"
   output.parent.mkdir()
   (output.parent / f".probe.tmp-{dead}").write_text("probe")
