@@ -175,14 +175,20 @@ def _remove_for_good(temporary: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
+def replace_directory(
+  path: epath.PathLike, *, overwrite: bool = True
+) -> Iterator[epath.Path]:
   """Yields a temporary path that becomes `path` when the block succeeds.
 
   The block creates the temporary directory. Nothing of it is left behind when
   the block raises, and an earlier `path` stays until the new one is whole.
 
+  Args:
+    path: where it is to be.
+    overwrite: False leaves what has come there in the meantime alone.
+
   Raises:
-    InputError: the place cannot be written to.
+    InputError: the place cannot be written to, or is not to be overwritten.
   """
   path = epath.Path(path)
   make_directory(path.parent)
@@ -190,6 +196,11 @@ def replace_directory(path: epath.PathLike) -> Iterator[epath.Path]:
   temporary = _temporary_name(path)
   try:
     yield temporary
+    if path.exists() and not overwrite:
+      raise InputError(
+        f"{path} has been made by another process in the meantime; it is left "
+        "as it is"
+      )
     if path.exists():
       old = _temporary_name(path, "old")
       path.rename(old)

@@ -196,3 +196,16 @@ def test_a_container_that_numbers_its_processes_writes_files(
     owner._described.cache_clear()
   assert (tmp_path / "new").read_text() == "text"
   assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "out"]
+
+
+def test_an_output_that_another_process_has_made_is_left_alone(tmp_path):
+  path = tmp_path / "out"
+  with (
+    pytest.raises(InputError, match="made by another process"),
+    replace_directory(path, overwrite=False) as temporary,
+  ):
+    temporary.mkdir()
+    path.mkdir()
+    (path / "theirs").write_text("whole")
+  assert [p.name for p in tmp_path.iterdir()] == ["out"]
+  assert (path / "theirs").read_text() == "whole"

@@ -168,7 +168,7 @@ def save_directory(
   """
   check_output(path, overwrite=overwrite)
   family = table.family_of_config(config)
-  with replace_directory(path) as temporary:
+  with replace_directory(path, overwrite=overwrite) as temporary:
     temporary.mkdir()
     dtype = _dtype(leaves)
     described = _still_true(files.get(CONFIG, ""), config, dtype)
@@ -178,7 +178,7 @@ def save_directory(
     texts = {**_other_files(files), CONFIG: described}
     if tokenizer:
       texts[TOKENIZER] = tokenizer
-    write_beside(temporary, texts, metadata)
+    write_beside(temporary, texts, metadata, is_known=True)
     write_tensors(
       temporary,
       table.tensor_specs(leaves, config, family),

@@ -244,8 +244,8 @@ def save_merged_rows(
     )
     return
   check_output(path, overwrite=overwrite)
-  with replace_directory(epath.Path(path)) as temporary:
+  with replace_directory(path, overwrite=overwrite) as temporary:
     temporary.mkdir()
     write_tensors(temporary, specs, (portion.array for portion in rows))
     latest = latest_of(readings.sources).metadata
-    write_beside(temporary, latest.files, metadata({}))
+    write_beside(temporary, latest.files, metadata({}), is_known=False)

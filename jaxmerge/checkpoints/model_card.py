@@ -7,42 +7,50 @@ from typing import Any
 
 from jaxmerge.checkpoints.metadata import Metadata
 
-_HOW_TO_LOAD = """## How to load it
-
-    import jaxmerge
+_IN_JAX = """    import jaxmerge
     model = jaxmerge.load_model("DIR")   # this directory
     logits = model(tokens)               # int32[B, L] -> float32[B, L, V]
 
 or
 
-    from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained("DIR"{remote})
+"""
+_IN_TORCH = """    from transformers import {kind}
+    model = {kind}.from_pretrained("DIR"{remote})
 """
 
 
 def model_card(
-  model_type: str, metadata: Metadata | None, *, has_code: bool = False
+  config: Mapping[str, Any], metadata: Metadata | None, *, is_known: bool
 ) -> str:
   """A model card with front matter.
 
   Args:
-    model_type: as config.json calls it.
+    config: config.json.
     metadata: of the checkpoint that is exported; None without one.
-    has_code: its code is no part of transformers and lies beside the tensors.
+    is_known: jaxmerge can run the model.
   """
+  named = config.get("architectures") or []
+  causal = is_known or any(str(n).endswith("ForCausalLM") for n in named)
   merged = metadata is not None and metadata.kind == "merged"
   tags = ["jaxmerge", *(["merge"] if merged else [])]
-  front = ["library_name: transformers", "pipeline_tag: text-generation"]
+  front = ["library_name: transformers"]
+  front += ["pipeline_tag: text-generation"] if causal else []
   front += ["tags:", *(f"- {tag}" for tag in tags)]
+  model_type = _inline(config.get("model_type", ""))
   lines = ["---", *front, "---", "", f"# A {model_type} model", ""]
   version = importlib.metadata.version("jaxmerge")
   lines += [f"Written by jaxmerge {version}.", ""]
   if metadata is not None:
     lines += _origin(metadata)
     lines += _sources(metadata.provenance) if metadata.provenance else []
-  has_code = has_code or model_type == "baichuan"
-  remote = ", trust_remote_code=True" if has_code else ""
-  return "\n".join(lines) + "\n" + _HOW_TO_LOAD.format(remote=remote)
+  lines += ["## How to load it", ""]
+  # Code that is no part of transformers and lies beside the tensors.
+  has_code = "auto_map" in config or model_type == "baichuan"
+  in_torch = _IN_TORCH.format(
+    kind="AutoModelForCausalLM" if causal else "AutoModel",
+    remote=", trust_remote_code=True" if has_code else "",
+  )
+  return "\n".join(lines) + "\n" + (_IN_JAX if is_known else "") + in_torch
 
 
 def _origin(metadata: Metadata) -> list[str]:

@@ -140,7 +140,10 @@ def save_params(
   check_output(path, overwrite=overwrite)
   path = absolute(path)
   silence_orbax()
-  with replace_directory(path) as temporary, _writing(path.parent):
+  with (
+    replace_directory(path, overwrite=overwrite) as temporary,
+    _writing(path.parent),
+  ):
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     checkpointer.save(
       temporary,
@@ -175,7 +178,10 @@ def save_rows(
   check_output(path, overwrite=overwrite)
   path = absolute(path)
   silence_orbax()
-  with replace_directory(path) as temporary, _writing(path.parent):
+  with (
+    replace_directory(path, overwrite=overwrite) as temporary,
+    _writing(path.parent),
+  ):
     params = temporary.with_name(f"{temporary.name}.params")
     write_rows(params, specs, rows)
     with contextlib.closing(

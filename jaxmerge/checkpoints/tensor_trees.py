@@ -121,15 +121,23 @@ def read_origin(path: epath.Path, metadata: Metadata) -> Metadata:
 
 
 def write_beside(
-  path: epath.Path, files: Mapping[str, str], metadata: Metadata | None
+  path: epath.Path,
+  files: Mapping[str, str],
+  metadata: Metadata | None,
+  *,
+  is_known: bool,
 ) -> None:
-  """Writes all but the tensors: carried files, the model card, the origin."""
+  """Writes all but the tensors: carried files, the model card, the origin.
+
+  Args:
+    path: the directory.
+    files: texts by name, config.json among them.
+    metadata: of the model; None without.
+    is_known: jaxmerge can run the model.
+  """
   for name, text in files.items():
     (path / name).write_bytes(to_bytes(name, text))
-  model = read_json(files[CONFIG])
-  card = model_card(
-    str(model.get("model_type", "")), metadata, has_code="auto_map" in model
-  )
+  card = model_card(read_json(files[CONFIG]), metadata, is_known=is_known)
   write_text(path / CARD, card)
   if metadata is not None:
     write_json(path / ORIGIN, origin(metadata))

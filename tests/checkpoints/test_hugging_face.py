@@ -328,3 +328,18 @@ def test_a_run_of_our_own_says_which_token_ends_a_text(tiny_run, tmp_path):
   models.save_model(model(), tmp_path / "m", "hf")
   value = json.loads((tmp_path / "m/config.json").read_text())
   assert value["eos_token_id"] is None
+
+
+def test_a_card_promises_only_what_is_known():
+  from jaxmerge.checkpoints.model_card import model_card
+
+  bert = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+  card = model_card(bert, None, is_known=False)
+  assert "load_model" not in card
+  assert "text-generation" not in card
+  assert "AutoModel.from_pretrained" in card
+  other = {"model_type": "x", "architectures": ["XForCausalLM"]}
+  card = model_card({**other, "auto_map": {}}, None, is_known=False)
+  assert "AutoModelForCausalLM" in card
+  assert "trust_remote_code" in card
+  assert "load_model" not in card
