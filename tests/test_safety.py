@@ -200,12 +200,14 @@ def test_a_container_that_numbers_its_processes_writes_files(
 
 def test_an_output_that_another_process_has_made_is_left_alone(tmp_path):
   path = tmp_path / "out"
-  with (
-    pytest.raises(InputError, match="made by another process"),
-    replace_directory(path, overwrite=False) as temporary,
-  ):
-    temporary.mkdir()
-    path.mkdir()
-    (path / "theirs").write_text("whole")
+
+  def write_while_another_does():
+    with replace_directory(path, overwrite=False) as temporary:
+      temporary.mkdir()
+      path.mkdir()
+      (path / "theirs").write_text("whole")
+
+  with pytest.raises(InputError, match="made by another process"):
+    write_while_another_does()
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
   assert (path / "theirs").read_text() == "whole"
