@@ -16,6 +16,7 @@ from jaxmerge.errors import InputError
 from jaxmerge.parallel.rules import named_leaves
 
 FORMAT = 1
+SENTENCEPIECE = "tokenizer.model"
 # Small files beside the tensors of a Hugging Face directory that are kept as
 # they are; a name in `.model` is binary and kept as base64.
 CARRIED_FILES = (
@@ -27,7 +28,7 @@ CARRIED_FILES = (
   "vocab.json",
   "merges.txt",
   "chat_template.jinja",
-  "tokenizer.model",
+  SENTENCEPIECE,
 )
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
 
@@ -46,7 +47,8 @@ class Metadata:
     model: fields of the model's DecoderConfig.
     data: arguments from which the run's corpus was prepared.
     corpus: fingerprint of what they gave ("" without a corpus).
-    tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable.
+    tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable
+      ("" where a Hugging Face directory had none).
     leaves: for each item, each leaf's shape, dtype, digest and norm.
     iterator: digest of the data iterator's position ("" without one).
     provenance: for a merged tree its method, weights and sources.
@@ -72,7 +74,8 @@ class Metadata:
 
   @property
   def tokenizer_hash(self) -> str:
-    return hash_text(self.tokenizer)
+    """Of tokenizer.json, or of tokenizer.model where there is no other."""
+    return hash_text(self.tokenizer or self.files.get(SENTENCEPIECE, ""))
 
 
 def hash_text(text: str) -> str:

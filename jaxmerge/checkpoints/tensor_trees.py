@@ -89,7 +89,7 @@ def open_tree(path: epath.PathLike) -> TensorTree:
     model={k: v for k, v in model.items() if k not in _NOT_THE_MODEL},
     data={},
     corpus="",
-    tokenizer=files.get(TOKENIZER, files.get("tokenizer.model", "")),
+    tokenizer=files.get(TOKENIZER, ""),
     leaves={"params": without_digests(leaves)},
     iterator="",
     provenance={},
