@@ -16,12 +16,13 @@ from jaxmerge.errors import InputError
 from jaxmerge.parallel.rules import named_leaves
 
 FORMAT = 1
+SENTENCEPIECE = "tokenizer.model"
 # The tokenizer of a Hugging Face directory, where it is not tokenizer.json.
 VOCABULARY_FILES = (
   "vocab.json",
   "merges.txt",
   "vocab.txt",
-  "tokenizer.model",
+  SENTENCEPIECE,
   "spiece.model",
   "sentencepiece.bpe.model",
 )
@@ -56,7 +57,8 @@ class Metadata:
     model: fields of the model's DecoderConfig.
     data: arguments from which the run's corpus was prepared.
     corpus: fingerprint of what they gave ("" without a corpus).
-    tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable.
+    tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable
+      ("" where a Hugging Face directory had none).
     leaves: for each item, each leaf's shape, dtype, digest and norm.
     iterator: digest of the data iterator's position ("" without one).
     provenance: for a merged tree its method, weights and sources.
@@ -82,7 +84,9 @@ class Metadata:
 
   @property
   def tokenizer_hash(self) -> str:
-    return hash_text(self.tokenizer)
+    """Of tokenizer.json, or of what there is instead."""
+    instead = (self.files.get(name, "") for name in VOCABULARY_FILES)
+    return hash_text(self.tokenizer or "".join(instead))
 
 
 def hash_text(text: str) -> str:

@@ -12,7 +12,6 @@ from etils import epath
 from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import (
   CARRIED_FILES,
-  VOCABULARY_FILES,
   Metadata,
   describe_leaf,
   imported,
@@ -84,18 +83,11 @@ def open_tree(path: epath.PathLike) -> TensorTree:
   check(problems)
   metadata = imported(
     {k: v for k, v in model.items() if k not in _NOT_THE_MODEL},
-    _tokenizer(files),
+    files.get(TOKENIZER, ""),
     without_digests(leaves),
     files,
   )
   return TensorTree(read_origin(path, metadata), leaves)
-
-
-def _tokenizer(files: Mapping[str, str]) -> str:
-  """What tells tokenizers apart: tokenizer.json, or what there is instead."""
-  if TOKENIZER in files:
-    return files[TOKENIZER]
-  return "".join(files[name] for name in VOCABULARY_FILES if name in files)
 
 
 def without_digests(leaves: Mapping[str, Leaf]) -> dict[str, Any]:

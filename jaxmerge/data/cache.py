@@ -202,7 +202,8 @@ def prepare(
     cache_dir: a local directory for caches.
     vocab_size: tokens of the BPE to train on the train split; not read where
       there is a tokenizer_path.
-    tokenizer_path: a byte-level tokenizer.json, used instead of training one.
+    tokenizer_path: a tokenizer.json as load_tokenizer takes it, used instead of
+      training one.
     fractions: expected shares of the splits.
     progress: called with a line of text as the work goes on.
 

@@ -1,4 +1,4 @@
-"""Byte-level BPE: trained on a corpus, or loaded from a tokenizer.json.
+"""Byte-level BPE, trained on a corpus, or any loaded from a tokenizer.json.
 
 V: size of the vocabulary.
 """
@@ -6,6 +6,7 @@ V: size of the vocabulary.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from jaxmerge.data.sentencepiece_model import SPACE
 from jaxmerge.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 SAMPLE_BYTES = 5_000_000
 _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
@@ -74,20 +77,37 @@ def _for_text(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def _is_byte_level(part: Any) -> bool:
-  """Whether a part of a tokenizer's JSON is, or has in it, a ByteLevel."""
-  if isinstance(part, dict):
-    found = part.get("type") == "ByteLevel"
-    return found or any(_is_byte_level(value) for value in part.values())
-  return isinstance(part, list) and any(_is_byte_level(item) for item in part)
+def _parts(value: Any) -> Iterator[dict[str, Any]]:
+  """The parts that have a type, at any depth of a tokenizer's JSON."""
+  if isinstance(value, dict):
+    if "type" in value:
+      yield value
+    value = list(value.values())
+  if isinstance(value, list):
+    for item in value:
+      yield from _parts(item)
+
+
+def _spelling(tokenizer: tokenizers.Tokenizer) -> str:
+  """How tokens spell bytes: "bytes", "spaces" (SPACE for one) or ""."""
+  for part in _parts(json.loads(tokenizer.to_str())["decoder"]):
+    if part["type"] == "ByteLevel":
+      return "bytes"
+    space = part.get("replacement") or part.get("pattern")
+    if space in (SPACE, {"String": SPACE}):
+      return "spaces"
+  return ""
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
-  """Loads a byte-level tokenizer.json, as of GPT-2, Llama 3, Qwen or SmolLM.
+  """Loads a tokenizer.json whose tokens say what bytes they stand for.
+
+  They do in a byte-level one, as of GPT-2, Llama 3, Qwen or SmolLM, and in one
+  made from a SentencePiece model, as of Llama 2.
 
   Raises:
-    InputError: no such file, not a tokenizer, no end-of-text token, or not
-      byte-level (the bytes that a token stands for could not be counted).
+    InputError: no such file, not a tokenizer, no end-of-text token, or of
+      another kind (the bytes that a token stands for could not be counted).
   """
   path = os.fspath(path)
   try:
@@ -99,10 +119,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer.from_str(content)
   except Exception as error:  # the library raises plain Exception
     raise InputError(f"{path} is not a tokenizer.json: {error}") from error
-  if not _is_byte_level(json.loads(tokenizer.to_str())["decoder"]):
+  if not _spelling(tokenizer):
     raise InputError(
-      f"tokenizer {path} is not byte-level, so that bits per byte cannot be "
-      "counted; use a byte-level BPE"
+      f"tokenizer {path} is not byte-level nor made from a SentencePiece "
+      "model, so that bits per byte cannot be counted; use a byte-level BPE"
     )
   end_of_text_id(tokenizer)
   return _for_text(tokenizer)
@@ -111,13 +131,21 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
 def end_of_text_id(tokenizer: tokenizers.Tokenizer) -> int:
   """The id of the token that stands before every document.
 
+  That is one of the known names, else the only special token that the
+  tokenizer's template knows.
+
   Raises:
-    InputError: the tokenizer has none of the known names.
+    InputError: the tokenizer has neither.
   """
   for name in _ENDS_OF_TEXT:
     number = tokenizer.token_to_id(name)
     if number is not None:
       return number
+  template = json.loads(tokenizer.to_str())["post_processor"] or {}
+  names = list(template.get("special_tokens", ()))
+  number = tokenizer.token_to_id(names[0]) if len(names) == 1 else None
+  if number is not None:
+    return number
   raise InputError(
     f"the tokenizer has no end-of-text token ({', '.join(_ENDS_OF_TEXT)})"
   )
@@ -133,18 +161,28 @@ def token_bytes(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
 
   Over the tokens of a text they add up to its length, if the tokenizer changes
   no text; else (NFC normalisation, a space put in front) to the length of the
-  changed text.
+  changed text. What a SentencePiece model has no piece for counts as nothing.
 
   Returns:
     int32[V]; 0 for special tokens and for ids without a token.
   """
+  spells_bytes = _spelling(tokenizer) == "bytes"
   vocabulary = tokenizer.get_vocab(with_added_tokens=True)
   bytes_V = np.zeros(vocabulary_size(tokenizer), np.int32)
   for token, number in vocabulary.items():
-    bytes_V[number] = len(token)  # byte-level: one character is one byte
+    # byte-level: one character is one byte
+    bytes_V[number] = len(token) if spells_bytes else _piece_bytes(token)
   for number, added in tokenizer.get_added_tokens_decoder().items():
-    bytes_V[number] = 0 if added.special else len(added.content.encode())
+    text = added.content if spells_bytes else added.content.replace(SPACE, " ")
+    bytes_V[number] = 0 if added.special else len(text.encode())
   return bytes_V
+
+
+def _piece_bytes(piece: str) -> int:
+  """A byte is written as in <0x0A>, a space as SPACE."""
+  if _BYTE_PIECE.fullmatch(piece):
+    return 1
+  return len(piece.replace(SPACE, " ").encode())
 
 
 def tokenizer_hash(tokenizer: tokenizers.Tokenizer) -> str:

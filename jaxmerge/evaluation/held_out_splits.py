@@ -7,9 +7,15 @@ from typing import Any
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxmerge.checkpoints.metadata import Metadata
+from jaxmerge.checkpoints.metadata import (
+  SENTENCEPIECE,
+  Metadata,
+  hash_text,
+)
+from jaxmerge.checkpoints.tensor_trees import to_bytes
 from jaxmerge.data.cache import TokenizedCorpus
 from jaxmerge.data.heldout import held_out
+from jaxmerge.data.sentencepiece import tokenizer_json
 from jaxmerge.data.settings import open_corpus
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
@@ -58,6 +64,23 @@ class Scorer:
     return HeldOutLoss(self.graph, self.mesh, sequences, self.batch_size)
 
 
+def tokenizer_of(metadata: Metadata) -> str:
+  """The tokenizer.json to score a checkpoint with.
+
+  Where there is none it is made from the checkpoint's tokenizer.model; the
+  checkpoint itself stays as it is.
+
+  Raises:
+    InputError: there is neither, or the tokenizer.model cannot be used.
+  """
+  if metadata.tokenizer:
+    return metadata.tokenizer
+  if SENTENCEPIECE in metadata.files:
+    text = metadata.files[SENTENCEPIECE]
+    return tokenizer_json(to_bytes(SENTENCEPIECE, text))
+  raise InputError("the checkpoint carries no tokenizer to score text with")
+
+
 def open_scorer(
   metadata: Metadata,
   mesh: Mesh,
@@ -90,8 +113,7 @@ def open_scorer(
     if batch_size < 1 or batch_size % shards
     else []
   )
-  if not metadata.tokenizer:
-    raise InputError("the checkpoint carries no tokenizer to score text with")
+  tokenizer = tokenizer_of(metadata)
   run_data = dict(metadata.data)
   length = seq_len or run_data.pop("seq_len", 0)
   run_data.pop("seq_len", None)
@@ -106,9 +128,9 @@ def open_scorer(
       if not given
     ]
   )
-  path = cache_root() / "tokenizers" / f"{metadata.tokenizer_hash}.json"
+  path = cache_root() / "tokenizers" / f"{hash_text(tokenizer)}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
-  write_text(path, metadata.tokenizer)
+  write_text(path, tokenizer)
   corpus = open_corpus(chosen, tokenizer_path=str(path), progress=progress)
   if not settings and not allow_unrelated:
     check(_changes(metadata, corpus.fingerprint))

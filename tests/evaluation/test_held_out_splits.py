@@ -1,0 +1,123 @@
+"""Models whose only tokenizer is a SentencePiece one are scored with it."""
+
+import base64
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxmerge import evaluate, runner
+from jaxmerge.checkpoints import sources, trajectory
+from jaxmerge.checkpoints.families import table
+from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.convert import convert
+from jaxmerge.data.sentencepiece import tokenizer_json
+from jaxmerge.errors import InputError
+from jaxmerge.evaluation.held_out_splits import open_scorer, tokenizer_of
+from jaxmerge.files import write_json
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import init_params
+from jaxmerge.parallel.mesh import make_mesh
+
+TESTS = pathlib.Path(__file__).parent.parent
+CONFIGS = TESTS.parent / "configs"
+LLAMA, BAICHUAN = (
+  (TESTS / f"data/sentencepiece/{name}.model").read_bytes()
+  for name in ("llama", "baichuan")
+)
+CONFIG = DecoderConfig(
+  vocab_size=400,
+  width=16,
+  depth=1,
+  num_heads=2,
+  num_kv_heads=2,
+  mlp_width=24,
+  tied=False,
+)
+
+
+def quiet(*_):
+  pass
+
+
+def theirs(path, seed, content):
+  """A Hugging Face directory with a tokenizer.model and no tokenizer.json."""
+  params = init_params(CONFIG, jax.random.key(seed))
+  path.mkdir()
+  tensors = dict(table.to_tensors(params, CONFIG, table.FAMILIES[0]))
+  save_file(tensors, path / "model.safetensors")
+  write_json(path / "config.json", table.FAMILIES[0].write_config(CONFIG))
+  (path / "tokenizer.model").write_bytes(content)
+  return str(path)
+
+
+@pytest.fixture
+def texts(tmp_path):
+  folder = tmp_path / "texts"
+  folder.mkdir()
+  for number in range(60):
+    text = f"Document {number}: it is 你好 {number * 7} times.\n" * 3
+    (folder / f"{number}.txt").write_text(text)
+  return folder
+
+
+def test_they_are_evaluated_and_get_no_other_tokenizer(tmp_path, texts):
+  inputs = [theirs(tmp_path / f"{i}", i, LLAMA) for i in range(2)]
+  config = runner.load_config(str(CONFIGS / "evaluate/tiny.py"))
+  config.data.source = "text_files"
+  config.data.globs = (str(texts / "*.txt"),)
+  config.seq_len = 32
+  rows = evaluate.evaluate(config, inputs, progress=quiet)
+  nats = np.array([row.nats_per_token for row in rows])
+  # Random weights: about as likely as any other token.
+  np.testing.assert_allclose(nats, np.log(400), atol=1)
+  bits = np.array([row.bits_per_byte for row in rows])
+  bytes_per_token = nats / np.log(2) / bits
+  assert (bytes_per_token > 1).all()
+  assert (bytes_per_token < 2).all()
+  convert(inputs[0], tmp_path / "orbax", "orbax")
+  assert read_metadata(tmp_path / "orbax").tokenizer == ""
+  convert(str(tmp_path / "orbax"), tmp_path / "back", "hf")
+  assert (tmp_path / "back/tokenizer.model").read_bytes() == LLAMA
+  assert not (tmp_path / "back/tokenizer.json").exists()
+
+
+def test_other_tokenizer_models_are_other_tokenizers(tmp_path):
+  same = [theirs(tmp_path / f"{i}", i, LLAMA) for i in range(2)]
+  other = theirs(tmp_path / "other", 2, BAICHUAN)
+  for opened in (trajectory.open_inputs, sources.open_models):
+    a, b, c = opened([*same, other])
+    trajectory.check_comparable([a, b])
+    with pytest.raises(InputError, match="tokenizer"):
+      trajectory.check_comparable([a, c])
+
+
+def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
+  metadata = read_metadata(tiny_run / "checkpoints/8")
+  carried = {"tokenizer.model": base64.b64encode(BAICHUAN).decode()}
+  with_both = dataclasses.replace(metadata, files=carried)
+  assert tokenizer_of(with_both) == metadata.tokenizer
+  assert with_both.tokenizer_hash == metadata.tokenizer_hash
+  alone = dataclasses.replace(with_both, tokenizer="")
+  assert tokenizer_of(alone) == tokenizer_json(BAICHUAN)
+  assert alone.tokenizer_hash != metadata.tokenizer_hash
+  mesh = make_mesh(data=-1, fsdp=1, tensor=1)
+  scorer = open_scorer(
+    alone, mesh, batch_size=8, allow_unrelated=True, progress=quiet
+  )
+  assert scorer.corpus.bytes_per_token_V.shape == (400,)
+  assert scorer.corpus.splits["search"].end_of_text == 2
+
+
+def test_one_without_a_tokenizer_or_with_a_damaged_one_is_refused(tiny_run):
+  metadata = read_metadata(tiny_run / "checkpoints/8")
+  none = dataclasses.replace(metadata, tokenizer="")
+  with pytest.raises(InputError, match="carries no tokenizer"):
+    tokenizer_of(none)
+  damaged = base64.b64encode(LLAMA[:1000]).decode()
+  files = {"tokenizer.model": damaged}
+  with pytest.raises(InputError, match=r"tokenizer\.model cannot be used"):
+    tokenizer_of(dataclasses.replace(none, files=files))
