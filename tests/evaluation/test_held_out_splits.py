@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from jaxmerge import evaluate, runner
 from jaxmerge.checkpoints import sources, trajectory
 from jaxmerge.checkpoints.families import table
+from jaxmerge.checkpoints.leaves import leaves_of
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.convert import convert
 from jaxmerge.data.sentencepiece import tokenizer_json
@@ -47,7 +48,7 @@ def theirs(path, seed, content):
   """A Hugging Face directory with a tokenizer.model and no tokenizer.json."""
   params = init_params(CONFIG, jax.random.key(seed))
   path.mkdir()
-  tensors = dict(table.to_tensors(params, CONFIG, table.FAMILIES[0]))
+  tensors = dict(table.to_tensors(leaves_of(params), CONFIG, table.FAMILIES[0]))
   save_file(tensors, path / "model.safetensors")
   write_json(path / "config.json", table.FAMILIES[0].write_config(CONFIG))
   (path / "tokenizer.model").write_bytes(content)
