@@ -1,11 +1,10 @@
-"""What is added up over a tree's rows as they pass: digests, norms, hashes.
+"""What is added up over a tree's rows as they pass: digests and norms.
 
 Rows may come in any order and from several threads.
 """
 
 import math
 import threading
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -15,9 +14,7 @@ import numpy as np
 from jaxmerge.checkpoints.digest import hexadecimal, part_lanes
 from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows
 from jaxmerge.checkpoints.metadata import (
-  canonical_json,
   describe_leaf,
-  hash_text,
 )
 from jaxmerge.checkpoints.norms import part_squares
 
@@ -89,24 +86,15 @@ class LeafTally:
     return found
 
 
-class ContentTally:
-  """A hash of a tree's bytes, where the files name none; "" of none."""
+class SeenTally:
+  """Whether anything was read of a tree that has no digests."""
 
   def __init__(self) -> None:
-    self._lock = threading.Lock()
-    self._sums: dict[str, dict[int, int]] = {}
+    self.seen = False
 
   def add(self, rows: Rows) -> None:
-    content = np.ascontiguousarray(rows.array).reshape(-1).view(np.uint8)
-    found = zlib.crc32(content.data)
-    with self._lock:
-      self._sums.setdefault(rows.name, {})[rows.start] = found
-
-  def hash(self) -> str:
-    if not self._sums:
-      return ""
-    value = {name: sorted(found.items()) for name, found in self._sums.items()}
-    return hash_text(canonical_json(value))
+    del rows
+    self.seen = True
 
 
 class WatchedLeaf(NamedTuple):
