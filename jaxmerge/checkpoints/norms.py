@@ -56,9 +56,12 @@ def all_finite(array: np.ndarray) -> bool:
   Args:
     array: on the host, of floating-point numbers of at most 32 bits.
   """
-  bits = np.dtype(f"uint{8 * array.dtype.itemsize}")
-  without_sign = bits.type(np.iinfo(bits).max // 2)
-  # Infinity, or what a type without it has instead: NaN.
-  limit = np.asarray(np.inf, array.dtype).view(bits) & without_sign
-  found = np.ascontiguousarray(array).view(bits) & without_sign
-  return bool(found.max(initial=0) < limit)
+  size = array.dtype.itemsize
+  # Infinity, or what a type without it has instead: NaN. As numbers with and
+  # without a sign the bits of what is finite are below it, either way.
+  limit = int(np.asarray(np.inf, array.dtype).view(f"uint{8 * size}"))
+  sign = 1 << (8 * size - 1)
+  bits = np.ascontiguousarray(array)
+  largest = bits.view(f"int{8 * size}").max(initial=0)
+  most_negative = bits.view(f"uint{8 * size}").max(initial=0)
+  return bool(largest < limit and most_negative < sign + limit)

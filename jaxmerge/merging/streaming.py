@@ -8,6 +8,8 @@ K trees.
 
 import collections
 import concurrent.futures
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,6 +35,8 @@ from jaxmerge.parallel.rules import is_stacked, named_leaves
 
 # One reads and computes while the other does; more wait for the same disk.
 WORKERS = 2
+# Trees of an average that are read before they are added: two in one pass.
+_TOGETHER = 2
 
 
 class Portion(NamedTuple):
@@ -139,7 +143,8 @@ def needed_bytes(
     entries = row * together
     size = spec.dtype.itemsize
     # Read, summed in float32 and cast; or read, in float32 and as much again.
-    making = entries * (at_once * (size + 8) if at_once else 2 * size + 4)
+    averaged = (_TOGETHER + 1) * size + 4
+    making = entries * (at_once * (size + 8) if at_once else averaged)
     if spec.rows_together > together:  # all that is stored together is decoded
       making += row * spec.rows_together * size
     most = max(most, workers * making + (workers + 1) * entries * size)
@@ -229,24 +234,24 @@ class Average:
       return np.zeros((rows, *row_shape(leaf.shape)), leaf.dtype)
     if not _is_averageable(used[0][0], portion):
       return _common(portion, [tree for tree, _ in used])
-    *others, (last, last_weight) = used
-    sums: list[jax.Array] = []
-    for tree, weight in others:
-      array = tree.read(portion)
-      for i, (_, block, _) in enumerate(blocks(array.reshape(-1))):
-        if i == len(sums):
-          sums.append(_first(np.float32(weight), block))
-        else:
-          sums[i] = _add(sums[i], np.float32(weight), block)
-    array = last.read(portion)
-    merged = [
-      np.asarray(_finish(sums[i] if sums else None, last_weight, block))
-      for i, (_, block, _) in enumerate(blocks(array.reshape(-1)))
-    ]
+    first = range(0, len(used), _TOGETHER)
+    totals: list[jax.Array | None] = []
+    for i in first:
+      some = used[i : i + _TOGETHER]
+      arrays = [tree.read(portion) for tree, _ in some]
+      weights = tuple(np.float32(weight) for _, weight in some)
+      step = _finish if i == first[-1] else _add
+      parts = zip(*(blocks(array.reshape(-1)) for array in arrays))
+      totals = [
+        step(total, weights, tuple(block for _, block, _ in part))
+        for total, part in itertools.zip_longest(totals, parts)
+      ]
+    shape = arrays[0].shape
+    merged = [np.asarray(total) for total in totals]
     if not merged:  # the portion is empty
-      return array
+      return arrays[0]
     joined = np.concatenate(merged) if merged[1:] else merged[0]
-    joined = joined[: array.size].reshape(array.shape)
+    joined = joined[: arrays[0].size].reshape(shape)
     if self._names_problems and not all_finite(joined):
       self.problems |= _not_finite(portion, [tree for tree, _ in used])
     return joined
@@ -269,27 +274,27 @@ def _common(portion: Portion, trees: Sequence[Stored]) -> np.ndarray:
   return first
 
 
-@jax.jit
-def _first(weight: jax.Array, block: jax.Array) -> jax.Array:
-  return weight * block.astype(jnp.float32)
-
-
-def _add_block(
-  total: jax.Array, weight: jax.Array, block: jax.Array
+def _sum(
+  total: jax.Array | None,
+  weights: tuple[jax.Array, ...],
+  parts: tuple[jax.Array, ...],
 ) -> jax.Array:
-  return total + weight * block.astype(jnp.float32)
+  """In float32, from left to right; the total so far may be none."""
+  terms = [w * part.astype(jnp.float32) for w, part in zip(weights, parts)]
+  return functools.reduce(jnp.add, terms if total is None else [total, *terms])
 
 
-_add = jax.jit(_add_block, donate_argnums=0)
+_add = jax.jit(_sum, donate_argnums=0)
 
 
 @jax.jit
 def _finish(
-  total: jax.Array | None, weight: jax.Array, block: jax.Array
+  total: jax.Array | None,
+  weights: tuple[jax.Array, ...],
+  parts: tuple[jax.Array, ...],
 ) -> jax.Array:
-  """The last tree's part of the sum, which may be all of it, and the cast."""
-  last = weight * block.astype(jnp.float32)
-  return (last if total is None else total + last).astype(block.dtype)
+  """The sum with the last trees, cast."""
+  return _sum(total, weights, parts).astype(parts[0].dtype)
 
 
 def _not_finite(portion: Portion, trees: Sequence[Stored]) -> set[str]:
