@@ -20,7 +20,7 @@ from jaxmerge.checkpoints.norms import part_squares
 
 # Elements that a program sees at once; the last block of a part is padded to a
 # power of two, so that few programs are compiled.
-BLOCK = 1 << 21
+BLOCK = 1 << 20
 _SMALLEST = 1 << 12
 
 

@@ -205,6 +205,10 @@ class Watched:
     self.furthest = max(self.furthest, self.file.tell() + size)
     return self.file.read(size)
 
+  def readinto(self, buffer):
+    self.furthest = max(self.furthest, self.file.tell() + len(buffer))
+    return self.file.readinto(buffer)
+
 
 def test_a_thousand_damaged_headers(file, monkeypatch):
   """Each is refused with a message, or every tensor lies within the file."""
