@@ -33,7 +33,7 @@ def get_config() -> config_dict.ConfigDict:
   # First trials, by name (docs/search.md); () takes the default order.
   config.starts = ()
   # Tell the process the loss's derivative by the weights: fewer trials, each
-  # of three (a pair) or five forward passes.
+  # of three (a pair) or six forward passes.
   config.use_gradients = False
   # Score no further what the best trial beats beyond noise on a part.
   config.early_stop = False

@@ -143,7 +143,7 @@ class HeldOutLoss:
   def gradient(self, params: Any) -> tuple[Score, Any]:
     """The score of parameters and d sum(losses_N) / d params, in float32.
 
-    Reverse mode: about five forward passes on a CPU.
+    Reverse mode: about six forward passes on a CPU.
     """
     total = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=jnp.float32), params)
     found = []

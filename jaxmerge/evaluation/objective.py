@@ -29,7 +29,7 @@ _RUNGS = (0.25, 0.5)
 _BEATEN = 3.0
 # What a derivative costs in forward passes (docs/results/search.md).
 _JVP_PASSES = 3
-_VJP_PASSES = 5
+_VJP_PASSES = 6
 
 Weights = Sequence[Sequence[float]]
 

@@ -209,7 +209,7 @@ def test_a_stopped_trial_pays_for_no_gradient():
 
 
 def test_derivatives_are_paid_for_as_forward_passes():
-  for count, passes in ((2, 3), (3, 5)):
+  for count, passes in ((2, 3), (3, 6)):
     merged, domain = _setting(count)
     objective = make_objective(merged, domain, use_gradients=True)
     row = [1 / count] * count
