@@ -1,6 +1,7 @@
 """Whole models in and out: `jaxmerge.load_model` and `jaxmerge.save_model`."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -25,7 +26,12 @@ from jaxmerge.checkpoints.metadata import (
   tree_of_leaves,
 )
 from jaxmerge.checkpoints.shards import MAX_SHARD_BYTES
-from jaxmerge.checkpoints.store import restore_params, save_params, save_rows
+from jaxmerge.checkpoints.store import (
+  PART_BYTES,
+  restore_params,
+  save_params,
+  save_rows,
+)
 from jaxmerge.checkpoints.tallies import LeafTally, watched
 from jaxmerge.checkpoints.tensor_trees import (
   ORIGIN,
@@ -35,6 +41,7 @@ from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
+from jaxmerge.parallel.rules import is_stacked
 
 FORMATS = ("hf", "orbax")
 
@@ -169,10 +176,7 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
       metadata=source.metadata if known else None,
       readings=readings,
     )
-  specs = {
-    name: LeafSpec(leaf.shape, leaf.dtype, leaf.rows_together)
-    for name, leaf in leaves.items()
-  }
+  specs = {name: _in_parts(name, leaf) for name, leaf in leaves.items()}
   written = LeafTally()
 
   def metadata() -> Metadata:
@@ -182,15 +186,35 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
     described = {"params": written.leaves(specs)}
     return dataclasses.replace(kept, kind=kind, leaves=described, iterator="")
 
-  save_rows(path, specs, _rows(watched(leaves, written)), metadata)
+  save_rows(path, specs, _rows(leaves, specs, written), metadata)
   return True
 
 
-def _rows(leaves: Mapping[str, Leaf]) -> Iterator[Rows]:
+def _in_parts(name: str, leaf: Leaf) -> LeafSpec:
+  """How a parameter is stored: each layer of a stack, else some rows."""
+  row = leaf.dtype.itemsize * math.prod(leaf.shape[1:])
+  together = 1 if is_stacked(name) else max(PART_BYTES // max(row, 1), 1)
+  if leaf.rows_together < num_rows(leaf.shape):  # it is read in such parts
+    together = leaf.rows_together
+  return LeafSpec(leaf.shape, leaf.dtype, together)
+
+
+def _rows(
+  leaves: Mapping[str, Leaf], specs: Mapping[str, LeafSpec], tally: LeafTally
+) -> Iterator[Rows]:
+  """All rows as they are to be stored; the tally sees each."""
   for name, leaf in leaves.items():
-    count, step = num_rows(leaf.shape), leaf.rows_together
-    for start in range(0, count, step):
-      yield Rows(name, start, leaf.rows(start, min(start + step, count)))
+    count, read, kept = (
+      num_rows(leaf.shape),
+      leaf.rows_together,
+      specs[name].rows_together,
+    )
+    for start in range(0, count, read):
+      array = leaf.rows(start, min(start + read, count))
+      for i in range(0, len(array), kept):
+        rows = Rows(name, start + i, array[i : i + kept])
+        tally.add(rows)
+        yield rows
 
 
 def _has_origin(path: epath.Path) -> bool:

@@ -35,7 +35,7 @@ from jaxmerge.parallel.rules import is_stacked, leaf_name
 
 # Parameters are stored in parts, so that they can be read in parts: layers of a
 # stack by themselves, and of what is large as much as this.
-_PART_BYTES = 64 * 2**20
+PART_BYTES = 16 * 2**20
 # What Orbax and TensorStore say of a full disk.
 _FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota")
 
@@ -96,7 +96,7 @@ def _in_parts(params: Any) -> Any:
   def save_args(path: Any, leaf: Any) -> ocp.SaveArgs:
     del leaf
     layers = (0,) if is_stacked(leaf_name(path)) else ()
-    return ocp.SaveArgs(chunk_byte_size=_PART_BYTES, shard_axes=layers)
+    return ocp.SaveArgs(chunk_byte_size=PART_BYTES, shard_axes=layers)
 
   return jax.tree_util.tree_map_with_path(save_args, params)
 

@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int, str], None]
 
 # Bytes a second, read and written together, of a merge on two CPU cores whose
 # files are in memory already (docs/results/merge.md).
-_BYTES_A_SECOND = {"step directories": 200e6, "Hugging Face": 1000e6}
+_BYTES_A_SECOND = {"step directories": 400e6, "Hugging Face": 1500e6}
 
 
 class WeightGroups(NamedTuple):
