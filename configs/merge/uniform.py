@@ -9,6 +9,8 @@ Seconds for a small model; the time of reading the inputs for a large one.
 
 from ml_collections import config_dict
 
+from jaxmerge.runner import load_config
+
 
 def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
@@ -35,14 +37,8 @@ def get_config() -> config_dict.ConfigDict:
   # Targets in a sequence; 0 is as in training.
   config.seq_len = 0
   # "" measures on the corpus that the last input was trained on.
-  config.data = config_dict.ConfigDict()
-  config.data.source = ""
-  config.data.globs = ()
-  config.data.data_dir = ""
-  config.data.split = ""
-  config.data.text_feature = "text"
-  config.data.max_documents = 0
-  config.data.cache_dir = ""
+  # The keys are those of configs/evaluate/quickstart.py.
+  config.data = load_config("configs/evaluate/quickstart.py").data
 
   config.mesh = config_dict.ConfigDict()
   config.mesh.data = -1

@@ -10,6 +10,8 @@ itself shows how many more tokens it needs to be as good.
 
 from ml_collections import config_dict
 
+from jaxmerge.runner import load_config
+
 
 def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
@@ -53,14 +55,8 @@ def get_config() -> config_dict.ConfigDict:
   config.report = "report"
 
   # "" searches on the corpus that the last checkpoint was trained on.
-  config.data = config_dict.ConfigDict()
-  config.data.source = ""
-  config.data.globs = ()
-  config.data.data_dir = ""
-  config.data.split = ""
-  config.data.text_feature = "text"
-  config.data.max_documents = 0
-  config.data.cache_dir = ""
+  # The keys are those of configs/evaluate/quickstart.py.
+  config.data = load_config("configs/evaluate/quickstart.py").data
 
   config.mesh = config_dict.ConfigDict()
   config.mesh.data = -1

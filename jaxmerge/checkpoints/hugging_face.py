@@ -31,13 +31,12 @@ from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import (
   MAX_SHARD_BYTES,
-  open_tensors,
   write_tensors,
 )
 from jaxmerge.checkpoints.tensor_trees import (
   CONFIG,
   TOKENIZER,
-  read_files,
+  read_headers,
   read_origin,
   without_digests,
   write_beside,
@@ -77,26 +76,14 @@ def open_directory(path: epath.PathLike) -> Opened:
   Raises:
     InputError: lists what is missing, damaged or not supported.
   """
-  path = epath.Path(path)
-  problems: list[str] = []
-  files: dict[str, str] = {}
-  tensors: Mapping[str, Any] = {}
-  try:
-    files = read_files(path)
-    value = read_json(files.get(CONFIG, ""))
-    family = table.family_of_type(value)
-    config = family.read_config(value)
-  except InputError as error:
-    problems += [f"{path}: {problem}" for problem in error.problems]
-  except ValueError as error:
-    problems.append(f"{path}: {CONFIG} is damaged: {error}")
-  try:
-    tensors = open_tensors(path)
-  except InputError as error:
-    problems += error.problems
-  check(problems)
+  files, (family, config), tensors = read_headers(epath.Path(path), _known)
   tokenizer = files.pop(TOKENIZER, "")
   return Opened(config, family, tensors, tokenizer, files)
+
+
+def _known(value: Any) -> tuple[Family, DecoderConfig]:
+  family = table.family_of_type(value)
+  return family, family.read_config(value)
 
 
 def _our_leaves(

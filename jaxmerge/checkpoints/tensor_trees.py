@@ -4,8 +4,8 @@ Equal tensors are all that a merge needs; what the model is does not matter.
 """
 
 import base64
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
@@ -21,8 +21,10 @@ from jaxmerge.checkpoints.metadata import (
 from jaxmerge.checkpoints.model_card import model_card
 from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import open_tensors
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import write_json, write_text
+
+_T = TypeVar("_T")
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -56,6 +58,33 @@ def is_hugging_face(path: epath.PathLike) -> bool:
   return (epath.Path(path) / CONFIG).exists()
 
 
+def read_headers(
+  path: epath.Path, describe: Callable[[Any], _T]
+) -> tuple[dict[str, str], _T, Mapping[str, Leaf]]:
+  """The carried files, what `describe` makes of config.json, the tensors.
+
+  Raises:
+    InputError: lists what is missing or damaged, and what `describe` says.
+  """
+  problems = Problems()
+
+  def texts_and_model() -> tuple[dict[str, str], _T]:
+    try:
+      files = read_files(path)
+      return files, describe(read_json(files.get(CONFIG, "")))
+    except InputError as error:
+      raise InputError([f"{path}: {p}" for p in error.problems]) from error
+    except ValueError as error:
+      raise InputError(f"{path}: {CONFIG} is damaged: {error}") from error
+
+  described = problems(texts_and_model)
+  tensors = problems(lambda: open_tensors(path))
+  problems.check()
+  assert described is not None
+  assert tensors is not None
+  return *described, tensors
+
+
 def open_tree(path: epath.PathLike) -> TensorTree:
   """Reads everything but the tensors.
 
@@ -63,31 +92,18 @@ def open_tree(path: epath.PathLike) -> TensorTree:
     InputError: lists what is missing or damaged.
   """
   path = epath.Path(path)
-  problems: list[str] = []
-  files: dict[str, str] = {}
-  model: Any = {}
-  leaves: Mapping[str, Leaf] = {}
-  try:
-    files = read_files(path)
-    model = read_json(files[CONFIG])
-    if not isinstance(model, dict):
-      raise ValueError("it is not a JSON object")
-  except InputError as error:
-    problems += [f"{path}: {problem}" for problem in error.problems]
-  except ValueError as error:
-    problems.append(f"{path}: {CONFIG} is damaged: {error}")
-  try:
-    leaves = open_tensors(path)
-  except InputError as error:
-    problems += error.problems
-  check(problems)
+  files, model, leaves = read_headers(path, _the_model)
   metadata = imported(
-    {k: v for k, v in model.items() if k not in _NOT_THE_MODEL},
-    files.get(TOKENIZER, ""),
-    without_digests(leaves),
-    files,
+    model, files.get(TOKENIZER, ""), without_digests(leaves), files
   )
   return TensorTree(read_origin(path, metadata), leaves)
+
+
+def _the_model(value: Any) -> dict[str, Any]:
+  """What of a config.json says what the model is."""
+  if not isinstance(value, dict):
+    raise ValueError("it is not a JSON object")
+  return {k: v for k, v in value.items() if k not in _NOT_THE_MODEL}
 
 
 def without_digests(leaves: Mapping[str, Leaf]) -> dict[str, Any]:
