@@ -133,6 +133,10 @@ def test_a_foreign_model_needs_a_corpus_and_gets_numbers(foreign, tmp_path):
     "1",
     "2",
   }
+  results = json.loads((tmp_path / "run/report/results.json").read_text())
+  assert results["tokens_saved"] is None
+  page = (tmp_path / "run/report/report.html").read_text()
+  assert "last merged step</th><td>not known" in page
 
 
 def test_numbers_of_names_or_of_the_order(foreign, exported, tmp_path):

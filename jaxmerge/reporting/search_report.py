@@ -80,11 +80,9 @@ def write_search_report(
   points = _points(comparison, facts, rows, progress)
   merged = rows[-1]
   tokens = next(p.tokens for p in points if p.step == last_step)
-  saved = tokens_saved(
-    merged.report_loss,
-    tokens,
-    [(p.tokens, p.loss) for p in points if p.step >= last_step],
-  )
+  later = [(p.tokens, p.loss) for p in points if p.step >= last_step]
+  # Checkpoints of others may not say how many tokens they have seen.
+  saved = tokens_saved(merged.report_loss, tokens, later) if tokens else None
   results = Results(tuple(rows), tokens, saved)
   trials = study_trials(facts.trials, facts.domain)
   with tempfile.TemporaryDirectory() as folder:
