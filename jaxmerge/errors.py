@@ -1,4 +1,7 @@
-"""The one exception for bad input: every problem found, in one message."""
+"""How a verb ends early: bad input, or a run that cannot go on.
+
+Bad input is one exception with every problem found.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -18,6 +21,12 @@ class InputError(ValueError):
       problems = [problems]
     self.problems = list(problems)
     super().__init__("\n".join(self.problems))
+
+
+class Diverged(Exception):
+  """A training run whose loss is not finite; a verb prints it, exit code 3."""
+
+  exit_code = 3
 
 
 def check(problems: Iterable[str]) -> None:

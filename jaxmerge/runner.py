@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 import jaxmerge
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import cache_root
 from jaxmerge.parallel import distributed
 
@@ -256,11 +256,16 @@ def split_list(text: str) -> list[str]:
 
 
 def run(verb: str, main: Callable[[], None]) -> int:
-  """Runs a verb's main and returns its exit code: 0, 2 for bad input."""
+  """Runs a verb's main and returns its exit code.
+
+  0; 2 for bad input; 3 for a run that has diverged; 130 when interrupted.
+  """
   try:
     main()
   except InputError as error:
     return _fail(verb, error.problems)
+  except Diverged as error:
+    return _fail(verb, [str(error)], Diverged.exit_code)
   except OSError as error:
     if error.errno not in _CANNOT_WRITE:
       raise
@@ -272,10 +277,10 @@ def run(verb: str, main: Callable[[], None]) -> int:
   return 0
 
 
-def _fail(verb: str, problems: Sequence[str]) -> int:
+def _fail(verb: str, problems: Sequence[str], exit_code: int = 2) -> int:
   lines = "".join(f"\n  {problem}" for problem in problems)
   print(f"jaxmerge.{verb}: error:{lines}", file=sys.stderr)
-  return 2
+  return exit_code
 
 
 def set_up_jax() -> None:
