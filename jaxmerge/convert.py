@@ -17,6 +17,7 @@ from etils import epath
 from jaxmerge import runner
 from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.sources import open_models
+from jaxmerge.shown import presentable
 
 
 def convert(input: str, output: epath.PathLike, format: str) -> None:
@@ -34,7 +35,7 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
   [source] = open_models([input])
   compared = models.convert(source, output, format)
   note = "" if compared else " (tensors compared, logits not: too large)"
-  print(f"saved {output}{note}")
+  print(presentable(f"saved {output}{note}"))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from jaxmerge.files import make_directory, write_json
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
+from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
 
 SCHEMA: runner.Schema = {
@@ -110,7 +111,7 @@ def evaluate(
         delta.stderr,
       )
     )
-  print(_table(rows, config.split))
+  print(presentable(_table(rows, config.split)))
   if output:
     make_directory(output)
     write_json(
