@@ -76,6 +76,12 @@ def load_config(name: str) -> config_dict.ConfigDict:
       f"get_config of config file {file} must return an ml_collections "
       f"ConfigDict, not {type(config).__name__}"
     )
+  try:
+    list(strings_of(config, ""))
+  except config_dict.RequiredValueError as error:
+    raise InputError(
+      f"config file {file} leaves a required placeholder empty"
+    ) from error
   return config
 
 
@@ -109,17 +115,11 @@ def _config_problems(
       else:
         problems.append(f"{prefix}{key} must be a section of keys")
     else:
-      problems += _value_problems(f"{prefix}{key}", config, key, kind)
+      problems += _value_problems(f"{prefix}{key}", config[key], kind)
   return problems
 
 
-def _value_problems(
-  name: str, config: Mapping[str, Any], key: str, kind: Any
-) -> list[str]:
-  try:
-    value = config[key]
-  except config_dict.RequiredValueError:
-    return [f"{name} is required by the config file and not given"]
+def _value_problems(name: str, value: Any, kind: Any) -> list[str]:
   of_tuple = typing.get_args(kind)  # (the elements' type, ...)
   if of_tuple:
     is_right = isinstance(value, tuple | list) and all(

@@ -34,6 +34,10 @@ from jaxmerge.parallel import distributed
 from jaxmerge.progress import TerminalProgress as TerminalProgress
 from jaxmerge.shown import presentable
 
+# Flags that absl takes for its own, and reads files for.
+_OF_ABSL = re.compile("--(flagfile|undefok)(=|$)")
+_LONGEST_NAME = 255
+_LONGEST_PATH = 4095
 # What a package must be installed for; others name no place at all.
 _STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -68,6 +72,9 @@ def parse(
     raise SystemExit(0)
   typed = _joined(argv, [*configs, *strings])
   argv, problems = _resolve(typed, configs)
+  of_absl = [word for word in argv if _OF_ABSL.match(word)]
+  problems += [f"unknown flag {word}" for word in of_absl]
+  argv = [word for word in argv if word not in of_absl]
   values = flags.FlagValues()
   for name, (default, help_text) in strings.items():
     flags.DEFINE_string(name, default, help_text, flag_values=values)
@@ -96,7 +103,10 @@ def parse(
     if isinstance(config, config_dict.ConfigDict):
       problems += _text_problems(strings_of(config, name))
   problems += _text_problems(
-    (f"--{name}", word) for name in strings for word in _words(typed, name)
+    (f"--{name}", part)
+    for name in strings
+    for word in _words(typed, name)
+    for part in word.split(",")
   )
   check(problems)
   names = [*strings, *booleans, *configs]
@@ -109,6 +119,9 @@ def _text_problems(texts: Iterable[tuple[str, str]]) -> list[str]:
   for name, text in texts:
     if "\0" in text or re.search("[\ud800-\udfff]", text):
       problems.append(f"{name}: {text!r} is not UTF-8 without zero bytes")
+    sizes = [len(part.encode(errors="replace")) for part in text.split("/")]
+    if max(sizes) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
+      problems.append(f"{name}: {text[:40]}... is too long for a path")
     for scheme in re.findall(r"([A-Za-z][\w+.\-]*)://", text):
       if name.endswith(".storage"):  # a study opens it in ways of its own
         continue

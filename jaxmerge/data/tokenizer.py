@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxmerge.data.sentencepiece_model import SPACE
 from jaxmerge.errors import InputError
+from jaxmerge.reading import read_file
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
@@ -111,10 +112,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
   """
   path = os.fspath(path)
   try:
-    with open(path, encoding="utf-8-sig") as file:
-      content = file.read()
+    content = read_file(path).decode("utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f"cannot read tokenizer {path}: {error}") from error
+    reason = getattr(error, "strerror", None) or error
+    raise InputError(f"cannot read tokenizer {path}: {reason}") from error
   try:
     tokenizer = tokenizers.Tokenizer.from_str(content)
   except Exception as error:  # the library raises plain Exception
