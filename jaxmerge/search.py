@@ -35,6 +35,7 @@ from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.sources import numbered, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
+from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
@@ -378,8 +379,8 @@ def _open_study(
     starts=tuple(config.starts),
     num_trials=config.num_trials,
     fingerprint={
-      # Parts of the split are whole batches.
-      "early_stop": config.early_stop and config.batch_size,
+      "early_stop": config.early_stop,
+      "held_out": WINDOWS,
       "search_sequences": config.search_sequences,
       "corpus": scorer.corpus.fingerprint,
       **({"seq_len": config.seq_len} if config.seq_len else {}),
