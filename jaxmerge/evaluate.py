@@ -7,8 +7,15 @@ Prints nats/token and bits/byte, and the difference to the first input with its
 paired standard error.
 """
 
-import dataclasses
 import sys
+
+from jaxmerge import launch
+
+if __name__ == "__main__":  # before the imports, which take seconds
+  sys.exit(launch.run("evaluate"))
+
+import dataclasses
+import os
 from collections.abc import Sequence
 
 from etils import epath
@@ -36,6 +43,7 @@ SCHEMA: runner.Schema = {
   "data": dict(sections.OTHER_CORPUS),
   "mesh": {"data": int, "fsdp": int, "tensor": int},
 }
+_FILE = "evaluation.json"
 _SPLITS = ("train", "search", "report", "validation")
 
 
@@ -106,7 +114,7 @@ def evaluate(
   if output:
     make_directory(output)
     write_json(
-      epath.Path(output) / "evaluation.json",
+      epath.Path(output) / _FILE,
       {
         "split": config.split,
         "sequences": len(scores[0].losses_N),
@@ -169,13 +177,11 @@ def main(argv: Sequence[str]) -> None:
     booleans={},
   )
   runner.set_up_jax()
-  evaluate(
-    flags.config,
-    runner.split_list(flags.inputs),
-    output=flags.output,
-    progress=runner.TerminalProgress(),
-  )
-
-
-if __name__ == "__main__":
-  sys.exit(runner.run("evaluate", lambda: main(sys.argv[1:])))
+  written = epath.Path(flags.output or os.devnull) / _FILE
+  with runner.whole_output(written):
+    evaluate(
+      flags.config,
+      runner.split_list(flags.inputs),
+      output=flags.output,
+      progress=runner.TerminalProgress(),
+    )
