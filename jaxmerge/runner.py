@@ -287,7 +287,8 @@ def run(verb: str, main: Callable[[], None]) -> int:
   except InputError as error:
     return _fail(verb, error.problems)
   except Diverged as error:
-    return _fail(verb, [str(error)], Diverged.exit_code)
+    said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    return _fail(verb, [said], Diverged.exit_code)
   except OSError as error:
     if error.errno not in _CANNOT_WRITE:
       raise
