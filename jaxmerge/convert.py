@@ -4,6 +4,12 @@ python -m jaxmerge.convert --input=DIR --output=DIR --format=hf|orbax
 """
 
 import sys
+
+from jaxmerge import launch
+
+if __name__ == "__main__":  # before the imports, which take seconds
+  sys.exit(launch.run("convert"))
+
 from collections.abc import Sequence
 
 from etils import epath
@@ -54,8 +60,5 @@ def main(argv: Sequence[str]) -> None:
     booleans={},
   )
   runner.set_up_jax()
-  convert(flags.input, flags.output, flags.format)
-
-
-if __name__ == "__main__":
-  sys.exit(runner.run("convert", lambda: main(sys.argv[1:])))
+  with runner.whole_output(flags.output):
+    convert(flags.input, flags.output, flags.format)

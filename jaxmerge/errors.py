@@ -6,6 +6,8 @@ Bad input is one exception with every problem found.
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from jaxmerge.shown import printable
+
 _T = TypeVar("_T")
 
 
@@ -27,6 +29,24 @@ class Diverged(Exception):
   """A training run whose loss is not finite; a verb prints it, exit code 3."""
 
   exit_code = 3
+
+
+class Terminated(KeyboardInterrupt):
+  """SIGTERM, unwound like Ctrl-C; a verb prints it, exit code 4."""
+
+  exit_code = 4
+
+
+def describe_interrupt(error: KeyboardInterrupt) -> tuple[str, int]:
+  """What to say of an interrupt, in one line, and the exit code.
+
+  Verbs note on the exception what has really been saved (`add_note`).
+  """
+  said = getattr(error, "__notes__", None) or [
+    "what is not saved is lost, and the same command may be given again"
+  ]
+  exit_code = error.exit_code if isinstance(error, Terminated) else 130
+  return printable("; ".join(["interrupted", *said])), exit_code
 
 
 def check(problems: Iterable[str]) -> None:

@@ -7,9 +7,16 @@ Prints nats/token and bits/byte, and the difference to the first input with its
 paired standard error.
 """
 
+import sys
+
+from jaxmerge import launch
+
+if __name__ == "__main__":  # before the imports, which take seconds
+  sys.exit(launch.run("evaluate"))
+
 import contextlib
 import dataclasses
-import sys
+import os
 from collections.abc import Sequence
 
 from etils import epath
@@ -19,7 +26,6 @@ from jaxmerge import locks, runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_place
-from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.sources import load_params, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
@@ -31,6 +37,7 @@ from jaxmerge.files import check_can_make, make_directory, write_json
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
+from jaxmerge.strict_json import read_json
 from jaxmerge.training.loop import Progress
 
 SCHEMA: runner.Schema = {
@@ -229,13 +236,11 @@ def main(argv: Sequence[str]) -> None:
     booleans={},
   )
   runner.set_up_jax()
-  evaluate(
-    flags.config,
-    runner.split_list(flags.inputs),
-    output=flags.output,
-    progress=runner.TerminalProgress(),
-  )
-
-
-if __name__ == "__main__":
-  sys.exit(runner.run("evaluate", lambda: main(sys.argv[1:])))
+  written = epath.Path(flags.output or os.devnull) / _FILE
+  with runner.whole_output(written):
+    evaluate(
+      flags.config,
+      runner.split_list(flags.inputs),
+      output=flags.output,
+      progress=runner.TerminalProgress(),
+    )

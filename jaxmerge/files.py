@@ -43,7 +43,7 @@ def resolved(path: epath.PathLike) -> epath.Path:
 
 def human_bytes(size: float) -> str:
   """1536 -> "1.5 KiB"."""
-  units = ("B", "KiB", "MiB", "GiB", "TiB")
+  units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
   power = 0
   while size >= 1024 and power < len(units) - 1:
     size /= 1024
@@ -132,6 +132,16 @@ def check_room(path: epath.PathLike, size: int) -> None:
   if free < size:
     raise InputError(
       f"{human_bytes(size)} are to be written to {path}, where "
+      f"{human_bytes(free)} are free"
+    )
+
+
+def check_memory(what: str, size: float) -> None:
+  """Raises InputError if `size` bytes are more than this machine has free."""
+  free = psutil.virtual_memory().available
+  if free < size:
+    raise InputError(
+      f"{what} take {human_bytes(size)} of memory, of which "
       f"{human_bytes(free)} are free"
     )
 

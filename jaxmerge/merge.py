@@ -7,8 +7,14 @@
 Methods (--config.method=), with their parameters (--config.density=.3, ...):
 """
 
-import math
 import sys
+
+from jaxmerge import launch
+
+if __name__ == "__main__":  # before the imports, which take seconds
+  sys.exit(launch.run("merge"))
+
+import math
 from collections.abc import Sequence
 
 import jax
@@ -265,18 +271,15 @@ def main(argv: Sequence[str]) -> None:
   weights = problems(lambda: _numbers("weights", flags.weights))
   budget = problems(lambda: _number("memory_budget_gb", flags.memory_budget_gb))
   problems.check()
-  merge(
-    flags.config,
-    runner.split_list(flags.inputs),
-    flags.output,
-    weights=weights or [],
-    memory_budget_gb=budget or 0.0,
-    overwrite=flags.overwrite,
-    allow_unrelated=flags.allow_unrelated,
-    dry_run=flags.dry_run,
-    progress=runner.TerminalProgress(),
-  )
-
-
-if __name__ == "__main__":
-  sys.exit(runner.run("merge", lambda: main(sys.argv[1:])))
+  with runner.whole_output(flags.output):
+    merge(
+      flags.config,
+      runner.split_list(flags.inputs),
+      flags.output,
+      weights=weights or [],
+      memory_budget_gb=budget or 0.0,
+      overwrite=flags.overwrite,
+      allow_unrelated=flags.allow_unrelated,
+      dry_run=flags.dry_run,
+      progress=runner.TerminalProgress(),
+    )

@@ -6,8 +6,14 @@
 Type the same command again to go on from the latest checkpoint.
 """
 
-import contextlib
 import sys
+
+from jaxmerge import launch
+
+if __name__ == "__main__":  # before the imports, which take seconds
+  sys.exit(launch.run("pretrain"))
+
+import contextlib
 from collections.abc import Sequence
 
 from etils import epath
@@ -293,7 +299,3 @@ def main(argv: Sequence[str]) -> None:
     dry_run=flags.dry_run,
     progress=runner.TerminalProgress(),
   )
-
-
-if __name__ == "__main__":
-  sys.exit(runner.run("pretrain", lambda: main(sys.argv[1:])))

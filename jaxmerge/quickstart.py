@@ -6,8 +6,14 @@ Type the same command again to go on where it stopped. --pretrain, --search and
 --evaluate name other config files, and --pretrain.key=value overrides a key.
 """
 
-import shlex
 import sys
+
+from jaxmerge import launch
+
+if __name__ == "__main__":  # before the imports, which take seconds
+  sys.exit(launch.run("quickstart"))
+
+import shlex
 from collections.abc import Sequence
 
 from etils import epath
@@ -49,11 +55,15 @@ def quickstart(
     commands=commands,
     progress=progress,
   )
-  evaluate.evaluate(
-    configs["evaluate"],
-    [f"{workdir}@{merged.name}", str(merged)],
-    progress=progress,
-  )
+  try:
+    evaluate.evaluate(
+      configs["evaluate"],
+      [f"{workdir}@{merged.name}", str(merged)],
+      progress=progress,
+    )
+  except KeyboardInterrupt as error:
+    error.add_note("the merge and its report are written, but not yet scored")
+    raise
   return merged
 
 
@@ -92,7 +102,3 @@ def main(argv: Sequence[str]) -> None:
     commands=[shlex.join(["python", "-m", "jaxmerge.quickstart", *argv])],
     progress=runner.TerminalProgress(),
   )
-
-
-if __name__ == "__main__":
-  sys.exit(runner.run("quickstart", lambda: main(sys.argv[1:])))

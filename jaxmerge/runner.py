@@ -4,6 +4,7 @@ Flags are defined when a verb runs, never at import, in a FlagValues of its
 own. Bad flags, bad configs and bad input end in one message and exit code 2.
 """
 
+import contextlib
 import errno
 import importlib.util
 import io
@@ -13,18 +14,25 @@ import pathlib
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import tqdm
 from absl import flags
+from etils import epath
 from ml_collections import config_dict, config_flags
 
 import jaxmerge
-from jaxmerge.errors import Diverged, InputError, check
+from jaxmerge.errors import (
+  Diverged,
+  InputError,
+  check,
+  describe_interrupt,
+)
 from jaxmerge.files import cache_root
 from jaxmerge.parallel import distributed
+from jaxmerge.shown import printable, without_secrets
 
 Schema = Mapping[str, Any]
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -250,6 +258,19 @@ def _help(
   return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def whole_output(path: epath.PathLike) -> Iterator[None]:
+  """Notes on an interrupt what has become of an output written in one go."""
+  try:
+    yield
+  except KeyboardInterrupt as error:
+    if epath.Path(path).exists():
+      error.add_note(f"{path} is whole, be it the earlier one or the new one")
+    else:
+      error.add_note("nothing was written")
+    raise
+
+
 def split_list(text: str) -> list[str]:
   """The words of a comma-separated flag."""
   return [word for word in text.split(",") if word]
@@ -258,7 +279,8 @@ def split_list(text: str) -> list[str]:
 def run(verb: str, main: Callable[[], None]) -> int:
   """Runs a verb's main and returns its exit code.
 
-  0; 2 for bad input; 3 for a run that has diverged; 130 when interrupted.
+  0; 2 for bad input; 3 for a run that has diverged; when interrupted 4 by
+  SIGTERM, 130 by Ctrl-C. launch.run catches the signals themselves.
   """
   try:
     main()
@@ -271,16 +293,22 @@ def run(verb: str, main: Callable[[], None]) -> int:
       raise
     where = f" {error.filename}" if error.filename else ""
     return _fail(verb, [f"cannot write{where}: {error.strerror}"])
-  except KeyboardInterrupt:
-    print(f"\njaxmerge.{verb}: interrupted; the same command goes on from here")
-    return 130
+  except KeyboardInterrupt as error:
+    text, exit_code = describe_interrupt(error)
+    print(f"jaxmerge.{verb}: {text}", file=sys.stderr)
+    return exit_code
   return 0
 
 
 def _fail(verb: str, problems: Sequence[str], exit_code: int = 2) -> int:
-  lines = "".join(f"\n  {problem}" for problem in problems)
+  lines = "".join(f"\n  {shown(problem)}" for problem in problems)
   print(f"jaxmerge.{verb}: error:{lines}", file=sys.stderr)
   return exit_code
+
+
+def shown(text: str) -> str:
+  """The text as it may go to a terminal."""
+  return printable(without_secrets(text))
 
 
 def set_up_jax() -> None:
@@ -319,7 +347,7 @@ class TerminalProgress:
       return
     if total == 0:
       self._close()
-      print(f"{stage}: {note}", flush=True)
+      print(f"{stage}: {shown(note)}", flush=True)
       return
     if self._bar is None or stage != self._stage:
       self._close()
@@ -333,7 +361,7 @@ class TerminalProgress:
         dynamic_ncols=True,
         bar_format=self._FORMAT,
       )
-    words = [self._eta(done, total), note]
+    words = [self._eta(done, total), shown(note)]
     # The note comes last: a narrow terminal cuts the line there.
     self._bar.set_postfix_str(", ".join(filter(None, words)), refresh=False)
     self._bar.update(done - self._bar.n)

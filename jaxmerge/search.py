@@ -8,10 +8,16 @@ Without --inputs the workdir's own checkpoints are merged. Type the same
 command again to go on where it stopped.
 """
 
+import sys
+
+from jaxmerge import launch
+
+if __name__ == "__main__":  # before the imports, which take seconds
+  sys.exit(launch.run("search"))
+
 import math
 import re
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,6 +42,7 @@ from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.checkpoints.sources import numbered, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
+from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
@@ -157,24 +164,32 @@ def search(
   if config.use_gradients:
     merged.check_differentiable(domain.steps)
   study = _open_study(config, workdir, merged_of, domain, scorer)
-  best = _run(study, config, merged, domain, progress)
-  return _write(
-    config,
-    _Found(
-      workdir,
-      merged_of,
-      trail,
-      where,
-      domain,
-      merged,
-      Comparison(domain.steps, trees, search_split, report_split),
-      study,
-      best,
-    ),
-    began,
-    commands,
-    progress,
-  )
+  try:
+    best = _run(study, config, merged, domain, progress)
+    return _write(
+      config,
+      _Found(
+        workdir,
+        merged_of,
+        trail,
+        where,
+        domain,
+        merged,
+        Comparison(domain.steps, trees, search_split, report_split),
+        study,
+        best,
+      ),
+      began,
+      commands,
+      progress,
+    )
+  except KeyboardInterrupt as error:
+    done = len(weight_search.ended(study, config.num_trials))
+    error.add_note(
+      f"{done} of {config.num_trials} trials are finished; the same command "
+      "goes on from there"
+    )
+    raise
 
 
 class _Found(NamedTuple):
@@ -397,8 +412,8 @@ def _open_study(
     starts=tuple(config.starts),
     num_trials=config.num_trials,
     fingerprint={
-      # Parts of the split are whole batches.
-      "early_stop": config.early_stop and config.batch_size,
+      "early_stop": config.early_stop,
+      "held_out": WINDOWS,
       "search_sequences": config.search_sequences,
       "corpus": scorer.corpus.fingerprint,
       **({"seq_len": config.seq_len} if config.seq_len else {}),
@@ -548,7 +563,3 @@ def main(argv: Sequence[str]) -> None:
     ],
     progress=runner.TerminalProgress(),
   )
-
-
-if __name__ == "__main__":
-  sys.exit(runner.run("search", lambda: main(sys.argv[1:])))

@@ -17,7 +17,6 @@ from jaxmerge.checkpoints.metadata import (
   imported,
   read_metadata,
 )
-from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import open_tensors
 from jaxmerge.checkpoints.tensor_trees import (
   CARD,
@@ -28,6 +27,7 @@ from jaxmerge.checkpoints.tensor_trees import (
   read_origin,
 )
 from jaxmerge.errors import InputError
+from jaxmerge.strict_json import read_json
 
 # What Orbax writes for params and metadata. An optimiser's state, which no
 # command can make again, is not among it.

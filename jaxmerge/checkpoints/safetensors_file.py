@@ -17,6 +17,7 @@ from etils import epath
 
 from jaxmerge.checkpoints.leaves import LeafSpec, num_rows, row_shape
 from jaxmerge.errors import InputError, check
+from jaxmerge.strict_json import read_json
 
 _DTYPES: Mapping[str, np.dtype] = {
   "F64": np.dtype(np.float64),
@@ -81,25 +82,6 @@ def aligned(size: int) -> np.ndarray:
   content = np.empty(size + _ALIGNMENT, np.uint8)
   first = -content.ctypes.data % _ALIGNMENT
   return content[first : first + size]
-
-
-def read_json(text: str | bytes) -> Any:
-  """JSON in which no key is given twice.
-
-  Raises:
-    ValueError: it is damaged; the message says how.
-  """
-
-  def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-      raise ValueError("a key is given twice")
-    return value
-
-  try:
-    return json.loads(text, object_pairs_hook=unique)
-  except RecursionError as error:
-    raise ValueError("it is nested too deeply") from error
 
 
 def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:

@@ -12,12 +12,12 @@ from jaxmerge.checkpoints.safetensors_file import (
   StoredTensor,
   check_dtypes,
   open_file,
-  read_json,
   write_file,
 )
 from jaxmerge.checkpoints.torch_file import TorchTensor, open_torch_file
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import write_json
+from jaxmerge.strict_json import read_json
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

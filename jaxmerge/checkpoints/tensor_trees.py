@@ -19,10 +19,10 @@ from jaxmerge.checkpoints.metadata import (
   with_origin,
 )
 from jaxmerge.checkpoints.model_card import model_card
-from jaxmerge.checkpoints.safetensors_file import read_json
 from jaxmerge.checkpoints.shards import open_tensors
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import write_json, write_text
+from jaxmerge.strict_json import read_json
 
 _T = TypeVar("_T")
 

@@ -19,6 +19,7 @@ import tokenizers
 from jaxmerge.data import splits as splits_lib
 from jaxmerge.data import tokenizer as tokenizer_lib
 from jaxmerge.data.corpora import LOCAL_SOURCES, Corpus, Document, load_corpus
+from jaxmerge.data.skipped import Skipped
 from jaxmerge.data.splits import (
   DEFAULT_FRACTIONS,
   SPLIT_NAMES,
@@ -61,6 +62,7 @@ def _write_splits(
   corpus: Corpus,
   tokenizer: tokenizers.Tokenizer,
   fractions: SplitFractions,
+  skipped: Skipped,
   progress: Callable[[str], None],
 ) -> dict[str, dict[str, int]]:
   """Tokenizes the whole corpus; returns documents and tokens by split."""
@@ -72,7 +74,7 @@ def _write_splits(
     writers = {
       name: SplitWriter(directory, name, dtype, files) for name in SPLIT_NAMES
     }
-    documents = splits_lib.assigned_documents(corpus, fractions)
+    documents = splits_lib.assigned_documents(corpus, fractions, skipped)
     for batch in _batches(documents):
       texts = [document.text for _, document in batch]
       encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -130,18 +132,21 @@ def _build(
   with whole_directory(directory) as path:
     temporary = Path(path)
     tokenizer.save(str(temporary / TOKENIZER))
-    counts = _write_splits(temporary, corpus, tokenizer, fractions, progress)
+    skipped = Skipped(corpus.skipped)
+    counts = _write_splits(
+      temporary, corpus, tokenizer, fractions, skipped, progress
+    )
     documents = {name: count["documents"] for name, count in counts.items()}
-    splits_lib.check_filled(corpus.source, documents)
+    splits_lib.check_filled(corpus, documents, skipped)
     about = {
       "source": corpus.source,
       "corpus": corpus.fingerprint,
-      "skipped_documents": corpus.skipped,
+      "skipped_documents": corpus.skipped.total,
       "tokenizer": tokenizer_lib.tokenizer_hash(tokenizer),
       "fractions": list(fractions),
       "splits": counts,
     }
-    write_meta(temporary, about)
+    write_meta(temporary, about, skipped)
     if directory.exists() and not cache_problems(directory):
       raise _AlreadyThereError
 
@@ -235,8 +240,12 @@ def prepare(
   name = re.sub(r"\W+", "-", source)
   key = _key(corpus, [tokenizer_lib.tokenizer_hash(tokenizer)], fractions)
   directory = home / "tokens" / f"{name}-{key}"
-  return _open_or_build(
+  tokens = _open_or_build(
     directory,
     lambda: _build(directory, corpus, tokenizer, fractions, say),
     say,
   )
+  if tokens.skipped:
+    count = sum(len(split.offsets_D1) - 1 for split in tokens.splits.values())
+    say(f"{source}: {count} documents, {tokens.skipped.summary()}")
+  return tokens

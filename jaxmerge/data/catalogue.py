@@ -99,6 +99,9 @@ def _builder_to_prepare(name: str, data_dir: str | None) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
+  # TFDS asks TensorFlow while it tells of another error, the one that counts.
+  while isinstance(error, ImportError) and error.__context__ is not None:
+    error = error.__context__
   text = " ".join(str(error).split())
   return f"{type(error).__name__}: {text[:400]}"
 

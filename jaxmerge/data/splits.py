@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxmerge.data.corpora import Corpus, Document
-from jaxmerge.errors import check
+from jaxmerge.data.skipped import REPEATED, Skipped
+from jaxmerge.errors import InputError, check
 
 VERSION = 1  # of the rules below: part of every cache's identity
 SPLIT_NAMES = ("train", "search", "report", "validation")
@@ -97,9 +98,11 @@ def _part_bytes(corpus: Corpus) -> int:
 
 
 def assigned_documents(
-  corpus: Corpus, fractions: SplitFractions
+  corpus: Corpus, fractions: SplitFractions, skipped: Skipped | None = None
 ) -> Iterator[tuple[str, Document]]:
   """Yields (split name, document) in the order of the corpus.
+
+  What is none, or of a text that was there before, goes to `skipped`.
 
   Of documents with equal texts only the first counts, so that no text is in
   two splits under two names (about 100 bytes of memory a document).
@@ -111,29 +114,36 @@ def assigned_documents(
   """
   limit = _part_bytes(corpus) if len(corpus) < FEW_DOCUMENTS else None
   seen: set[bytes] = set()
-  for document in corpus:
+  skipped = Skipped() if skipped is None else skipped
+  for document in corpus.read(skipped):
     whole = [document] if limit is None else parts(document, limit)
     for part in whole:
       digest = hashlib.sha256(part.text.encode()).digest()[:16]
-      if digest not in seen:
+      if digest in seen:
+        skipped.add(REPEATED, part.id)
+      else:
         seen.add(digest)
         yield split_of(part.id, fractions), part
 
 
-def check_filled(source: str, documents: dict[str, int]) -> None:
+def check_filled(
+  corpus: Corpus, documents: dict[str, int], skipped: Skipped
+) -> None:
   """Raises InputError if a split got no document.
 
   Args:
-    source: the corpus, for the message.
+    corpus: what was split.
     documents: how many documents each split has.
+    skipped: what was left out.
   """
   empty = [name for name in SPLIT_NAMES if not documents[name]]
-  if empty:
-    total = sum(documents.values())
-    check(
-      [
-        f"source {source!r} gives {total} different documents, and none of "
-        f"them falls into: {', '.join(empty)}; 100 documents or more fill "
-        "every split, and fewer than 20 are cut into parts that do"
-      ]
-    )
+  if not empty:
+    return
+  total = sum(documents.values())
+  cut = " (fewer than 20 are cut into parts)" * (len(corpus) < FEW_DOCUMENTS)
+  left_out = f"; {skipped.summary()}" if skipped else ""
+  raise InputError(
+    f"source {corpus.source!r} has {len(corpus)} documents{cut}, which give "
+    f"{total} different texts, and none of them falls into: {', '.join(empty)}"
+    f"; 100 different texts or more fill every split{left_out}"
+  )

@@ -23,10 +23,12 @@ import numpy as np
 import tokenizers
 
 from jaxmerge.data import tokenizer as tokenizer_lib
-from jaxmerge.data.local_text import sha256_of_file
+from jaxmerge.data.local_documents import sha256_of_file
+from jaxmerge.data.skipped import Skipped, from_json
 from jaxmerge.data.splits import SPLIT_NAMES
 from jaxmerge.errors import check
 from jaxmerge.files import write_json
+from jaxmerge.strict_json import read_json
 
 VERSION = 1  # of the layout above
 KINDS = ("tokens", "offsets", "ids")
@@ -68,6 +70,7 @@ class TokenizedCorpus:
     splits: by the names in SPLIT_NAMES.
     bytes_per_token_V: int32[V], UTF-8 bytes that each token stands for.
     fingerprint: sha256 of the cache's content and of where it came from.
+    skipped: what of the corpus is not in it, by reason.
   """
 
   tokenizer_path: Path
@@ -75,6 +78,7 @@ class TokenizedCorpus:
   splits: dict[str, SplitTokens]
   bytes_per_token_V: np.ndarray = dataclasses.field(repr=False)
   fingerprint: str
+  skipped: Skipped = dataclasses.field(default_factory=Skipped)
 
 
 class SplitWriter:
@@ -107,8 +111,14 @@ def _fingerprint(content: Any) -> str:
   ).hexdigest()
 
 
-def write_meta(directory: Path, about: dict[str, Any]) -> None:
-  """Closes a cache: what it is about, and the digest of each of its files."""
+def write_meta(
+  directory: Path, about: dict[str, Any], skipped: Skipped
+) -> None:
+  """Closes a cache: what it is about, and the digest of each of its files.
+
+  What was skipped by reason is no part of its identity: the documents that are
+  there are, and how many of the files' were not.
+  """
   names = [f"{name}.{kind}" for name in SPLIT_NAMES for kind in KINDS]
   content = about | {
     "version": VERSION,
@@ -116,7 +126,11 @@ def write_meta(directory: Path, about: dict[str, Any]) -> None:
       name: sha256_of_file(directory / name) for name in [TOKENIZER, *names]
     },
   }
-  meta = {"fingerprint": _fingerprint(content), "content": content}
+  meta = {
+    "fingerprint": _fingerprint(content),
+    "content": content,
+    "skipped": skipped,
+  }
   write_json(directory / META, meta)
 
 
@@ -124,14 +138,21 @@ def cache_problems(directory: str | os.PathLike[str]) -> list[str]:
   """What is wrong with a token cache; reads every byte of it (about 1 GB/s)."""
   directory = Path(directory)
   try:
-    meta = json.loads((directory / META).read_text(encoding="utf-8"))
+    meta = read_json((directory / META).read_bytes())
     content = meta["content"]
     if meta["fingerprint"] != _fingerprint(content):
       return [f"{directory / META} is damaged: its own hash does not agree"]
     if content["version"] != VERSION:
       return [f"{directory} is of version {content['version']}, not {VERSION}"]
     digests = content["sha256"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    _skipped(meta)
+  except (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+  ) as error:
     return [f"{directory / META} cannot be read: {error}"]
   problems = []
   for name, digest in digests.items():
@@ -143,6 +164,11 @@ def cache_problems(directory: str | os.PathLike[str]) -> list[str]:
   return problems
 
 
+def _skipped(meta: Any) -> Skipped:
+  """An older cache has their number alone."""
+  return from_json(meta.get("skipped", meta["content"]["skipped_documents"]))
+
+
 def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
   """Opens a token cache after checking it.
 
@@ -151,7 +177,7 @@ def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
   """
   directory = Path(directory)
   check(cache_problems(directory))
-  meta = json.loads((directory / META).read_text(encoding="utf-8"))
+  meta = read_json((directory / META).read_bytes())
   tokenizer = tokenizer_lib.load_tokenizer(directory / TOKENIZER)
   end = tokenizer_lib.end_of_text_id(tokenizer)
   splits = {}
@@ -170,4 +196,5 @@ def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
     splits=splits,
     bytes_per_token_V=tokenizer_lib.token_bytes(tokenizer),
     fingerprint=meta["fingerprint"],
+    skipped=_skipped(meta),
   )

@@ -111,7 +111,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
   """
   path = os.fspath(path)
   try:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
       content = file.read()
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(f"cannot read tokenizer {path}: {error}") from error

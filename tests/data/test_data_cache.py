@@ -221,7 +221,7 @@ def test_another_process_may_finish_first(texts, cached, tmp_path):
 
 
 def test_a_directory_that_cannot_be_renamed_to(texts, tmp_path, monkeypatch):
-  def full(directory, about):
+  def full(directory, about, skipped):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(cache_lib, "write_meta", full)

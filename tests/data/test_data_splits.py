@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxmerge.data.corpora import Corpus, Document
+from jaxmerge.data.skipped import Skipped
 from jaxmerge.data.splits import (
   DEFAULT_FRACTIONS,
   SPLIT_NAMES,
@@ -32,7 +33,7 @@ def _corpus(texts):
   return Corpus(
     source="made",
     fingerprint="0",
-    skipped=0,
+    skipped=Skipped(),
     directory="",
     records=records,
     size=len(records),
@@ -129,4 +130,8 @@ def test_bad_fractions(fractions, message):
 
 def test_empty_splits_are_named():
   with pytest.raises(InputError, match="3 different .* into: search, report"):
-    check_filled("x", {"train": 2, "search": 0, "report": 0, "validation": 1})
+    check_filled(
+      _corpus({"a": "1", "b": "2", "c": "3"}),
+      {"train": 2, "search": 0, "report": 0, "validation": 1},
+      Skipped(),
+    )
