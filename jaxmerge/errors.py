@@ -70,6 +70,11 @@ class Problems:
       self._found += error.problems
       return None
 
+  @property
+  def found(self) -> list[str]:
+    """The problems so far, each once."""
+    return list(dict.fromkeys(self._found))
+
   def add(self, problem: str) -> None:
     self._found.append(problem)
 
@@ -78,4 +83,4 @@ class Problems:
 
   def check(self) -> None:
     """Raises InputError if there is any problem so far."""
-    check(dict.fromkeys(self._found))
+    check(self.found)

@@ -15,7 +15,7 @@ from etils import epath
 
 from jaxmerge import owner
 from jaxmerge.errors import InputError
-from jaxmerge.files import absolute, make_directory
+from jaxmerge.files import make_directory, resolved
 
 _SUFFIX = ".jaxmerge-lock"
 
@@ -37,11 +37,10 @@ def exclusive(path: epath.PathLike, what: str) -> Iterator[None]:
     InputError: another process, or another block of this one, holds the lock;
       or the file system cannot keep one here.
   """
-  path = absolute(path)
-  if "://" in str(path):
+  file = lock_file(path)
+  if "://" in str(file):
     yield
     return
-  file = lock_file(path)
   make_directory(file.parent)
   taken: list[os.stat_result] = []
 
@@ -75,8 +74,8 @@ def exclusive(path: epath.PathLike, what: str) -> Iterator[None]:
 
 
 def lock_file(path: epath.PathLike) -> epath.Path:
-  """Where the lock of a local path lies: beside what the path leads to."""
-  real = epath.Path(os.path.realpath(path))
+  """Where the lock of a path lies: beside what the path leads to."""
+  real = resolved(path)
   return real.parent / f".{real.name}{_SUFFIX}"
 
 

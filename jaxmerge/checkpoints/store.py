@@ -27,10 +27,10 @@ from jaxmerge.checkpoints.metadata import (
   to_json,
 )
 from jaxmerge.checkpoints.orbax_rows import write_rows
-from jaxmerge.checkpoints.outputs import check_output
+from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.checkpoints.quiet import silence_orbax
 from jaxmerge.errors import Diverged, InputError, check
-from jaxmerge.files import absolute, replace_directory
+from jaxmerge.files import absolute
 from jaxmerge.parallel.rules import is_stacked, leaf_name
 
 # Parameters are stored in parts, so that they can be read in parts: layers of a
@@ -141,12 +141,10 @@ def save_params(
     InputError: `path` exists and is not to be overwritten, or cannot be
       written.
   """
-  check_output(path, overwrite=overwrite)
-  path = absolute(path)
   silence_orbax()
   with (
-    replace_directory(path, overwrite=overwrite) as temporary,
-    _writing(path.parent),
+    output_directory(path, overwrite=overwrite) as temporary,
+    _writing(temporary.parent),
   ):
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     checkpointer.save(
@@ -179,12 +177,10 @@ def save_rows(
   Raises:
     InputError: as save_params, or what `rows` or `metadata` raises.
   """
-  check_output(path, overwrite=overwrite)
-  path = absolute(path)
   silence_orbax()
   with (
-    replace_directory(path, overwrite=overwrite) as temporary,
-    _writing(path.parent),
+    output_directory(path, overwrite=overwrite) as temporary,
+    _writing(temporary.parent),
   ):
     params = temporary.with_name(f"{temporary.name}.params")
     write_rows(params, specs, rows)
