@@ -11,9 +11,11 @@ import jax
 from etils import epath
 
 from jaxmerge.checkpoints.digest import digests
+from jaxmerge.checkpoints.metadata_values import value_problems
 from jaxmerge.checkpoints.norms import norms
-from jaxmerge.errors import InputError
+from jaxmerge.errors import InputError, check
 from jaxmerge.parallel.rules import named_leaves
+from jaxmerge.reading import read_file, read_json
 
 FORMAT = 1
 SENTENCEPIECE = "tokenizer.model"
@@ -153,6 +155,7 @@ def from_json(value: Any) -> Metadata:
       f"its metadata is not of format {FORMAT}: another version of jaxmerge "
       "has written it"
     )
+  check(value_problems(value))
   return Metadata(**value)
 
 
@@ -210,10 +213,7 @@ def with_origin(metadata: Metadata, value: Any) -> Metadata:
     raise ValueError(f"it does not have the keys {', '.join(_ORIGIN)}")
   if value["format"] != FORMAT:
     raise ValueError(f"it is not of format {FORMAT}")
-  for key in _ORIGIN:
-    kind = type(getattr(metadata, key))
-    if type(value[key]) is not kind:
-      raise ValueError(f"its {key} is {value[key]!r}")
+  check(value_problems({key: value[key] for key in _ORIGIN}))
   return dataclasses.replace(metadata, **{key: value[key] for key in _ORIGIN})
 
 
@@ -225,14 +225,20 @@ def read_metadata(path: epath.PathLike) -> Metadata:
   """
   path = epath.Path(path)
   try:
-    return from_json(json.loads((path / "metadata/metadata").read_text()))
+    return from_json(read_json(read_file(path / "metadata/metadata")))
+  except InputError as error:
+    raise InputError(
+      [f"{path} is damaged: {problem}" for problem in error.problems]
+    ) from error
   except OSError as error:
     raise InputError(
       f"{path} is not a whole checkpoint: its metadata cannot be read "
       f"({error.strerror or error})"
     ) from error
   except ValueError as error:
-    raise InputError(f"{path} is damaged: {error}") from error
+    raise InputError(
+      f"{path} is damaged: its metadata is no JSON: {error}"
+    ) from error
 
 
 def tree_of_leaves(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 
 from jaxmerge.errors import InputError
 from jaxmerge.files import write_text
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_json
 
 NAME = "metrics.jsonl"
 _MOST_NAMED = 5

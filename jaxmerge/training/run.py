@@ -19,7 +19,7 @@ from jaxmerge.checkpoints.metadata import (
 )
 from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import make_directory, write_json, write_text
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_json
 from jaxmerge.training.metrics import NAME as METRICS
 from jaxmerge.training.metrics import check_saved
 
