@@ -14,9 +14,12 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from jaxmerge import runner
+from jaxmerge import locks, runner
 from jaxmerge.checkpoints import models
+from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.sources import open_models
+from jaxmerge.errors import Problems
+from jaxmerge.files import check_can_make
 from jaxmerge.shown import presentable
 
 
@@ -32,8 +35,15 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
     InputError: the input is missing or damaged, or the output exists or cannot
       be written.
   """
-  [source] = open_models([input])
-  compared = models.convert(source, output, format)
+  problems = Problems()
+  opened = problems(lambda: open_models([input])) or []
+  read = [source.path for source in opened]
+  problems(lambda: check_output(output, overwrite=False, inputs=read))
+  problems(lambda: check_can_make(epath.Path(output).parent))
+  problems(lambda: models.check_format(format))
+  problems.check()
+  with locks.exclusive(output, f"the output {output}"):
+    compared = models.convert(opened[0], output, format)
   note = "" if compared else " (tensors compared, logits not: too large)"
   print(presentable(f"saved {output}{note}"))
 

@@ -70,9 +70,17 @@ class Problems:
       self._found += error.problems
       return None
 
+  @property
+  def found(self) -> list[str]:
+    """The problems so far, each once."""
+    return list(dict.fromkeys(self._found))
+
   def add(self, problem: str) -> None:
     self._found.append(problem)
 
+  def extend(self, problems: Iterable[str]) -> None:
+    self._found += problems
+
   def check(self) -> None:
     """Raises InputError if there is any problem so far."""
-    check(dict.fromkeys(self._found))
+    check(self.found)

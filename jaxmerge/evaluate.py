@@ -14,6 +14,7 @@ from jaxmerge import launch
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("evaluate"))
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -21,18 +22,22 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge import runner
+from jaxmerge import locks, runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.checkpoints.sources import load_params, open_models
+from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
-from jaxmerge.errors import check
+from jaxmerge.errors import Problems, check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.held_out_splits import open_scorer
-from jaxmerge.files import make_directory, write_json
+from jaxmerge.evaluation.heldout_loss import Score
+from jaxmerge.files import check_can_make, make_directory, write_json
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
+from jaxmerge.reading import read_json
 from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
 
@@ -78,10 +83,70 @@ def evaluate(
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
   """
-  check_config(config)
   distributed.check_single_process("evaluate")
-  checkpoints = open_models(inputs)
+  problems = Problems()
+  problems(lambda: check_config(config))
+  checkpoints = problems(lambda: open_models(inputs)) or []
+  read = [checkpoint.path for checkpoint in checkpoints]
+  if output:
+    problems(lambda: _check_output(epath.Path(output), read))
+  problems.check()
   trajectory.check_comparable(checkpoints)
+  with _locked(output):
+    scores = _scores(config, checkpoints, progress)
+    rows = _rows(checkpoints, scores)
+    print(presentable(_table(rows, config.split)))
+    if output:
+      write_json(
+        make_directory(output) / _FILE,
+        {
+          "split": config.split,
+          "sequences": len(scores[0].losses_N),
+          "tokens": int(scores[0].targets_N.sum()),
+          "rows": [dataclasses.asdict(row) for row in rows],
+        },
+      )
+  return rows
+
+
+def _check_output(output: epath.Path, inputs: Sequence[epath.Path]) -> None:
+  """Refuses a directory in which evaluation.json must not be written."""
+  file = output / _FILE
+  problems = Problems()
+  problems(lambda: check_place(file, inputs=inputs))
+  problems(lambda: check_can_make(output))
+  if file.exists() and not _is_evaluation(file):
+    problems.add(f"{file} is not an earlier evaluation; it is left as it is")
+  problems.check()
+
+
+def _is_evaluation(file: epath.Path) -> bool:
+  try:
+    value = read_json(file.read_text())
+  except (OSError, ValueError):
+    return False
+  keys = {"split", "sequences", "tokens", "rows"}
+  return isinstance(value, dict) and value.keys() == keys
+
+
+def _locked(output: epath.PathLike) -> contextlib.AbstractContextManager[None]:
+  """Keeps others from the output.
+
+  The lock is in a directory that is there, which may be all that can be
+  written to, else beside it.
+  """
+  if not output:
+    return contextlib.nullcontext()
+  path = epath.Path(output)
+  inside = path / _FILE if path.exists() else path
+  return locks.exclusive(inside, f"the output {output}")
+
+
+def _scores(
+  config: config_dict.ConfigDict,
+  checkpoints: Sequence[Checkpoint],
+  progress: Progress,
+) -> list[Score]:
   first = checkpoints[0].metadata
   mesh = make_mesh(**config.mesh)
   scorer = open_scorer(
@@ -98,6 +163,12 @@ def evaluate(
   for number, checkpoint in enumerate(checkpoints, start=1):
     scores.append(heldout(load_params(checkpoint, where)))
     progress("evaluate", number, len(checkpoints), checkpoint.name)
+  return scores
+
+
+def _rows(
+  checkpoints: Sequence[Checkpoint], scores: Sequence[Score]
+) -> list[Evaluation]:
   rows = []
   for checkpoint, score in zip(checkpoints, scores):
     delta = paired.difference(score, scores[0])
@@ -110,18 +181,6 @@ def evaluate(
         delta.mean,
         delta.stderr,
       )
-    )
-  print(presentable(_table(rows, config.split)))
-  if output:
-    make_directory(output)
-    write_json(
-      epath.Path(output) / _FILE,
-      {
-        "split": config.split,
-        "sequences": len(scores[0].losses_N),
-        "tokens": int(scores[0].targets_N.sum()),
-        "rows": [dataclasses.asdict(row) for row in rows],
-      },
     )
   return rows
 

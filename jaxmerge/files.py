@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -35,9 +35,15 @@ def absolute(path: epath.PathLike) -> epath.Path:
   return path if "://" in str(path) else path.absolute()
 
 
+def resolved(path: epath.PathLike) -> epath.Path:
+  """Where a local path leads when all links are followed; URLs stay."""
+  path = absolute(path)
+  return path if "://" in str(path) else epath.Path(os.path.realpath(path))
+
+
 def human_bytes(size: float) -> str:
   """1536 -> "1.5 KiB"."""
-  units = ("B", "KiB", "MiB", "GiB", "TiB")
+  units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
   power = 0
   while size >= 1024 and power < len(units) - 1:
     size /= 1024
@@ -130,6 +136,16 @@ def check_room(path: epath.PathLike, size: int) -> None:
     )
 
 
+def check_memory(what: str, size: float) -> None:
+  """Raises InputError if `size` bytes are more than this machine has free."""
+  free = psutil.virtual_memory().available
+  if free < size:
+    raise InputError(
+      f"{what} take {human_bytes(size)} of memory, of which "
+      f"{human_bytes(free)} are free"
+    )
+
+
 def write_text(path: epath.PathLike, text: str) -> None:
   """Writes a file under a temporary name, then renames it into place."""
   path = epath.Path(path)
@@ -176,7 +192,10 @@ def _remove_for_good(temporary: epath.Path) -> None:
 
 @contextlib.contextmanager
 def replace_directory(
-  path: epath.PathLike, *, overwrite: bool = True
+  path: epath.PathLike,
+  *,
+  overwrite: bool = True,
+  check: Callable[[], None] = lambda: None,
 ) -> Iterator[epath.Path]:
   """Yields a temporary path that becomes `path` when the block succeeds.
 
@@ -184,13 +203,14 @@ def replace_directory(
   the block raises, and an earlier `path` stays until the new one is whole.
 
   Args:
-    path: where it is to be.
+    path: where it is to be; what a link leads to is replaced, not the link.
     overwrite: False leaves what has come there in the meantime alone.
+    check: raises InputError where what is there now must not be replaced.
 
   Raises:
     InputError: the place cannot be written to, or is not to be overwritten.
   """
-  path = epath.Path(path)
+  path = resolved(path)
   make_directory(path.parent)
   _clear_leftovers(path)
   temporary = _temporary_name(path)
@@ -202,12 +222,44 @@ def replace_directory(
         "as it is"
       )
     if path.exists():
+      check()
       old = _temporary_name(path, "old")
       path.rename(old)
       temporary.rename(path)
       old.rmtree()
     else:
       temporary.rename(path)
+  except OSError as error:
+    raise InputError(
+      f"cannot write to {path}: {error.strerror or error}"
+    ) from error
+  finally:
+    _remove_for_good(temporary)
+
+
+@contextlib.contextmanager
+def files_of_directory(path: epath.PathLike) -> Iterator[epath.Path]:
+  """Yields a temporary directory whose files go into `path` at the end.
+
+  A new `path` appears whole. In one that is there each file appears whole or
+  replaces the one of its name, and all others stay. Nothing is left behind
+  when the block raises.
+
+  Raises:
+    InputError: the place cannot be written to.
+  """
+  path = resolved(path)
+  make_directory(path.parent)
+  _clear_leftovers(path)
+  temporary = _temporary_name(path)
+  try:
+    temporary.mkdir()
+    yield temporary
+    if not path.exists():
+      temporary.rename(path)
+      return
+    for file in sorted(temporary.iterdir()):
+      file.replace(path / file.name)
   except OSError as error:
     raise InputError(
       f"cannot write to {path}: {error.strerror or error}"

@@ -23,7 +23,7 @@ import psutil
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge import runner
+from jaxmerge import locks, runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_output
@@ -104,20 +104,21 @@ def merge(
   if dry_run:
     print(presentable(plan(job, free_bytes(output))))
     return
-  if methods.METHODS[job.method].data:
-    # Imported here: data and model are not needed by any other method.
-    from jaxmerge.evaluation.measured_merge import run_measured
+  with locks.exclusive(output, f"the output {output}"):
+    if methods.METHODS[job.method].data:
+      # Imported here: data and model are not needed by any other method.
+      from jaxmerge.evaluation.measured_merge import run_measured
 
-    run_measured(
-      job,
-      config,
-      output,
-      overwrite=overwrite,
-      allow_unrelated=allow_unrelated,
-      progress=progress,
-    )
-  else:
-    run_streamed(job, output, overwrite=overwrite, progress=progress)
+      run_measured(
+        job,
+        config,
+        output,
+        overwrite=overwrite,
+        allow_unrelated=allow_unrelated,
+        progress=progress,
+      )
+    else:
+      run_streamed(job, output, overwrite=overwrite, progress=progress)
   progress("merge", 0, 0, f"saved {output}")
 
 
@@ -147,13 +148,14 @@ def _open(
       else [f"--memory_budget_gb must be at least 0, got {budget_gb}"]
     )
   )
-  problems(lambda: check_output(output, overwrite=overwrite))
   problems(lambda: check_can_make(output.parent))
   sources = problems(lambda: trajectory.open_inputs(inputs)) or []
   opened = config.base and problems(
     lambda: trajectory.open_inputs([config.base])
   )
   base = opened[0] if opened else None
+  read = [source.path for source in [*sources, *(opened or [])]]
+  problems(lambda: check_output(output, overwrite=overwrite, inputs=read))
   if sources and name in methods.METHODS:
     problems(lambda: _check_sources(name, sources, base, allow_unrelated))
   problems.check()

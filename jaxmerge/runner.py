@@ -255,7 +255,8 @@ def run(verb: str, main: Callable[[], None]) -> int:
   except InputError as error:
     return _fail(verb, error.problems)
   except Diverged as error:
-    return _fail(verb, [str(error)], Diverged.exit_code)
+    said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    return _fail(verb, [said], Diverged.exit_code)
   except OSError as error:
     return _fail(verb, [_file_problem(error)])
   except MemoryError as error:

@@ -32,15 +32,17 @@ from jaxmerge.bayesopt.controls import CONTROLS
 from jaxmerge.bayesopt.journal import one_at_a_time
 from jaxmerge.bayesopt.limits import Limits
 from jaxmerge.bayesopt.reach import Reach
-from jaxmerge.bayesopt.storage import address_problems
+from jaxmerge.bayesopt.storage import address_problems, check_storage
 from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.merged import Recipe, identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.checkpoints.sources import as_model, numbered, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
-from jaxmerge.errors import InputError, check
+from jaxmerge.data.heldout import WINDOWS
+from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss, weights_of
@@ -52,6 +54,7 @@ from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
 from jaxmerge.reporting.comparison import Comparison
+from jaxmerge.reporting.report_directory import check_report_directory
 from jaxmerge.reporting.search_report import SearchFacts, write_search_report
 from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
@@ -316,11 +319,28 @@ def _checkpoints(
     progress(
       "search", 0, 0, f"config.steps {config.steps} give way to --inputs"
     )
-  report = workdir / config.report
-  if report.exists() and not report.is_dir():
-    problems.append(f"the report's directory {report} is a file")
-  check(problems)
+  check(problems + _output_problems(config, workdir, chosen))
   return chosen, trail
+
+
+def _output_problems(
+  config: config_dict.ConfigDict,
+  workdir: epath.Path,
+  checkpoints: Sequence[Checkpoint],
+) -> list[str]:
+  """Why the merge, the report or the study must not be where they would be."""
+  read = [checkpoint.path for checkpoint in checkpoints]
+  path = _merged_path(config, workdir, checkpoints)
+  report = workdir / config.report
+  study = _study_address(config, workdir)
+  problems = Problems()
+  problems(lambda: check_output(path, overwrite=True, inputs=read))
+  problems(lambda: check_place(report / "report.html", inputs=read))
+  problems(lambda: check_report_directory(report))
+  if "://" not in study:
+    problems(lambda: check_place(study, inputs=read))
+  problems(lambda: check_storage(study))
+  return problems.found
 
 
 def _problems(config: config_dict.ConfigDict) -> list[str]:
@@ -379,7 +399,7 @@ def _open_study(
   scorer: Scorer,
 ) -> Study:
   return weight_search.open_weight_study(
-    config.storage or workdir / "search" / config.name / "study.journal",
+    _study_address(config, workdir),
     config.name,
     domain,
     seed=config.seed,
@@ -388,14 +408,19 @@ def _open_study(
     starts=tuple(config.starts),
     num_trials=config.num_trials,
     fingerprint={
-      # Parts of the split are whole batches.
-      "early_stop": config.early_stop and config.batch_size,
+      "early_stop": config.early_stop,
+      "held_out": WINDOWS,
       "search_sequences": config.search_sequences,
       "corpus": scorer.corpus.fingerprint,
       **({"seq_len": config.seq_len} if config.seq_len else {}),
       "inputs": [identity(checkpoint) for checkpoint in checkpoints],
     },
   )
+
+
+def _study_address(config: config_dict.ConfigDict, workdir: epath.Path) -> str:
+  own = workdir / "search" / config.name / "study.journal"
+  return config.storage or str(own)
 
 
 def _run(

@@ -7,16 +7,22 @@ import os
 import pathlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
-from optuna.storages.journal._storage import JournalOperation
 
 from jaxmerge import owner
-from jaxmerge.errors import InputError
+from jaxmerge.bayesopt.identity import check_journal_file
+from jaxmerge.bayesopt.records import (
+  CHECKSUM,
+  parsed,
+  problem_of,
+  sealed_line,
+)
+from jaxmerge.errors import InputError, check
 
 # An owner that cannot be looked up (another host, another program) is taken
 # for dead when its lock has not changed for this long; a write takes
@@ -25,6 +31,8 @@ _GRACE_SECONDS = 30.0
 # A lock that is held for long is renewed; three renewals missed are too many.
 _BLOCK_GRACE_SECONDS = 120.0
 _RENEWAL_SECONDS = 30.0
+# Damaged lines that a message names.
+_MOST_SHOWN = 3
 
 
 class OwnedLock(BaseJournalFileLock):
@@ -133,10 +141,11 @@ def one_at_a_time(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class _MendingBackend(JournalFileBackend):
-  """Mends a line that a searcher died in, before it appends its own.
+  """Seals what it writes, and checks what it reads.
 
-  Without that the two records would be glued together, and every searcher of
-  the study, and every later one, would stop there.
+  It mends a line that a searcher died in, before it appends its own: else the
+  two records would be glued together, and every searcher of the study, and
+  every later one, would stop there.
   """
 
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -147,12 +156,26 @@ class _MendingBackend(JournalFileBackend):
       _cut_torn_line(pathlib.Path(self._file_path))
       with open(self._file_path, "ab") as journal:
         for log in logs:
-          record = json.dumps(log, separators=(",", ":"))
-          journal.write(record.encode() + b"\n")
+          journal.write(sealed_line(log))
         journal.flush()
         os.fsync(journal.fileno())
     finally:
       lock.release()
+
+  def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+    line = log_number_from
+    try:
+      for record in super().read_logs(log_number_from):
+        line += 1
+        problem = problem_of(record)
+        if problem:
+          raise InputError(_damaged(self._file_path, line, problem))
+        record.pop(CHECKSUM, None)
+        yield record
+    except (json.JSONDecodeError, RecursionError) as error:
+      raise InputError(
+        _damaged(self._file_path, line + 1, "it is no JSON")
+      ) from error
 
 
 def _ends_whole(path: pathlib.Path) -> bool:
@@ -167,6 +190,7 @@ def _cut_torn_line(path: pathlib.Path) -> None:
   """Cuts the file back to its last newline; the tail goes to <path>.torn."""
   if _ends_whole(path):
     return
+  check_journal_file(path)  # what is not ours is not ours to mend
   data = path.read_bytes()
   end = data.rfind(b"\n") + 1
   # The tail is safe on disk before the journal loses it.
@@ -180,19 +204,24 @@ def _cut_torn_line(path: pathlib.Path) -> None:
 
 
 def _check_lines(path: pathlib.Path) -> None:
-  for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-    try:
-      record = json.loads(line)
-    except ValueError:
-      record = None
-    # Optuna skips, without a word, the records of a study never created.
-    if not isinstance(record, dict) or (
-      number == 1 and record.get("op_code") != JournalOperation.CREATE_STUDY
-    ):
-      raise InputError(
-        f"the journal {path} is damaged at line {number}: move it away to"
-        f" start the search anew, or restore it"
-      )
+  """Refuses a journal with a damaged line; the one that is torn is none."""
+  *lines, _ = path.read_bytes().split(b"\n")
+  problems = [
+    _damaged(path, number, problem)
+    for number, line in enumerate(lines, start=1)
+    if (problem := problem_of(parsed(line)))
+  ]
+  shown = problems[:_MOST_SHOWN]
+  if len(problems) > len(shown):
+    shown.append(f"and {len(problems) - len(shown)} more of its lines")
+  check(shown)
+
+
+def _damaged(path: str | os.PathLike[str], line: int, problem: str) -> str:
+  return (
+    f"the journal {path} is damaged at line {line}: {problem}. Restore it, or "
+    "move it away to start the search anew"
+  )
 
 
 def replay(backend: BaseJournalBackend, name: str) -> JournalStorage:
@@ -216,18 +245,20 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
   """Opens or creates a journal, repairing what a killed process left.
 
   Raises:
-    InputError: the journal is damaged elsewhere than in its last line, or its
-      directory cannot be written.
+    InputError: something else than a journal is there, the journal is damaged
+      elsewhere than in its last line, or its directory cannot be written.
   """
-  path = pathlib.Path(path)
   try:
+    # Before the lock: beside what is not ours not even that is made.
+    check_journal_file(path)
+    path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    backend = _MendingBackend(str(path))
     lock = OwnedLock(str(path))
     lock.acquire()
     try:
-      _cut_torn_line(path)
+      backend = _MendingBackend(str(path))
       _check_lines(path)
+      _cut_torn_line(path)
     finally:
       lock.release()
   except OSError as error:

@@ -13,13 +13,20 @@ it honours it, since some that speak S3 ignore the header).
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from jaxmerge.bayesopt.journal import replay
+from jaxmerge.bayesopt.records import (
+  CHECKSUM,
+  creates_study,
+  parsed,
+  problem_of,
+  sealed,
+)
 from jaxmerge.errors import InputError
 
 SCHEMES = ("gs://", "s3://", "file://")
@@ -74,27 +81,29 @@ class ObjectJournal(BaseJournalBackend):
     self._next = 0
     # The generation that says "no object"; a driver has one for all keys.
     self._missing = self._wait(self._store.read("none")).stamp.generation
-    if self._wait(self._store.read(_key(0))).state == "missing":
+    if self._is_new():
       self._check_conditional()
 
   def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
     number, count = log_number_from, 1
     while True:
       # One read where nothing is new, many at once for a whole journal.
-      reads = [self._store.read(_key(n)) for n in range(number, number + count)]
-      for read in reads:
-        found = self._wait(read)
-        if found.state == "missing":
+      for value in self._read(range(number, number + count)):
+        if value is None:
           return
-        entry = self._entry(number, found.value)
+        log = self._entry(number, value)["log"]
+        problem = problem_of(log)
+        if problem:
+          raise self._damaged(number, problem)
+        log.pop(CHECKSUM, None)
         number += 1
         self._next = max(self._next, number)
-        yield entry["log"]
+        yield log
       count = min(2 * count, _MOST_READ_AT_ONCE)
 
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
     for log in logs:
-      self._append({"id": uuid.uuid4().hex, "log": log})
+      self._append({"id": uuid.uuid4().hex, "log": sealed(log)})
 
   def _append(self, entry: dict[str, Any]) -> None:
     value = json.dumps(entry, separators=(",", ":"))
@@ -114,16 +123,44 @@ class ObjectJournal(BaseJournalBackend):
         return
 
   def _entry(self, number: int, value: bytes) -> dict[str, Any]:
-    try:
-      entry = json.loads(value)
-    except ValueError:
-      entry = None
+    entry = parsed(value)
     if not isinstance(entry, dict) or entry.keys() != {"id", "log"}:
-      raise InputError(
-        f"the journal {self._url} is damaged at {_key(number)}: restore it, or"
-        f" choose another place"
-      )
+      raise self._damaged(number, "it is no entry of a journal")
     return entry
+
+  def _damaged(self, number: int, problem: str) -> InputError:
+    return InputError(
+      f"the journal {self._url} is damaged at {_key(number)}: {problem}. "
+      "Restore it, or choose another place"
+    )
+
+  def _is_new(self) -> bool:
+    """Whether there is no entry yet; InputError where other objects are."""
+    first, *later = self._read(range(_MOST_READ_AT_ONCE))
+    if first is None and any(value is not None for value in later):
+      # Another searcher may have begun in between.
+      [first] = self._read([0])
+      if first is None:
+        raise InputError(
+          f"{self._url} holds objects that are named like the entries of a "
+          "journal, but not the first one: choose another place"
+        )
+    if first is None:
+      return True
+    entry = parsed(first)
+    log = entry.get("log") if isinstance(entry, dict) else None
+    if not creates_study(log):
+      raise InputError(
+        f"{self._url} holds no study: its {_key(0)} creates none. It is left "
+        "as it is; choose another place"
+      )
+    return False
+
+  def _read(self, numbers: Iterable[int]) -> list[bytes | None]:
+    """Values of entries, None where there is none."""
+    reads = [self._store.read(_key(number)) for number in numbers]
+    found = [self._wait(read) for read in reads]
+    return [None if f.state == "missing" else f.value for f in found]
 
   def _check_conditional(self) -> None:
     key = f"probe-{uuid.uuid4().hex}"

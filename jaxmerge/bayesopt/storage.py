@@ -2,11 +2,13 @@
 
 import os
 import time
+import urllib.parse
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
+from jaxmerge.bayesopt.identity import check_journal_file, check_sqlite_file
 from jaxmerge.bayesopt.journal import open_journal
 from jaxmerge.bayesopt.object_journal import SCHEMES, open_object_journal
 from jaxmerge.errors import InputError
@@ -15,6 +17,8 @@ from jaxmerge.shown import without_secrets
 # Searchers hold SQLite's lock for milliseconds; a busy disk may add seconds.
 _BUSY_SECONDS = 120
 _ATTEMPTS = 5
+# With one slash or none they would name a file.
+_SCHEMES = ("gs", "s3", "file", "sqlite", "postgresql", "mysql", "redis")
 
 
 def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
@@ -25,8 +29,10 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
       file:// address under which a journal has one object an entry.
 
   Raises:
-    InputError: the storage is damaged or cannot be reached.
+    InputError: the storage is damaged or cannot be reached, or something else
+      than a study is there; that stays as it is.
   """
+  check_storage(storage)
   address = os.fspath(storage)
   if "://" not in address:
     return open_journal(address)
@@ -48,6 +54,54 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
     raise InputError(
       f"cannot open the study storage {without_secrets(address)}: {reason}"
     ) from error
+
+
+def check_storage(storage: str | os.PathLike[str]) -> None:
+  """Refuses an address where something else than a study lies.
+
+  Only what lies on this machine is looked at, and nothing is written.
+
+  Raises:
+    InputError: something else is there, or it cannot be read.
+  """
+  address = os.fspath(storage)
+  scheme, colon, rest = address.partition(":")
+  if colon and scheme in _SCHEMES and not rest.startswith("//"):
+    raise InputError(
+      f"the study storage {without_secrets(address)} is no address; write "
+      f"{scheme}://..."
+    )
+  try:
+    if "://" not in address:
+      check_journal_file(address)
+    elif path := _sqlite_path(address):
+      check_sqlite_file(path)
+  except (OSError, ValueError) as error:
+    if isinstance(error, InputError):
+      raise
+    reason = getattr(error, "strerror", None) or error
+    raise InputError(
+      f"cannot open the study storage {without_secrets(address)}: {reason}"
+    ) from error
+
+
+def _sqlite_path(address: str) -> str:
+  """The file of a SQLite address; "" of another one, or in memory."""
+  import sqlalchemy.engine
+  import sqlalchemy.exc
+
+  try:
+    url = sqlalchemy.engine.make_url(address)
+  except sqlalchemy.exc.ArgumentError:
+    return ""  # opening it will say why
+  path = url.database or ""
+  if url.get_backend_name() != "sqlite" or path == ":memory:":
+    return ""
+  if path.startswith("file:"):  # SQLite's own form of an address
+    parts = urllib.parse.urlsplit(path)
+    is_memory = "memory" in (url.query.get("mode"), parts.path.strip(":"))
+    return "" if is_memory else urllib.parse.unquote(parts.path)
+  return path
 
 
 def address_problems(address: str) -> list[str]:

@@ -27,7 +27,7 @@ from jaxmerge.checkpoints.metadata import (
   imported,
   tree_of_leaves,
 )
-from jaxmerge.checkpoints.outputs import check_output
+from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.checkpoints.shards import (
   MAX_SHARD_BYTES,
   write_tensors,
@@ -42,7 +42,6 @@ from jaxmerge.checkpoints.tensor_trees import (
 )
 from jaxmerge.data.tokenizer import end_of_text_id
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import replace_directory
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.reading import read_json
@@ -153,9 +152,8 @@ def save_directory(
       cannot be written, or what was written is not what was meant; then
       nothing is left behind.
   """
-  check_output(path, overwrite=overwrite)
   family = table.family_of_config(config)
-  with replace_directory(path, overwrite=overwrite) as temporary:
+  with output_directory(path, overwrite=overwrite) as temporary:
     temporary.mkdir()
     dtype = _dtype(leaves)
     described = _still_true(files.get(CONFIG, ""), config, dtype)

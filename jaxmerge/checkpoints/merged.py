@@ -25,13 +25,12 @@ from jaxmerge.checkpoints.metadata import (
   hash_text,
   versions,
 )
-from jaxmerge.checkpoints.outputs import check_output
+from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.checkpoints.shards import open_tensors, write_tensors
 from jaxmerge.checkpoints.tallies import LeafTally, SeenTally
 from jaxmerge.checkpoints.tensor_trees import write_beside
 from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
 from jaxmerge.errors import Problems, check
-from jaxmerge.files import replace_directory
 
 
 def identity(checkpoint: Checkpoint) -> str:
@@ -102,6 +101,7 @@ def describe_merged(
     kind="merged",
     leaves={"params": leaves},
     iterator="",
+    metrics="",
     provenance={
       "method": recipe.method,
       "sources": [
@@ -256,8 +256,7 @@ def save_merged_rows(
       overwrite=overwrite,
     )
     return
-  check_output(path, overwrite=overwrite)
-  with replace_directory(path, overwrite=overwrite) as temporary:
+  with output_directory(path, overwrite=overwrite) as temporary:
     temporary.mkdir()
     write_tensors(temporary, specs, (portion.array for portion in rows))
     latest = latest_of(readings.sources).metadata

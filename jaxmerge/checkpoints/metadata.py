@@ -42,6 +42,8 @@ CARRIED_FILES = (
   "processor_config.json",
   *VOCABULARY_FILES,
 )
+# Fields that checkpoints of before do not have.
+_ADDED = ("files", "metrics", "skipped")
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -67,6 +69,8 @@ class Metadata:
     versions: packages that wrote it.
     files: text of what else lay in the Hugging Face directory that the model
       comes from (config.json, tokenizer files), to go back with it.
+    metrics: digest of the run's metrics.jsonl up to `step` ("" if not known).
+    skipped: of the run's corpus, how many documents were left out and why.
   """
 
   kind: str
@@ -83,6 +87,8 @@ class Metadata:
   provenance: Mapping[str, Any]
   versions: Mapping[str, str]
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  metrics: str = ""
+  skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def tokenizer_hash(self) -> str:
@@ -124,8 +130,9 @@ def versions() -> dict[str, str]:
 def to_json(metadata: Metadata) -> dict[str, Any]:
   """The JSON value to save, closed by a digest of itself."""
   value = {"format": FORMAT, **dataclasses.asdict(metadata)}
-  if not metadata.files:  # as it was before there were any
-    del value["files"]
+  for name in _ADDED:
+    if not value[name]:  # as it was before there were any
+      del value[name]
   return {**value, "digest": hash_text(canonical_json(value))}
 
 
@@ -143,7 +150,7 @@ def from_json(value: Any) -> Metadata:
     raise InputError("its metadata does not match its own digest")
   names = {field.name for field in dataclasses.fields(Metadata)}
   is_ours = value.pop("format", None) == FORMAT
-  if not is_ours or value.keys() | {"files"} != names:
+  if not is_ours or value.keys() | {*_ADDED} != names:
     raise InputError(
       f"its metadata is not of format {FORMAT}: another version of jaxmerge "
       "has written it"
@@ -258,6 +265,7 @@ def abstract_params(metadata: Metadata) -> dict[str, Any]:
 
 def describer(
   *,
+  skipped: Mapping[str, int],
   run_id: str,
   parent: str,
   model: Mapping[str, Any],
@@ -269,7 +277,7 @@ def describer(
   """A function of step, leaves and iterator digest: a run's next metadata."""
 
   def describe(
-    *, step: int, leaves: Mapping[str, Any], iterator: str
+    *, step: int, leaves: Mapping[str, Any], iterator: str, metrics: str = ""
   ) -> Metadata:
     return Metadata(
       kind="trained",
@@ -285,6 +293,8 @@ def describer(
       iterator=iterator,
       provenance={},
       versions=versions(),
+      metrics=metrics,
+      skipped=skipped,
     )
 
   return describe

@@ -62,6 +62,12 @@ class SavedModel:
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+def check_format(format: str) -> None:
+  """Refuses what is no format: "orbax" and "hf" are."""
+  if format not in FORMATS:
+    raise InputError(f"format must be one of {FORMATS}, got {format!r}")
+
+
 def load(path: epath.PathLike) -> SavedModel:
   """Reads a step directory or a Hugging Face directory.
 
@@ -111,8 +117,7 @@ def save(
     InputError: the format is unknown, `path` exists, it cannot be written, or
       no family of Hugging Face models can say what the model is.
   """
-  if format not in FORMATS:
-    raise InputError(f"format must be one of {FORMATS}, got {format!r}")
+  check_format(format)
   if format == "hf":
     if max_shard_bytes is None:
       max_shard_bytes = MAX_SHARD_BYTES
@@ -141,6 +146,7 @@ def save(
       kind="converted",
       leaves={"params": metadata.leaves["params"]},
       iterator="",
+      metrics="",
     )
   save_params(path, saved.params, metadata, overwrite=overwrite)
 
@@ -160,8 +166,7 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
   Raises:
     InputError: as save, or the source is damaged.
   """
-  if format not in FORMATS:
-    raise InputError(f"format must be one of {FORMATS}, got {format!r}")
+  check_format(format)
   readings = Readings.of([source])
   [tally] = readings.tallies
   leaves = watched(source.open_leaves(), tally)
@@ -184,7 +189,9 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
     kept = source.metadata
     kind = "converted" if kept.kind == "trained" else kept.kind
     described = {"params": written.leaves(specs)}
-    return dataclasses.replace(kept, kind=kind, leaves=described, iterator="")
+    return dataclasses.replace(
+      kept, kind=kind, leaves=described, iterator="", metrics=""
+    )
 
   save_rows(path, specs, _rows(leaves, specs, written), metadata)
   return True

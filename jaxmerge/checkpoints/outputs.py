@@ -1,59 +1,143 @@
-"""Where a checkpoint may be written."""
+"""Where something may be written: one guard for every verb."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from jaxmerge.checkpoints.metadata import CARRIED_FILES
-from jaxmerge.errors import check
-from jaxmerge.files import absolute
+from jaxmerge.checkpoints.content import (
+  is_step_directory,
+  why_not_a_checkpoint,
+)
+from jaxmerge.errors import InputError, Problems, check
+from jaxmerge.files import absolute, replace_directory
+
+# As many links in a row as Linux follows.
+_MOST_LINKS = 40
 
 
-def check_output(path: epath.PathLike, *, overwrite: bool) -> None:
-  """Refuses a place where a step directory must not be written.
+def check_output(
+  path: epath.PathLike,
+  *,
+  overwrite: bool,
+  inputs: Sequence[epath.PathLike] = (),
+) -> None:
+  """Refuses a place where a checkpoint must not be written.
+
+  Args:
+    path: what is to be made, or replaced as a whole.
+    overwrite: whether it may be replaced.
+    inputs: what is read meanwhile.
 
   Raises:
     InputError: `path` exists and is not to be overwritten, is something else
-      than a step directory, or lies among the checkpoints of a run.
+      than a checkpoint, is or holds an input, or check_place refuses it.
   """
   path = absolute(path)
-  problems = []
-  if path.exists() and not overwrite:
-    problems.append(f"{path} exists; use --overwrite to replace it")
-  elif path.exists() and not _is_replaceable(path):
-    problems.append(
-      f"{path} is not a checkpoint, so --overwrite does not replace it"
-    )
-  if (
-    path.parent.name == "checkpoints"
-    and (path.parent.parent / "run.json").exists()
-  ):
+  problems = Problems()
+  problems(lambda: check_place(path, inputs=inputs))
+  if path.exists():
+    reason = why_not_a_checkpoint(path)
+    if reason:
+      problems.add(
+        f"{path} is not a checkpoint, so --overwrite does not replace it: "
+        f"{reason}"
+      )
+    elif not overwrite:
+      problems.add(f"{path} exists; use --overwrite to replace it")
+  for name in inputs:
+    if any(_same(path, place) for place in _places(absolute(name))):
+      problems.add(f"{path} is, or holds, the input {name}")
+  problems.check()
+
+
+@contextlib.contextmanager
+def output_directory(
+  path: epath.PathLike, *, overwrite: bool
+) -> Iterator[epath.Path]:
+  """Yields a temporary path that becomes `path`, as replace_directory does.
+
+  What is replaced is looked at before, and again when the new one is whole.
+
+  Raises:
+    InputError: as check_output and replace_directory.
+  """
+
+  def check_again() -> None:
+    check_output(path, overwrite=overwrite)
+
+  check_again()
+  with replace_directory(
+    path, overwrite=overwrite, check=check_again
+  ) as temporary:
+    yield temporary
+
+
+def check_place(
+  path: epath.PathLike, *, inputs: Sequence[epath.PathLike] = ()
+) -> None:
+  """Refuses a place in which nothing must be written.
+
+  Links are followed, one after the other: each name on the way counts.
+
+  Raises:
+    InputError: `path` lies in the checkpoints of a run, in another checkpoint
+      or in an input, or is a link that leads nowhere.
+  """
+  path = absolute(path)
+  places = _places(path)
+  problems = [
+    f"{place} is a link to {os.readlink(place)}, where nothing is"
+    for place in places
+    if os.path.islink(place) and not os.path.exists(place)
+  ]
+  if any(_is_trail(place) for place in places):
     problems.append(
       f"{path} lies among the checkpoints of a run, which could then not go on"
     )
+  above = [p for p in places if not _same(p, path)]
+  for place in [p for p in above if is_step_directory(p)][:1]:
+    problems.append(f"{path} lies in the checkpoint {place}")
+  problems += [
+    f"{path} lies in the input {name}"
+    for name in inputs
+    if any(_same(place, absolute(name)) for place in above)
+  ]
   check(problems)
 
 
-_OF_A_STEP = {"params", "metadata", "_CHECKPOINT_METADATA"}
-# Orbax writes it where directories cannot be renamed.
-_COMMIT = "commit_success.txt"
-_OF_A_MODEL = {
-  "tokenizer.json",
-  "README.md",
-  "jaxmerge.json",
-  "model.safetensors.index.json",
-  *CARRIED_FILES,
-}
+def _is_trail(place: epath.Path) -> bool:
+  return place.name == "checkpoints" and (place.parent / "run.json").exists()
 
 
-def _is_replaceable(path: epath.Path) -> bool:
-  """Whether a directory is empty, or a checkpoint with nothing else in it."""
-  if not path.is_dir():
-    return False
-  names = {p.name for p in path.iterdir()}
-  if not names or "metadata" in names:
-    return not names - _OF_A_STEP - {_COMMIT}
-  if "config.json" not in names:
-    return False
-  own = [".safetensors"]
-  if b'"auto_map"' in (path / "config.json").read_bytes():
-    own.append(".py")  # code that config.json refers to
-  return all(n in _OF_A_MODEL or n.endswith(tuple(own)) for n in names)
+def _same(one: epath.Path, other: epath.Path) -> bool:
+  """Whether two paths name one directory; one need not exist."""
+  if "://" in str(one) or "://" in str(other):
+    return str(one).rstrip("/") == str(other).rstrip("/")
+  return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _places(path: epath.Path) -> list[epath.Path]:
+  """A path and all that it lies in, by each name that it has on the way."""
+  if "://" in str(path):
+    return [path, *path.parents]
+  return [place for level in _levels(str(path)) for place in level]
+
+
+def _levels(path: str, links: int = 0) -> list[list[epath.Path]]:
+  """For each directory from the root on the real one first, then its links."""
+  if links > _MOST_LINKS:
+    raise InputError(f"{path} is a link that leads to itself")
+  levels = [[epath.Path("/")]]
+  for part in path.strip("/").split("/"):
+    here = levels[-1][0] / part
+    if part == "..":
+      levels = levels[:-1] or levels
+    elif part not in ("", ".") and os.path.islink(here):
+      target = os.path.join(here.parent, os.readlink(here))
+      levels = _levels(target, links + 1)
+      levels[-1] = [*levels[-1], here]
+    elif part not in ("", "."):
+      levels.append([here])
+  return levels

@@ -27,10 +27,10 @@ from jaxmerge.checkpoints.metadata import (
   to_json,
 )
 from jaxmerge.checkpoints.orbax_rows import write_rows
-from jaxmerge.checkpoints.outputs import check_output
+from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.checkpoints.quiet import silence_orbax
-from jaxmerge.errors import InputError, check
-from jaxmerge.files import absolute, replace_directory
+from jaxmerge.errors import Diverged, InputError, check
+from jaxmerge.files import absolute
 from jaxmerge.parallel.rules import is_stacked, leaf_name
 
 # Parameters are stored in parts, so that they can be read in parts: layers of a
@@ -71,6 +71,7 @@ def save_step(
 
   Raises:
     InputError: this or the save before it could not be written.
+    Diverged: a parameter is not finite.
   """
   items = {"params": params, "opt_state": opt_state}
   metadata = describe(
@@ -78,6 +79,9 @@ def save_step(
     leaves={name: describe_leaves(tree) for name, tree in items.items()},
     iterator=iterator_digest(iterator),
   )
+  for name, leaf in metadata.leaves["params"].items():
+    if leaf["norm"] is None:
+      raise Diverged(f"the run has diverged: at step {step} {name} has NaN")
   with _writing(manager.directory):
     manager.save(
       step,
@@ -137,12 +141,10 @@ def save_params(
     InputError: `path` exists and is not to be overwritten, or cannot be
       written.
   """
-  check_output(path, overwrite=overwrite)
-  path = absolute(path)
   silence_orbax()
   with (
-    replace_directory(path, overwrite=overwrite) as temporary,
-    _writing(path.parent),
+    output_directory(path, overwrite=overwrite) as temporary,
+    _writing(temporary.parent),
   ):
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     checkpointer.save(
@@ -175,12 +177,10 @@ def save_rows(
   Raises:
     InputError: as save_params, or what `rows` or `metadata` raises.
   """
-  check_output(path, overwrite=overwrite)
-  path = absolute(path)
   silence_orbax()
   with (
-    replace_directory(path, overwrite=overwrite) as temporary,
-    _writing(path.parent),
+    output_directory(path, overwrite=overwrite) as temporary,
+    _writing(temporary.parent),
   ):
     params = temporary.with_name(f"{temporary.name}.params")
     write_rows(params, specs, rows)

@@ -62,12 +62,17 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
   workdir = epath.Path(workdir)
   if not workdir.exists():
     raise InputError(f"workdir {workdir} does not exist")
-  folder = workdir / "checkpoints"
-  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-  steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
+  steps = steps_in(workdir)
   if not steps:
     raise InputError(f"workdir {workdir} has no checkpoints")
   return steps
+
+
+def steps_in(workdir: epath.PathLike) -> list[int]:
+  """As saved_steps; none where there is no workdir or no checkpoint."""
+  folder = epath.Path(workdir) / "checkpoints"
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def step_path(workdir: epath.PathLike, step: int) -> epath.Path:

@@ -5,12 +5,14 @@ D: documents. T: tokens of a split.
 """
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxmerge.data.token_files import SplitTokens
 from jaxmerge.errors import check
+from jaxmerge.files import check_memory
 
 
 class HeldOut(NamedTuple):
@@ -23,7 +25,7 @@ class HeldOut(NamedTuple):
       its first one given end of text; the end of text itself never does.
     document_N: int32[N], an index into document_ids, for clustered errors.
     bytes_N: int32[N], UTF-8 bytes that the targets that count stand for.
-    document_ids: names of the documents, in the order of their first sequence.
+    document_ids: names of the documents, in the order in which they appear.
   """
 
   tokens_NxL1: np.ndarray
@@ -33,25 +35,38 @@ class HeldOut(NamedTuple):
   document_ids: tuple[str, ...]
 
 
-def _hash_order(names: tuple[str, ...]) -> np.ndarray:
-  digests = [hashlib.sha256(name.encode()).digest() for name in names]
-  return np.array(sorted(range(len(names)), key=digests.__getitem__), np.int64)
+# How windows are drawn: a study made under another rule has other scores.
+WINDOWS = "by a hash of document and window"
+# A token, whether it counts, and its bytes; on the host and on a device.
+_BYTES_PER_TARGET = 2 * (4 + 1 + 4)
+_WINDOW_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _chosen_windows(
-  order_D: np.ndarray, windows_D: np.ndarray, max_sequences: int | None
-) -> list[tuple[int, int]]:
-  """(document, window) pairs, one window of each document after the other."""
-  limit = int(windows_D.sum())
-  limit = limit if max_sequences is None else min(limit, max_sequences)
-  chosen: list[tuple[int, int]] = []
-  window = 0
-  while len(chosen) < limit:
-    has_window = order_D[windows_D[order_D] > window]
-    room = limit - len(chosen)
-    chosen.extend((int(d), window) for d in has_window[:room])
-    window += 1
-  return chosen
+def _window_order(names: tuple[str, ...], windows_D: np.ndarray) -> np.ndarray:
+  """All (document, window) pairs, int64[N, 2], in the order of their hashes.
+
+  The hash of a pair depends on nothing but the document's id and the window's
+  number: the windows of a document are spread over the order whatever else the
+  split holds. It is the SplitMix64 sequence (Steele, Lea and Flood 2014) of
+  each document's sha256.
+  """
+  seeds_D = np.array(
+    [
+      int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+      for name in names
+    ],
+    np.uint64,
+  )
+  document_N = np.repeat(np.arange(len(names)), windows_D)
+  first_D = np.cumsum(windows_D) - windows_D
+  window_N = np.arange(len(document_N)) - first_D[document_N]
+  z_N = seeds_D[document_N] + (window_N + 1).astype(np.uint64) * _WINDOW_STEP
+  z_N = (z_N ^ (z_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  z_N = (z_N ^ (z_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  z_N ^= z_N >> np.uint64(31)
+  # Equal hashes, once in 2^64, by what does not depend on the split either.
+  order_N = np.lexsort((window_N, seeds_D[document_N], z_N))
+  return np.stack([document_N, window_N], axis=1)[order_N]
 
 
 def held_out(
@@ -63,9 +78,11 @@ def held_out(
 ) -> HeldOut:
   """Cuts a split into sequences, document by document.
 
-  The sequences are the first window of each document, then the second of each
-  that has two, and so on, documents in the order of their ids' hashes: a
-  smaller max_sequences gives the head of a larger one.
+  The windows come in the order of a hash of (document, window): the first n
+  are a random sample of the whole split, the same one whatever the batch, and
+  a smaller max_sequences gives the head of a larger one. (Were the first
+  window of each document taken first, a sample would be of the heads of
+  documents, which are harder to predict than the rest.)
 
   Args:
     tokens: a split of a token cache.
@@ -74,7 +91,7 @@ def held_out(
     max_sequences: N at most; None is all.
 
   Raises:
-    InputError: seq_len or max_sequences below 1.
+    InputError: seq_len or max_sequences below 1, or more than memory holds.
   """
   problems = []
   if seq_len < 1:
@@ -86,8 +103,12 @@ def held_out(
   targets_D = np.diff(tokens.offsets_D1) - 1  # all but the end of text before
   windows_D = -(-targets_D // seq_len)
   names = tokens.document_ids()
-  chosen = _chosen_windows(_hash_order(names), windows_D, max_sequences)
+  chosen = _window_order(names, windows_D)[:max_sequences].tolist()
   shape = (len(chosen), seq_len + 1)
+  check_memory(
+    f"{len(chosen)} held-out sequences of {seq_len} tokens",
+    _BYTES_PER_TARGET * math.prod(shape),
+  )
   tokens_NxL1 = np.full(shape, tokens.end_of_text, np.int32)
   mask_NxL = np.zeros((len(chosen), seq_len), bool)
   for row, (document, window) in enumerate(chosen):
@@ -97,7 +118,6 @@ def held_out(
     tokens_NxL1[row, : count + 1] = tokens.tokens_T[start : start + count + 1]
     mask_NxL[row, :count] = True
   bytes_NxL = np.where(mask_NxL, bytes_per_token_V[tokens_NxL1[:, 1:]], 0)
-  # Windows come round by round, so the first round names every document.
   used = list(dict.fromkeys(document for document, _ in chosen))
   number = {document: index for index, document in enumerate(used)}
   return HeldOut(

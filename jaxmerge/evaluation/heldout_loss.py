@@ -15,7 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.model.loss import token_losses
-from jaxmerge.parallel.rules import batch_sharding, replicated
+from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
+
+_NONE = np.zeros(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +81,11 @@ class HeldOutLoss:
     self.split = split
     self._graph = graph
     self._everywhere = replicated(mesh)
-    sequences = len(split.tokens_NxL1)
-    padding = -sequences % batch_size
+    self.num_sequences = len(split.tokens_NxL1)
+    # No more padding than a batch of everything needs on this mesh.
+    shards = batch_shards(mesh)
+    batch_size = min(batch_size, -(-self.num_sequences // shards) * shards)
+    padding = -self.num_sequences % batch_size
     sharding = batch_sharding(mesh)
 
     def batches(values: np.ndarray) -> list[jax.Array]:
@@ -94,21 +99,27 @@ class HeldOutLoss:
     self._tokens = batches(split.tokens_NxL1.astype(np.int32))
     self._masks = batches(split.mask_NxL.astype(np.bool_))
 
-  @property
-  def num_batches(self) -> int:
-    return len(self._tokens)
-
   def __call__(self, params: Any) -> Score:
     """Scores one tree of parameters; one compile for all of them."""
-    return self.score(self.losses(params, 0, self.num_batches))
+    return self.score(self.losses(params, self.num_sequences))
 
-  def losses(self, params: Any, start: int, stop: int) -> np.ndarray:
-    """Summed nats of each sequence of some of the batches, padding and all."""
+  def losses(
+    self, params: Any, count: int, known_N: np.ndarray = _NONE
+  ) -> np.ndarray:
+    """Summed nats (float64) of `count` sequences, rounded up to whole batches.
+
+    Args:
+      params: of the model.
+      count: sequences to score.
+      known_N: what an earlier call gave of these parameters.
+    """
+    size = self._tokens[0].shape[0]
+    some = slice(len(known_N) // size, -(-count // size))
     sums = [
       _batch_losses(self._graph, self._everywhere, params, tokens, mask)
-      for tokens, mask in zip(self._tokens[start:stop], self._masks[start:stop])
+      for tokens, mask in zip(self._tokens[some], self._masks[some])
     ]
-    return np.concatenate([np.asarray(s, np.float64) for s in sums])
+    return np.concatenate([known_N, *(np.asarray(s, np.float64) for s in sums)])
 
   def score(self, losses_N: np.ndarray) -> Score:
     """A score of the first sequences, from what losses() gave of them."""

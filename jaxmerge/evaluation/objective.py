@@ -137,22 +137,21 @@ class MergedLoss:
 
     Args:
       weights_GxK: of the merge.
-      best: on the whole split; after a quarter and a half of it a merge that
-        is worse beyond three paired standard errors is scored no further.
+      best: on the whole split; after a quarter and a half of its sequences,
+        which are random samples of it, a merge that is worse beyond three
+        paired standard errors is scored no further.
     """
     params = self._scratch(weights_GxK)
-    batches = self._heldout.num_batches
+    all_of_them = self._heldout.num_sequences
     losses_N = np.zeros(0)
-    done = 0
     for rung in (*(_RUNGS if best else ()), 1.0):
-      upto = max(math.ceil(rung * batches), 1)
-      if upto > done:
-        more_N = self._heldout.losses(params, done, upto)
-        losses_N, done = np.concatenate([losses_N, more_N]), upto
-      score = self._heldout.score(losses_N)
-      if best is not None and done < batches and _is_beaten(score, best):
+      count = math.ceil(rung * all_of_them)
+      losses_N = self._heldout.losses(params, count, losses_N)
+      score = self._heldout.score(losses_N[:count])
+      if best is not None and count < all_of_them and _is_beaten(score, best):
         break
-    self.tokens += int(score.targets_N.sum())
+    # Whole batches are what it costs, whatever the sample.
+    self.tokens += int(self._heldout.score(losses_N).targets_N.sum())
     return score
 
   def differentiated(
@@ -252,7 +251,11 @@ def make_objective(
       return None
     key = repr(sorted(params.items()))
     if key not in whole:  # another searcher's trial, or one before a restart
+      spent = merged.tokens
       whole[key] = merged.score(domain.weights(params))
+      # Paid for already, by the trial itself: a search that was killed must
+      # come to its limit of tokens where one that never was does.
+      merged.tokens = spent
     return whole[key]
 
   def objective(number: int, params: dict[str, float]) -> Observation:

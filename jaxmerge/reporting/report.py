@@ -10,89 +10,18 @@ import jinja2
 from etils import epath
 
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import whole_directory
+from jaxmerge.files import files_of_directory
 from jaxmerge.reporting import table
+from jaxmerge.reporting.captions import FIGURES
 from jaxmerge.reporting.headline import headline, runner_up
+from jaxmerge.reporting.report_directory import (
+  PAGE,
+  RESULTS,
+  check_report_directory,
+)
 from jaxmerge.reporting.results import Results, Row, Trial, write_results
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Each figure's section heading, alternative text and caption.
-_FIGURES = {
-  "baselines": (
-    "",
-    "Chart of each row's report loss minus that of the last checkpoint, with"
-    " bars of two standard errors; the table above has the numbers.",
-    "Difference in report loss to the last checkpoint, with two paired"
-    " standard errors. Left of the line is better; an arrow stands for a value"
-    " off the scale.",
-  ),
-  "training_curve": (
-    "Training curve",
-    "Training loss and the checkpoints' held-out loss against training tokens,"
-    " with the merged model as a star.",
-    "Above, the whole run; below, the neighbourhood of the merge. The merged"
-    " model stands at the tokens of its last checkpoint, and an arrow, if"
-    " any, leads to where the run itself reaches its loss. Training loss is of"
-    " training text, so it may lie on either side of the held-out loss.",
-  ),
-  "posterior": (
-    "What the search believes",
-    "Posterior mean and 95% band of the search loss against the weight of the"
-    " later checkpoint, with every trial, its number, and the acquisition that"
-    " asked for it; the list of trials below has the numbers.",
-    "The Gaussian process after the last trial, with each trial's loss (bars:"
-    " two paired standard errors) and number; the shape of a marker says which"
-    " acquisition asked.",
-  ),
-  "ternary": (
-    "What the search believes",
-    "Two triangles of weights of the three checkpoints: contours of the"
-    " expected search loss, with every trial and the acquisition that asked"
-    " for it, and contours of the standard deviation; the list of trials below"
-    " has the numbers.",
-    "The Gaussian process after the last trial. A corner is one checkpoint"
-    " alone at its largest weight, the opposite edge is without it. Left, the"
-    " darker the lower the expected loss; right, the darker the less the"
-    " search knows. White, or the darkest grey, may stand for values off the"
-    " scale.",
-  ),
-  "slices": (
-    "One weight at a time",
-    "Posterior mean and 95% band of the search loss against the weight of one"
-    " checkpoint, one chart each, with the chosen weight marked.",
-    "The Gaussian process along the line from the chosen weights towards each"
-    " checkpoint: its weight changes, the others keep their proportions. A"
-    " narrow band is knowledge, a wide one a guess; a lowest point far from"
-    " the ring, in a wide band, is a reason for more trials. Of more than"
-    " eight checkpoints the heaviest eight are shown.",
-  ),
-  "convergence": (
-    "Progress of the search",
-    "Lowest search loss so far against evaluations, with the baselines as"
-    " horizontal lines.",
-    "Lowest search loss after each evaluation. Dashed lines: the baselines on"
-    " the same split. At the top, without a place on the axis: carets are"
-    " trials above it, crosses failed ones, rings those stopped early.",
-  ),
-  "hedge": (
-    "Who asked",
-    "Stacked probabilities of the acquisitions at each trial, with a marker on"
-    " the one that was followed.",
-    "GP-Hedge keeps a portfolio of acquisitions and follows one at a time,"
-    " drawn with these probabilities; they grow for those whose nominees turn"
-    " out to be good. The marker says which was followed; above the bars, a"
-    " point that none had nominated, because theirs were asked before.",
-  ),
-  "calibration": (
-    "How well it predicted",
-    "Predicted against measured search loss of each trial, and the difference"
-    " in standard deviations by trial number, with a band of two.",
-    "What the Gaussian process predicted for each trial before it was scored."
-    " Left, a perfect prediction lies on the line; right, about 19 of 20"
-    " should lie in the band. Many outside: the process is too sure of"
-    " itself; all near zero: it is too timid.",
-  ),
-}
 
 
 class _Picture(NamedTuple):
@@ -113,13 +42,13 @@ def write_report(
   commands: Sequence[str],
   trials: Sequence[Trial],
 ) -> epath.Path:
-  """Writes report.html, its PNG figures and results.json, all or nothing.
+  """Writes report.html, its PNG figures and results.json, each whole.
 
   The same arguments give the same bytes.
 
   Args:
-    directory: replaced as a whole; it must not exist, be empty, or hold an
-      earlier report.
+    directory: may hold an earlier report, which is replaced, and other files,
+      which stay.
     title: of the page.
     results: has the rows "last" and "gp_hedge".
     figures: PNG bytes, or the path of a PNG file, by name: "baselines",
@@ -137,20 +66,25 @@ def write_report(
   Raises:
     InputError: a figure is unknown, missing or no PNG, the results are not well
       formed, the chosen weights are no trial's, or the directory holds
-      something else or cannot be written.
+      something else under the name of one of these files or cannot be written.
   """
   directory = epath.Path(directory)
   images = _read_figures(figures)
   page = _render(title, results, images, facts, commands, trials)
-  with whole_directory(directory) as folder:
-    # In here, a directory that cannot even be listed is reported like one
-    # that cannot be written.
-    check(_directory_problems(directory))
-    write_results(folder / "results.json", results)
-    for name, image in images.items():
-      (folder / f"{name}.png").write_bytes(image)
-    (folder / "report.html").write_bytes(page.encode())
-  return directory / "report.html"
+  check_report_directory(directory)
+  try:
+    with files_of_directory(directory) as folder:
+      write_results(folder / RESULTS, results)
+      for name, image in images.items():
+        (folder / f"{name}.png").write_bytes(image)
+      (folder / PAGE).write_bytes(page.encode())
+    for name in FIGURES.keys() - images.keys():
+      (directory / f"{name}.png").unlink(missing_ok=True)
+  except OSError as error:
+    raise InputError(
+      f"cannot write to {directory}: {error.strerror or error}"
+    ) from error
+  return directory / PAGE
 
 
 def _render(
@@ -191,17 +125,6 @@ def _render(
   )
 
 
-def _directory_problems(directory: epath.Path) -> list[str]:
-  """A report replaces its directory, so nothing else may lie there."""
-  if not directory.exists():
-    return []
-  if not directory.is_dir():
-    return [f"{directory} is a file, not a directory for a report"]
-  if any(directory.iterdir()) and not (directory / "report.html").exists():
-    return [f"{directory} holds something other than an earlier report"]
-  return []
-
-
 def _read_figures(
   figures: Mapping[str, bytes | epath.PathLike],
 ) -> dict[str, bytes]:
@@ -212,8 +135,8 @@ def _read_figures(
     except OSError as error:
       problems.append(f"figure {name}: {error.strerror or error}: {figure!r}")
       continue
-    if name not in _FIGURES:
-      problems.append(f"figure {name}: unknown; known are {list(_FIGURES)}")
+    if name not in FIGURES:
+      problems.append(f"figure {name}: unknown; known are {list(FIGURES)}")
     if not image.startswith(_PNG_SIGNATURE):
       problems.append(f"figure {name}: not a PNG")
     images[name] = image
@@ -226,7 +149,7 @@ def _read_bytes(path: epath.PathLike) -> bytes:
 
 
 def _picture(name: str, image: bytes) -> _Picture:
-  heading, alt, caption = _FIGURES[name]
+  heading, alt, caption = FIGURES[name]
   return _Picture(
     file=f"{name}.png",
     uri="data:image/png;base64," + base64.b64encode(image).decode("ascii"),

@@ -70,7 +70,7 @@ def write_search_report(
   """Scores the baselines and writes report.html, figures and results.json.
 
   Args:
-    directory: replaced as a whole.
+    directory: what else is in it stays.
     comparison: scores on both splits.
     facts: of the search.
     progress: called with a stage, evaluations done, in all and a note.

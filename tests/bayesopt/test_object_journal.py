@@ -158,11 +158,24 @@ def test_a_store_without_conditions_is_refused(served):
   assert not store.objects
 
 
+def entry(name, number):
+  """Any record; all create a study, so that one may be the first."""
+  study = f"{name}{number}"
+  return {
+    "op_code": 0,
+    "worker_id": "w",
+    "study_name": study,
+    "directions": [1],
+  }
+
+
 def test_entries_of_two_writers_have_one_order(tmp_path):
   first, second = (ObjectJournal(f"file://{tmp_path}/s") for _ in range(2))
   for number in range(5):
-    (first, second)[number % 2].append_logs([{"n": number}, {"m": number}])
-  whole = [log for n in range(5) for log in ({"n": n}, {"m": n})]
+    (first, second)[number % 2].append_logs(
+      [entry("n", number), entry("m", number)]
+    )
+  whole = [log for n in range(5) for log in (entry("n", n), entry("m", n))]
   for journal in (first, second, ObjectJournal(f"file://{tmp_path}/s")):
     assert list(journal.read_logs(0)) == whole
     assert list(journal.read_logs(7)) == whole[7:]
@@ -184,8 +197,8 @@ def test_an_entry_whose_answer_was_lost_is_written_once(tmp_path, monkeypatch):
       return self._store.write(*args, **kwargs)
 
   monkeypatch.setattr(journal, "_store", Forgetful(journal._store))
-  journal.append_logs([{"n": 0}, {"n": 1}])
-  assert list(journal.read_logs(0)) == [{"n": 0}, {"n": 1}]
+  journal.append_logs([entry("n", 0), entry("n", 1)])
+  assert list(journal.read_logs(0)) == [entry("n", 0), entry("n", 1)]
 
 
 def test_a_damaged_entry_is_an_input_error(tmp_path):

@@ -50,15 +50,20 @@ def test_a_sequence_lies_in_one_document_and_carries_on(split):
   held = held_out(split, V_BYTES, seq_len=4)
   assert sorted(held.document_ids) == [f"d{i}" for i in range(6)]
   for number, name in enumerate(held.document_ids):
-    rows = np.flatnonzero(held.document_N == number)
     tokens = _document_tokens(split, name)
-    assert held.tokens_NxL1[rows[0], 0] == 0
-    for window, row in enumerate(rows):
+    windows = {}
+    for row in np.flatnonzero(held.document_N == number):
       count = held.mask_NxL[row].sum()
       assert held.mask_NxL[row, :count].all()
-      part = tokens[4 * window : 4 * window + count + 1]
-      np.testing.assert_array_equal(held.tokens_NxL1[row, : count + 1], part)
       assert (held.tokens_NxL1[row, count + 1 :] == split.end_of_text).all()
+      first = int(held.tokens_NxL1[row, 0])
+      start = tokens.tolist().index(first)
+      windows[start] = held.tokens_NxL1[row, : count + 1]
+    # Every window once: each begins with the last token of the one before.
+    assert sorted(windows) == list(range(0, len(tokens) - 1, 4))
+    for start, found in windows.items():
+      part = tokens[start : start + len(found)]
+      np.testing.assert_array_equal(found, part)
 
 
 def test_bytes_are_those_of_the_targets(split):
@@ -69,22 +74,73 @@ def test_bytes_are_those_of_the_targets(split):
     assert held.bytes_N[row] == V_BYTES[targets].sum()
 
 
-def test_fewer_sequences_are_the_head_spread_over_documents(split):
+def test_fewer_sequences_are_the_head_of_more(split):
   whole = held_out(split, V_BYTES, seq_len=4)
   for limit in (1, 3, 6, 8, 100):
     some = held_out(split, V_BYTES, seq_len=4, max_sequences=limit)
     rows = min(limit, len(whole.mask_NxL))
-    assert len(some.document_ids) == min(limit, 6)
     np.testing.assert_array_equal(some.tokens_NxL1, whole.tokens_NxL1[:rows])
     np.testing.assert_array_equal(some.document_N, whole.document_N[:rows])
     np.testing.assert_array_equal(some.bytes_N, whole.bytes_N[:rows])
     assert some.document_ids == whole.document_ids[: len(some.document_ids)]
 
 
-def test_the_order_is_one_of_hashes(split):
-  held = held_out(split, V_BYTES, seq_len=4, max_sequences=6)
-  assert held.document_ids != tuple(sorted(held.document_ids))
-  assert held.document_N.tolist() == [0, 1, 2, 3, 4, 5]
+def _many(tmp_path, lengths, names=None):
+  """A split whose every token says its place in its document."""
+  names = names or [f"doc{i}" for i in range(len(lengths))]
+  path = tmp_path / "many"
+  path.write_text("".join(json.dumps(name) + "\n" for name in names))
+  documents = [[0, *range(1, length + 1)] for length in lengths]
+  return SplitTokens(
+    name="report",
+    tokens_T=np.array([t for d in documents for t in d], np.uint32),
+    offsets_D1=np.cumsum([0, *(len(d) for d in documents)]),
+    end_of_text=0,
+    ids_path=path,
+  )
+
+
+def _windows(held):
+  """(document, window) of each sequence."""
+  starts_N = held.tokens_NxL1[:, 0] // 8
+  return [
+    (held.document_ids[d], int(w)) for d, w in zip(held.document_N, starts_N)
+  ]
+
+
+def test_a_sample_is_of_whole_documents_and_not_of_their_heads(tmp_path):
+  lengths = [8] * 40 + [800] * 4  # 440 windows, nine tenths of four documents
+  split = _many(tmp_path, lengths)
+  held = held_out(split, np.ones(801, int), seq_len=8, max_sequences=110)
+  assert len(set(_windows(held))) == 110
+  firsts = sum(window == 0 for _, window in _windows(held))
+  assert firsts <= 20  # 11 are to be expected; all 44 would come first
+  places = [window for name, window in _windows(held) if window]
+  assert 40 < np.mean(places) < 60
+  # A quarter of the sample is as much of a sample.
+  quarter = [window for _, window in _windows(held)[:28] if window]
+  assert 30 < np.mean(quarter) < 70
+
+
+def test_the_same_windows_whatever_else_the_split_holds(tmp_path):
+  lengths = [80, 40, 160]
+  alone = held_out(_many(tmp_path, lengths), np.ones(161, int), seq_len=8)
+  more = held_out(
+    _many(
+      tmp_path,
+      [24, *reversed(lengths)],
+      ["another", "doc2", "doc1", "doc0"],
+    ),
+    np.ones(161, int),
+    seq_len=8,
+  )
+  common = [w for w in _windows(more) if w[0] != "another"]
+  assert common == _windows(alone)
+
+
+def test_more_than_memory_holds_is_refused(split):
+  with pytest.raises(InputError, match="of memory, of which"):
+    held_out(split, V_BYTES, seq_len=10**12)
 
 
 def test_bytes_add_up_to_the_texts(texts, cached):

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from jaxmerge.bayesopt.limits import Limits
 from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation import paired
+from jaxmerge.evaluation import paired, weight_search
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
 from jaxmerge.merging.groups import layer_groups, one_group
@@ -177,10 +178,10 @@ def test_a_beaten_trial_is_stopped_and_estimated():
   best = _params(domain, better)
   objective = make_objective(merged, domain, incumbent=lambda: best)
   whole = merged.score([worse])
-  # What is scored again for the comparison is paid for, once.
+  # What is scored again for the comparison has been paid for by its trial.
   first = objective(1, _params(domain, worse))
   stopped = objective(2, _params(domain, worse))
-  assert first.tokens == stopped.tokens + whole.targets_N.sum()
+  assert first.tokens == stopped.tokens
   assert stopped.pruned
   assert 0 < stopped.tokens < whole.targets_N.sum()
   # What is told of the whole split is within a few of its standard errors.
@@ -224,3 +225,69 @@ def test_trees_with_a_nan_have_no_derivative():
   merged._trees = [merged._trees[0], broken, merged._trees[2]]
   with pytest.raises(InputError, match="step 20 has parameters that are not"):
     merged.check_differentiable(domain.steps)
+
+
+def test_the_sample_of_a_stopped_trial_does_not_depend_on_the_batch():
+  found = []
+  for batch_size in (1, 4, 16):
+    merged, domain = _setting(2, batch_size=batch_size)
+    losses = [merged.score([w]).nats_per_token for w in ([1, 0], [0, 1])]
+    better, worse = np.eye(2)[np.argsort(losses)].tolist()
+    score = merged.score([worse], merged.score([better]))
+    assert len(score.losses_N) == 4  # a quarter of 16
+    found.append(score.losses_N)
+  for losses_N in found[1:]:
+    np.testing.assert_allclose(losses_N, found[0], rtol=1e-5)
+
+
+def _stopped_search(folder, restarts):
+  """Trials of a search under a limit of tokens, restarted after each or not."""
+
+  class Killed(Exception):
+    pass
+
+  def kill(trial):
+    if restarts:
+      raise Killed
+
+  budget = 12
+  for _ in range(budget):
+    merged, domain = _setting(3, batch_size=1)
+    study = weight_search.open_weight_study(
+      folder / "study.journal",
+      "search",
+      domain,
+      seed=0,
+      acquisitions=("ei", "ucb"),
+      use_gradients=False,
+      starts=(),
+      num_trials=budget,
+      fingerprint={},
+    )
+    try:
+      ending = weight_search.run_weight_study(
+        study,
+        merged,
+        domain,
+        num_trials=budget,
+        limits=Limits(tokens=5 * int(merged.last.targets_N.sum())),
+        use_gradients=False,
+        early_stop=True,
+        on_trial=kill,
+      )
+    except Killed:
+      continue
+    return ending, [
+      (t.number, t.state, t.params, t.user_attrs.get("tokens"), t.values)
+      for t in study.trials
+    ]
+  raise AssertionError("the limit of tokens has not ended the search")
+
+
+def test_a_limit_of_tokens_ends_a_restarted_search_at_the_same_trial(tmp_path):
+  for name in ("once", "often"):
+    (tmp_path / name).mkdir()
+  once = _stopped_search(tmp_path / "once", restarts=False)
+  assert once[0] == "tokens"
+  assert any(trial[1].name == "PRUNED" for trial in once[1])
+  assert _stopped_search(tmp_path / "often", restarts=True) == once

@@ -1,0 +1,75 @@
+"""Records of Optuna's journal: what one is, and a checksum in each of ours.
+
+Optuna reads the keys that it knows and no others, so a record may have one
+more. Records of other programs (a dashboard, an older jaxmerge) have none.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from optuna.storages.journal._storage import JournalOperation
+
+CHECKSUM = "jaxmerge_checksum"
+_OPERATIONS = frozenset(JournalOperation)
+
+
+def _dumps(value: Any, *, sort_keys: bool = False) -> str:
+  return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"))
+
+
+def _checksum(record: dict[str, Any]) -> str:
+  """Of a record as JSON gave it, however it was spaced and ordered."""
+  text = _dumps(record, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+  """The record as JSON gives it again, with its checksum."""
+  record = json.loads(_dumps(record))
+  return {**record, CHECKSUM: _checksum(record)}
+
+
+def sealed_line(record: dict[str, Any]) -> bytes:
+  return _dumps(sealed(record)).encode() + b"\n"
+
+
+def is_record(record: Any) -> bool:
+  """Whether a value that JSON gave is a record of Optuna's journal."""
+  return (
+    isinstance(record, dict)
+    and type(record.get("op_code")) is int
+    and record["op_code"] in _OPERATIONS
+    and isinstance(record.get("worker_id"), str)
+  )
+
+
+def creates_study(record: Any) -> bool:
+  """Whether a journal may begin with this value; none begins with another.
+
+  Optuna skips, without a word, the records of a study never created.
+  """
+  return (
+    is_record(record)
+    and record["op_code"] == JournalOperation.CREATE_STUDY
+    and isinstance(record.get("study_name"), str)
+    and isinstance(record.get("directions"), list)
+  )
+
+
+def problem_of(record: Any) -> str:
+  """What is wrong with an entry of a journal; "" if nothing is."""
+  if not is_record(record):
+    return "it is no record of a study"
+  rest = {key: value for key, value in record.items() if key != CHECKSUM}
+  if CHECKSUM in record and record[CHECKSUM] != _checksum(rest):
+    return "it was changed after it had been written"
+  return ""
+
+
+def parsed(text: bytes) -> Any:
+  """What JSON makes of a text, None where it is no JSON."""
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    return None

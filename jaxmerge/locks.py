@@ -1,0 +1,88 @@
+"""One process at a time: a lock of the operating system on what is written.
+
+The lock is free as soon as its process has ended, however it ended. The file
+that carries it says who holds it.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Iterator
+
+import filelock
+from etils import epath
+
+from jaxmerge import owner
+from jaxmerge.errors import InputError
+from jaxmerge.files import make_directory, resolved
+
+_SUFFIX = ".jaxmerge-lock"
+
+
+@contextlib.contextmanager
+def exclusive(path: epath.PathLike, what: str) -> Iterator[None]:
+  """Holds the lock of a path for as long as the block runs; never waits.
+
+  The lock is a hidden file beside the path, `.<name>.jaxmerge-lock`, so that
+  the path itself need not exist. It is removed at the end; one that a killed
+  process has left is taken over. An object store has no locks: there the block
+  runs unguarded. Of a multi-process job only the first process may call this.
+
+  Args:
+    path: what is written; links are followed.
+    what: its name in the message, such as "the workdir runs/a".
+
+  Raises:
+    InputError: another process, or another block of this one, holds the lock;
+      or the file system cannot keep one here.
+  """
+  file = lock_file(path)
+  if "://" in str(file):
+    yield
+    return
+  make_directory(file.parent)
+  taken: list[os.stat_result] = []
+
+  def sign(descriptor: int) -> None:
+    me = owner.this_process()
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    text = json.dumps({"pid": me.pid, "host": me.host, "since": now})
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+    taken.append(os.fstat(descriptor))
+
+  # Not a soft lock where there is no flock: that would outlive its process.
+  lock = filelock.FileLock(file, fallback_to_soft=False, on_acquired=sign)
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    raise InputError(f"{what} is in use by {_holder(file)}") from None
+  except OSError as error:
+    raise InputError(
+      f"{what} cannot be locked with {file}: {error.strerror or error}"
+    ) from error
+  try:
+    yield
+  finally:
+    # While it is still held: whoever has opened the file before looks again
+    # when it gets the lock of a file that is gone.
+    with contextlib.suppress(OSError):
+      if os.path.samestat(os.lstat(file), taken[0]):
+        os.unlink(file)
+    lock.release()
+
+
+def lock_file(path: epath.PathLike) -> epath.Path:
+  """Where the lock of a path lies: beside what the path leads to."""
+  real = resolved(path)
+  return real.parent / f".{real.name}{_SUFFIX}"
+
+
+def _holder(file: epath.Path) -> str:
+  """Who says to hold a lock; it may just be about to say so."""
+  try:
+    held = json.loads(file.read_text())
+    return f"process {held['pid']} on {held['host']} since {held['since']}"
+  except (OSError, ValueError, TypeError, KeyError):
+    return "another process"
