@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge import locks, runner
+from jaxmerge import flag_values, locks, runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_place
@@ -235,13 +235,14 @@ def main(argv: Sequence[str]) -> None:
       "output": ("", "a directory that gets evaluation.json"),
     },
     booleans={},
+    read={"inputs": flag_values.split_list},
   )
   runner.set_up_jax()
   written = epath.Path(flags.output or os.devnull) / _FILE
   with runner.whole_output(written):
     evaluate(
       flags.config,
-      runner.split_list(flags.inputs),
+      flags.inputs,
       output=flags.output,
       progress=runner.TerminalProgress(),
     )

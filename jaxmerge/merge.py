@@ -23,13 +23,13 @@ import psutil
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge import locks, runner
+from jaxmerge import flag_values, locks, runner
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
-from jaxmerge.errors import InputError, Problems, check
+from jaxmerge.errors import Problems, check
 from jaxmerge.files import check_can_make, free_bytes
 from jaxmerge.merging import methods
 from jaxmerge.merging.average import normalise
@@ -141,6 +141,16 @@ def _open(
       for key in ("search_sequences", "batch_size")
       if config[key] < 1
     ]
+    + [
+      f"config.mesh.{axis} must be positive, or -1, got {size}"
+      for axis, size in config.mesh.items()
+      if size < 1 and size != -1
+    ]
+    + (
+      [f"config.seq_len must be at least 0, got {config.seq_len}"]
+      if config.seq_len < 0
+      else []
+    )
     + sections.other_corpus_problems(config.data)
     + (
       []
@@ -217,25 +227,6 @@ def _order_problems(sources: Sequence[Checkpoint]) -> list[str]:
   return [f"the inputs must be given oldest first, got steps {steps}"]
 
 
-def _numbers(flag: str, text: str) -> list[float]:
-  numbers: list[float] = []
-  problems: list[str] = []
-  for word in filter(None, text.split(",")):
-    try:
-      numbers.append(float(word))
-    except ValueError:
-      problems.append(f"--{flag}: {word!r} is not a number")
-  check(problems)
-  return numbers
-
-
-def _number(flag: str, text: str) -> float:
-  numbers = _numbers(flag, text)
-  if len(numbers) != 1:
-    raise InputError(f"--{flag}: {text!r} is not a number")
-  return numbers[0]
-
-
 def _needs_devices(config: config_dict.ConfigDict) -> bool:
   method = methods.METHODS.get(config.get("method"))
   return method is not None and method.data
@@ -265,22 +256,23 @@ def main(argv: Sequence[str]) -> None:
       "allow_unrelated": "merge checkpoints of different runs or tokenizers",
       "dry_run": "check everything, print the plan, stop",
     },
+    read={
+      "inputs": flag_values.split_list,
+      "weights": flag_values.numbers,
+      "memory_budget_gb": flag_values.number,
+    },
   )
   if not _needs_devices(flags.config):
     # A training run on this machine's accelerator is left alone.
     jax.config.update("jax_platforms", "cpu")
   runner.set_up_jax()
-  problems = Problems()
-  weights = problems(lambda: _numbers("weights", flags.weights))
-  budget = problems(lambda: _number("memory_budget_gb", flags.memory_budget_gb))
-  problems.check()
   with runner.whole_output(flags.output):
     merge(
       flags.config,
-      runner.split_list(flags.inputs),
+      flags.inputs,
       flags.output,
-      weights=weights or [],
-      memory_budget_gb=budget or 0.0,
+      weights=flags.weights,
+      memory_budget_gb=flags.memory_budget_gb,
       overwrite=flags.overwrite,
       allow_unrelated=flags.allow_unrelated,
       dry_run=flags.dry_run,

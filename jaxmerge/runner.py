@@ -6,13 +6,13 @@ own. Bad flags, bad configs and bad input end in one message and exit code 2.
 
 import contextlib
 import errno
-import importlib.util
+import functools
 import os
 import re
 import shlex
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,20 +26,17 @@ from jaxmerge.config_files import config_path, load_config, strings_of
 from jaxmerge.errors import (
   Diverged,
   InputError,
-  check,
+  Problems,
   describe_interrupt,
 )
 from jaxmerge.files import cache_root
+from jaxmerge.flag_values import text_problems
 from jaxmerge.parallel import distributed
 from jaxmerge.progress import TerminalProgress as TerminalProgress
 from jaxmerge.shown import presentable
 
 # Flags that absl takes for its own, and reads files for.
 _OF_ABSL = re.compile("--(flagfile|undefok)(=|$)")
-_LONGEST_NAME = 255
-_LONGEST_PATH = 4095
-# What a package must be installed for; others name no place at all.
-_STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -50,6 +47,7 @@ def parse(
   configs: Mapping[str, str | None],
   strings: Mapping[str, tuple[str | None, str]],
   booleans: Mapping[str, str],
+  read: Mapping[str, Callable[[str, str], Any]] = types.MappingProxyType({}),
 ) -> types.SimpleNamespace:
   """Parses a verb's command line.
 
@@ -59,6 +57,8 @@ def parse(
     configs: config flags with their default file; None: required.
     strings: string flags with default and help; default None: required.
     booleans: boolean flags, all false by default, with help.
+    read: for string flags that are no plain text, functions of the flag's name
+      and text, as `split_list`; the text may be empty.
 
   Returns:
     One attribute per flag; a config flag's is its ConfigDict.
@@ -101,42 +101,21 @@ def parse(
   for name in configs:
     config = values[name].value
     if isinstance(config, config_dict.ConfigDict):
-      problems += _text_problems(strings_of(config, name))
-  problems += _text_problems(
+      problems += text_problems(strings_of(config, name))
+  problems += text_problems(
     (f"--{name}", part)
     for name in strings
     for word in _words(typed, name)
     for part in word.split(",")
   )
-  check(problems)
+  found = Problems(problems)
   names = [*strings, *booleans, *configs]
-  return types.SimpleNamespace(**{name: values[name].value for name in names})
-
-
-def _text_problems(texts: Iterable[tuple[str, str]]) -> list[str]:
-  """What no file system takes, and addresses that cannot be reached here."""
-  problems = []
-  for name, text in texts:
-    if "\0" in text or re.search("[\ud800-\udfff]", text):
-      problems.append(f"{name}: {text!r} is not UTF-8 without zero bytes")
-    sizes = [len(part.encode(errors="replace")) for part in text.split("/")]
-    if max(sizes) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
-      problems.append(f"{name}: {text[:40]}... is too long for a path")
-    for scheme in re.findall(r"([A-Za-z][\w+.\-]*)://", text):
-      if name.endswith(".storage"):  # a study opens it in ways of its own
-        continue
-      if scheme not in _STORES:
-        problems.append(
-          f"{name}: {text} is no place for files; a path, gs:// and s3:// are"
-        )
-        continue
-      module, extra = _STORES[scheme]
-      if importlib.util.find_spec(module) is None:
-        problems.append(
-          f"{name}: {scheme}:// needs the package {module}: pip install "
-          f'"jaxmerge[{extra}]"'
-        )
-  return problems
+  given = {name: values[name].value for name in names}
+  for name, reader in read.items():
+    text = given[name] or ""
+    given[name] = found(functools.partial(reader, name, text))
+  found.check()
+  return types.SimpleNamespace(**given)
 
 
 def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -237,11 +216,6 @@ def command(verb: str, argv: Sequence[str]) -> str:
   """The command line as a report may show it, without passwords."""
   words = [presentable(word) for word in argv]
   return shlex.join(["python", "-m", f"jaxmerge.{verb}", *words])
-
-
-def split_list(text: str) -> list[str]:
-  """The words of a comma-separated flag."""
-  return [word for word in text.split(",") if word]
 
 
 def run(verb: str, main: Callable[[], None]) -> int:

@@ -26,7 +26,7 @@ from ml_collections import config_dict
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge import runner
+from jaxmerge import flag_values, runner
 from jaxmerge.bayesopt.acquisition import NAMES
 from jaxmerge.bayesopt.controls import CONTROLS
 from jaxmerge.bayesopt.journal import one_at_a_time
@@ -546,12 +546,13 @@ def main(argv: Sequence[str]) -> None:
       "allow_unrelated": "merge checkpoints of different runs or tokenizers",
       "dry_run": "check everything, print the plan, stop",
     },
+    read={"inputs": flag_values.split_list},
   )
   runner.set_up_jax()
   search(
     flags.config,
     flags.workdir,
-    inputs=runner.split_list(flags.inputs),
+    inputs=flags.inputs,
     allow_unrelated=flags.allow_unrelated,
     dry_run=flags.dry_run,
     commands=[runner.command("search", argv)],
