@@ -26,7 +26,12 @@ from jaxmerge.data import cache, heldout, pipeline, sections, settings
 from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.files import check_can_make, make_directory, write_text
+from jaxmerge.files import (
+  check_can_make,
+  make_directory,
+  user_path,
+  write_text,
+)
 from jaxmerge.model.config import DecoderConfig, option_types
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
@@ -102,7 +107,7 @@ def train(
     InputError: the config, the corpus, the workdir or a checkpoint is not
       usable; a trail that is already in the workdir stays as it was.
   """
-  workdir = epath.Path(workdir)
+  workdir = user_path(workdir)
   mesh = check_config(config)
   parent = trajectory.open_inputs([init_from])[0] if init_from else None
   check_can_make(workdir)

@@ -9,6 +9,7 @@ from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import Metadata, read_metadata
 from jaxmerge.checkpoints.tensor_trees import is_hugging_face, open_tree
 from jaxmerge.errors import InputError, check
+from jaxmerge.files import expanded, user_path
 
 # Whose names the parameters have.
 DECODER, TENSORS = "decoder", "tensors"
@@ -55,7 +56,7 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
   Raises:
     InputError: `workdir` does not exist or has no checkpoints.
   """
-  workdir = epath.Path(workdir)
+  workdir = user_path(workdir)
   if not workdir.exists():
     raise InputError(f"workdir {workdir} does not exist")
   folder = workdir / "checkpoints"
@@ -67,7 +68,7 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def step_path(workdir: epath.PathLike, step: int) -> epath.Path:
-  return epath.Path(workdir) / "checkpoints" / str(step)
+  return user_path(workdir) / "checkpoints" / str(step)
 
 
 def open_steps(
@@ -101,6 +102,7 @@ def open_inputs(inputs: Sequence[str]) -> list[Checkpoint]:
 
 
 def _locate(name: str) -> epath.Path:
+  name = expanded(name)
   path = epath.Path(name)
   if path.exists():
     if (path / "checkpoints").exists():
