@@ -20,6 +20,7 @@ from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.sources import open_models
 from jaxmerge.errors import Problems
 from jaxmerge.files import check_can_make, user_path
+from jaxmerge.shown import presentable
 
 
 def convert(input: str, output: epath.PathLike, format: str) -> None:
@@ -44,7 +45,7 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
   with locks.exclusive(output, f"the output {output}"):
     compared = models.convert(opened[0], output, format)
   note = "" if compared else " (tensors compared, logits not: too large)"
-  print(f"saved {output}{note}")
+  print(presentable(f"saved {output}{note}"))
 
 
 def main(argv: Sequence[str]) -> None:

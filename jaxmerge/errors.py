@@ -78,6 +78,9 @@ class Problems:
   def add(self, problem: str) -> None:
     self._found.append(problem)
 
+  def extend(self, problems: Iterable[str]) -> None:
+    self._found += problems
+
   def check(self) -> None:
     """Raises InputError if there is any problem so far."""
     check(self.found)

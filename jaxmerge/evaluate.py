@@ -37,7 +37,8 @@ from jaxmerge.files import check_can_make, make_directory, user_path, write_json
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_json
+from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
 
 SCHEMA: runner.Schema = {
@@ -94,7 +95,7 @@ def evaluate(
   with _locked(output):
     scores = _scores(config, checkpoints, progress)
     rows = _rows(checkpoints, scores)
-    print(_table(rows, config.split))
+    print(presentable(_table(rows, config.split)))
     if output:
       write_json(
         make_directory(output) / _FILE,

@@ -14,6 +14,7 @@ from jaxmerge import launch
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("merge"))
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -42,6 +43,7 @@ from jaxmerge.merging.jobs import (
   sized,
 )
 from jaxmerge.parallel import distributed
+from jaxmerge.shown import presentable
 
 SCHEMA: runner.Schema = {
   "method": str,
@@ -100,7 +102,7 @@ def merge(
     allow_unrelated,
   )
   if dry_run:
-    print(plan(job, free_bytes(output)))
+    print(presentable(plan(job, free_bytes(output))))
     return
   with locks.exclusive(output, f"the output {output}"):
     if methods.METHODS[job.method].data:
@@ -200,9 +202,10 @@ def _check_sources(
   if method.ordered:
     problems(lambda: check(_order_problems(sources)))
   if method.data:  # the model must be known; imports its families
-    from jaxmerge.checkpoints.sources import open_models
+    from jaxmerge.checkpoints.sources import as_model
 
-    problems(lambda: open_models([source.name for source in sources]))
+    for source in sources:
+      problems(functools.partial(as_model, source))
   problems.check()
 
 

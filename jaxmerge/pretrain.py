@@ -14,31 +14,39 @@ if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("pretrain"))
 
 import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import grain
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_dict
+from orbax.checkpoint import CheckpointManager
 
-from jaxmerge import runner
+from jaxmerge import locks, runner
 from jaxmerge.checkpoints import merged, metadata, store, trajectory
+from jaxmerge.checkpoints.sources import open_models
+from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import cache, heldout, pipeline, sections, settings
 from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.files import (
-  check_can_make,
-  make_directory,
-  user_path,
-  write_text,
-)
+from jaxmerge.files import check_can_make, user_path
 from jaxmerge.model.config import DecoderConfig, option_types
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import batch_share
 from jaxmerge.training import loop, optimizer, run
 from jaxmerge.training.metrics import MetricsWriter
-from jaxmerge.training.trainer import Trainer, batch_problems, plan_text
+from jaxmerge.training.state import TrainState
+from jaxmerge.training.trainer import (
+  Trainer,
+  batch_problems,
+  memory_problems,
+  plan_text,
+  start_problems,
+)
 
 _MODEL: runner.Schema = {
   "width": int,
@@ -105,19 +113,87 @@ def train(
 
   Raises:
     InputError: the config, the corpus, the workdir or a checkpoint is not
-      usable; a trail that is already in the workdir stays as it was.
+      usable, or another process is at work in the workdir; a trail that is
+      already there stays as it was.
+    Diverged: a loss is not finite; nothing of that is saved.
   """
   workdir = user_path(workdir)
   mesh = check_config(config)
-  parent = trajectory.open_inputs([init_from])[0] if init_from else None
-  check_can_make(workdir)
+  parent, parts = _check_run(config, mesh, workdir, init_from)
   if dry_run:
     print(_plan(config, mesh))
     return
+  ready = _prepare(config, mesh, workdir, parent, parts, progress)
+  # Whatever can be refused has been before the workdir is taken.
+  with contextlib.ExitStack() as stack:
+    lock = locks.exclusive(workdir, f"the workdir {workdir}")
+    distributed.on_first_process(lambda: stack.enter_context(lock))
+    distributed.on_first_process(
+      lambda: run.claim(workdir, ready.identity, ready.tokenizer)
+    )
+    manager = store.open_manager(workdir)
+    stack.enter_context(contextlib.closing(manager))
+    state, start, digest = _first_state(ready, manager, workdir)
+    metrics = distributed.on_first_process(
+      lambda: MetricsWriter(workdir, start, digest)
+    )
+    if metrics is not None:
+      stack.enter_context(contextlib.closing(metrics))
+      _say_where(start, config.num_steps, metrics.cut, progress)
+    stack.enter_context(
+      run.naming_what_is_saved(workdir, lambda: store.finish(manager))
+    )
+    _loop(config, ready, state, start, manager, metrics, progress)
+
+
+class _Ready(NamedTuple):
+  """A run that may begin: all of it but its workdir.
+
+  Attributes:
+    trainer: model, optimiser and mesh.
+    corpus: tokens of all splits.
+    identity: of the run.
+    parent: what it starts from.
+    iterator: over the train split, at its start.
+    validation: the loss on the validation split.
+    fresh: state of step 0; None where the workdir has checkpoints.
+  """
+
+  trainer: Trainer
+  corpus: cache.TokenizedCorpus
+  identity: Mapping[str, Any]
+  parent: Checkpoint | None
+  iterator: grain.DatasetIterator
+  validation: HeldOutLoss
+  fresh: TrainState | None
+
+  @property
+  def tokenizer(self) -> str:
+    return self.corpus.tokenizer.to_str()
+
+
+def _prepare(
+  config: config_dict.ConfigDict,
+  mesh: Mesh,
+  workdir: epath.Path,
+  parent: Checkpoint | None,
+  parts: Mapping[str, Any],
+  progress: loop.Progress,
+) -> _Ready:
+  """Tokenizes, and checks what only the tokens can tell; takes no workdir."""
   corpus = settings.open_corpus(
     config.data, progress=lambda text: progress("data", 0, 0, text)
   )
-  trainer = _build(config, mesh, vocabulary_size(corpus.tokenizer))
+  size = vocabulary_size(corpus.tokenizer)
+  if size < config.data.vocab_size:
+    asked = f"config.data.vocab_size {config.data.vocab_size}"
+    progress("data", 0, 0, f"the text gives {size} tokens, not the {asked}")
+  trainer = _build(config, mesh, size)
+  identity = run.identity(parts, corpus=corpus.fingerprint, vocabulary=size)
+  run.check_workdir(workdir, identity)
+  if parent is not None:
+    tokenizer = corpus.tokenizer.to_str()
+    check(start_problems(parent, trainer.config, tokenizer))
   share, shares = batch_share(mesh)
   iterator = pipeline.train_iterator(
     corpus.splits["train"],
@@ -128,67 +204,126 @@ def train(
     process_count=shares,
   )
   validation = _validation(config, trainer, corpus)
-  identity = run.identity(
-    config.to_dict(),
-    corpus.fingerprint,
-    merged.identity(parent) if parent else "",
-  )
+  fresh = None
+  if not trajectory.steps_in(workdir):
+    fresh = (
+      trainer.start_from(parent)
+      if parent
+      else trainer.random_start(config.seed)
+    )
+  return _Ready(trainer, corpus, identity, parent, iterator, validation, fresh)
 
-  make_directory(workdir)
 
-  def claim() -> None:
-    run.claim(workdir, identity)
-    write_text(workdir / "tokenizer.json", corpus.tokenizer.to_str())
+def _first_state(
+  ready: _Ready, manager: CheckpointManager, workdir: epath.Path
+) -> tuple[TrainState, int, str]:
+  """Where the run begins: state, step, and digest of its metrics so far."""
+  start = manager.latest_step() or 0
+  if not start:
+    assert ready.fresh is not None, f"checkpoints of {workdir} have vanished"
+    return ready.fresh, 0, ""
+  path = trajectory.step_path(workdir, start)
+  state = ready.trainer.resume(path, ready.identity["run_id"], ready.iterator)
+  return state, start, metadata.read_metadata(path).metrics
 
-  distributed.on_first_process(claim)
-  manager = store.open_manager(workdir)
-  latest = manager.latest_step()
-  if latest is not None:
-    path = trajectory.step_path(workdir, latest)
-    state = trainer.resume(path, identity["run_id"], iterator)
-    progress("pretrain", 0, 0, f"going on from step {latest}")
-    if latest >= config.num_steps:
-      progress("pretrain", 0, 0, f"config.num_steps {config.num_steps} is done")
-  elif parent is not None:
-    state = trainer.start_from(parent, corpus.tokenizer.to_str())
-  else:
-    state = trainer.random_start(config.seed)
+
+def _loop(
+  config: config_dict.ConfigDict,
+  ready: _Ready,
+  state: TrainState,
+  start: int,
+  manager: CheckpointManager,
+  metrics: MetricsWriter | None,
+  progress: loop.Progress,
+) -> None:
+  trainer, corpus, parent = ready.trainer, ready.corpus, ready.parent
   plan = loop.Plan(
-    start=latest or 0,
+    start=start,
     num_steps=config.num_steps,
     tokens_per_step=config.batch_size * config.seq_len,
     log_every=config.log_every,
     save_every=config.save_every,
   )
   describe = metadata.describer(
-    run_id=identity["run_id"],
+    run_id=ready.identity["run_id"],
     parent=parent.name if parent else "",
     model=trainer.config.to_dict(),
-    data={**run.flatten(config.data), "seq_len": config.seq_len},
+    data={
+      **run.flatten(config.data),
+      "seq_len": config.seq_len,
+      "content": ready.identity["content"],
+    },
     corpus=corpus.fingerprint,
-    tokenizer=corpus.tokenizer.to_str(),
+    tokenizer=ready.tokenizer,
     tokens_per_step=plan.tokens_per_step,
+    skipped=corpus.skipped.numbers,
   )
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(contextlib.closing(manager))
-    metrics = None
-    if distributed.is_first_process():
-      metrics = MetricsWriter(workdir, restored_step=plan.start)
-      stack.enter_context(contextlib.closing(metrics))
-    loop.train(
-      state,
-      trainer.train_step(),
-      iterator,
-      mesh,
-      plan,
-      save=lambda step, state: store.save_step(
-        manager, step, state.params, state.opt_state, iterator, describe
-      ),
-      validate=lambda state: validation(state.params).nats_per_token,
-      metrics=metrics,
-      progress=progress,
+
+  def save(step: int, state: TrainState) -> None:
+    lines = metrics.digest if metrics else ""
+    described = functools.partial(describe, metrics=lines)
+    store.save_step(
+      manager, step, state.params, state.opt_state, ready.iterator, described
     )
-    store.finish(manager)
+
+  loop.train(
+    state,
+    trainer.train_step(),
+    ready.iterator,
+    trainer.mesh,
+    plan,
+    save=save,
+    validate=lambda state: ready.validation(state.params).nats_per_token,
+    metrics=metrics,
+    progress=progress,
+  )
+  store.finish(manager)
+
+
+def _check_run(
+  config: config_dict.ConfigDict,
+  mesh: Mesh,
+  workdir: epath.Path,
+  init_from: str,
+) -> tuple[Checkpoint | None, dict[str, Any]]:
+  """Refuses what can be known before a text is tokenized; writes nothing.
+
+  Returns:
+    The checkpoint to start from, and what is known of the run's identity.
+  """
+  problems = Problems()
+  problems(lambda: check_can_make(workdir))
+  opened = problems(lambda: open_models([init_from])) if init_from else []
+  parent = opened[0] if opened else None
+  path = config.data.tokenizer_path
+  tokenizer = load_tokenizer(path).to_str() if path else ""
+  if parent is not None:
+    size = _vocabulary_size(config.data)
+    model = DecoderConfig(vocab_size=size, **config.model)
+    problems.extend(start_problems(parent, model, tokenizer))
+  content = problems(lambda: settings.content_hash(config.data))
+  problems.check()
+  parts = run.known_parts(
+    config.to_dict(),
+    content=content or "",
+    parent=merged.identity(parent) if parent else "",
+  )
+  run.check_workdir(workdir, parts)
+  run.check_tokenizer(workdir, tokenizer)
+  run.check_trail(workdir)
+  return parent, parts
+
+
+def _say_where(
+  start: int, num_steps: int, cut: int, progress: loop.Progress
+) -> None:
+  if start:
+    progress("pretrain", 0, 0, f"going on from step {start}")
+  if cut:
+    lost = f"metrics of {cut} steps that were not saved are cut"
+    progress("pretrain", 0, 0, lost)
+  if start >= num_steps:
+    progress("pretrain", 0, 0, f"config.num_steps {num_steps} is done")
 
 
 def check_config(config: config_dict.ConfigDict) -> Mesh:
@@ -214,7 +349,9 @@ def check_config(config: config_dict.ConfigDict) -> Mesh:
     for name in ("batch_size", "eval_batch_size")
     for problem in batch_problems(name, config[name], mesh)
   )
-  _build(config, mesh, _vocabulary_size(config.data))
+  trainer = _build(config, mesh, _vocabulary_size(config.data))
+  tokens = config.batch_size * config.seq_len
+  check(memory_problems(trainer.config, mesh, tokens))
   return mesh
 
 
@@ -262,9 +399,12 @@ def _build(
 
 
 def _plan(config: config_dict.ConfigDict, mesh: Mesh) -> str:
+  size = _vocabulary_size(config.data)
+  fewer = "" if config.data.tokenizer_path else ", or what the text gives"
   return plan_text(
-    DecoderConfig(vocab_size=_vocabulary_size(config.data), **config.model),
+    DecoderConfig(vocab_size=size, **config.model),
     mesh,
+    vocabulary=f"{size:,} tokens{fewer}",
     steps=config.num_steps,
     saves=-(-config.num_steps // config.save_every),
     tokens=config.num_steps * config.batch_size * config.seq_len,

@@ -13,7 +13,6 @@ from jaxmerge import launch
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("quickstart"))
 
-import shlex
 from collections.abc import Sequence
 
 from etils import epath
@@ -99,6 +98,6 @@ def main(argv: Sequence[str]) -> None:
   quickstart(
     flags.workdir,
     {verb: getattr(flags, verb) for verb in CONFIGS},
-    commands=[shlex.join(["python", "-m", "jaxmerge.quickstart", *argv])],
+    commands=[runner.command("quickstart", argv)],
     progress=runner.TerminalProgress(),
   )

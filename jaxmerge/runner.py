@@ -7,23 +7,22 @@ own. Bad flags, bad configs and bad input end in one message and exit code 2.
 import contextlib
 import errno
 import importlib.util
-import io
-import math
 import os
-import pathlib
+import re
+import shlex
 import sys
-import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import tqdm
 from absl import flags
 from etils import epath
 from ml_collections import config_dict, config_flags
 
-import jaxmerge
+from jaxmerge.config_files import Schema as Schema
+from jaxmerge.config_files import check_config as check_config
+from jaxmerge.config_files import config_path, load_config, strings_of
 from jaxmerge.errors import (
   Diverged,
   InputError,
@@ -33,94 +32,14 @@ from jaxmerge.errors import (
 )
 from jaxmerge.files import cache_root, expanded
 from jaxmerge.parallel import distributed
-from jaxmerge.shown import printable, without_secrets
+from jaxmerge.progress import TerminalProgress as TerminalProgress
+from jaxmerge.shown import presentable
 
-Schema = Mapping[str, Any]
 # Flags that name one path; --inputs names several.
 _PATHS = ("workdir", "output", "input", "init_from")
+# What a package must be installed for; others name no place at all.
+_STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-
-
-def config_path(name: str) -> str:
-  """Finds a config file: as typed, or among those that jaxmerge carries.
-
-  `configs/pretrain/quickstart.py` names the same file in a checkout and in an
-  installed wheel. A `:argument` behind the file name is kept.
-
-  Raises:
-    InputError: there is no such file.
-  """
-  file, colon, argument = expanded(name).partition(":")
-  package = pathlib.Path(jaxmerge.__file__).parent
-  relative = pathlib.PurePath(file)
-  places = [pathlib.Path(file)]
-  if relative.parts[:1] == ("configs",):
-    places += [package / relative, package.parent / relative]
-  for place in places:
-    if place.is_file():
-      return f"{place}{colon}{argument}"
-  raise InputError(f"config file {file} does not exist")
-
-
-def load_config(name: str) -> config_dict.ConfigDict:
-  """Loads a config as `--config=name` does; for notebooks and tests."""
-  file, _, argument = config_path(name).partition(":")
-  spec = importlib.util.spec_from_file_location("jaxmerge_config", file)
-  if spec is None or spec.loader is None:
-    raise InputError(f"config file {file} is not a Python file")
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    return module.get_config(*([argument] if argument else []))
-  except Exception as error:  # noqa: BLE001  (the user's own code)
-    what = f"{type(error).__name__}: {error}"
-    raise InputError(f"config file {file} does not run: {what}") from error
-
-
-def check_config(
-  config: Mapping[str, Any], schema: Schema, prefix: str = "config."
-) -> None:
-  """Refuses a config that has not exactly the keys and types of the schema.
-
-  Args:
-    config: a ConfigDict.
-    schema: for each key its type, or the schema of a section.
-
-  Raises:
-    InputError: lists every unknown and missing key and every wrong type.
-  """
-  check(_config_problems(config, schema, prefix))
-
-
-def _config_problems(
-  config: Mapping[str, Any], schema: Schema, prefix: str
-) -> list[str]:
-  problems = [
-    f"unknown config key {prefix}{key}" for key in config if key not in schema
-  ]
-  for key, kind in schema.items():
-    if key not in config:
-      problems.append(f"missing config key {prefix}{key}")
-    elif isinstance(kind, Mapping):
-      if isinstance(config[key], Mapping | config_dict.ConfigDict):
-        problems += _config_problems(config[key], kind, f"{prefix}{key}.")
-      else:
-        problems.append(f"{prefix}{key} must be a section of keys")
-    elif not _is_a(config[key], kind):
-      problems.append(
-        f"{prefix}{key} must be {kind.__name__}, got {config[key]!r}"
-      )
-  return problems
-
-
-def _is_a(value: Any, kind: type) -> bool:
-  if isinstance(value, bool):
-    return kind is bool
-  if kind is float:
-    return isinstance(value, int | float)
-  if kind is tuple:
-    return isinstance(value, tuple | list)
-  return isinstance(value, kind)
 
 
 def parse(
@@ -174,11 +93,41 @@ def parse(
   problems += [
     f"flag --{name} is required"
     for name in required
-    if not any(_words(typed, name)[-1:])
+    if not "".join(_words(typed, name)[-1:]).strip()
   ]
+  for name in configs:
+    config = values[name].value
+    if isinstance(config, config_dict.ConfigDict):
+      problems += _text_problems(strings_of(config, name))
+  problems += _text_problems(
+    (f"--{name}", word) for name in strings for word in _words(typed, name)
+  )
   check(problems)
   names = [*strings, *booleans, *configs]
   return types.SimpleNamespace(**{name: values[name].value for name in names})
+
+
+def _text_problems(texts: Iterable[tuple[str, str]]) -> list[str]:
+  """What no file system takes, and addresses that cannot be reached here."""
+  problems = []
+  for name, text in texts:
+    if "\0" in text or re.search("[\ud800-\udfff]", text):
+      problems.append(f"{name}: {text!r} is not UTF-8 without zero bytes")
+    for scheme in re.findall(r"([A-Za-z][\w+.\-]*)://", text):
+      if name.endswith(".storage"):  # a study opens it in ways of its own
+        continue
+      if scheme not in _STORES:
+        problems.append(
+          f"{name}: {text} is no place for files; a path, gs:// and s3:// are"
+        )
+        continue
+      module, extra = _STORES[scheme]
+      if importlib.util.find_spec(module) is None:
+        problems.append(
+          f"{name}: {scheme}:// needs the package {module}: pip install "
+          f'"jaxmerge[{extra}]"'
+        )
+  return problems
 
 
 def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -296,6 +245,12 @@ def whole_output(path: epath.PathLike) -> Iterator[None]:
     raise
 
 
+def command(verb: str, argv: Sequence[str]) -> str:
+  """The command line as a report may show it, without passwords."""
+  words = [presentable(word) for word in argv]
+  return shlex.join(["python", "-m", f"jaxmerge.{verb}", *words])
+
+
 def split_list(text: str) -> list[str]:
   """The words of a comma-separated flag."""
   return [word for word in text.split(",") if word]
@@ -312,12 +267,12 @@ def run(verb: str, main: Callable[[], None]) -> int:
   except InputError as error:
     return _fail(verb, error.problems)
   except Diverged as error:
-    return _fail(verb, [str(error)], Diverged.exit_code)
+    said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    return _fail(verb, [said], Diverged.exit_code)
   except OSError as error:
-    if error.errno not in _CANNOT_WRITE:
-      raise
-    where = f" {error.filename}" if error.filename else ""
-    return _fail(verb, [f"cannot write{where}: {error.strerror}"])
+    return _fail(verb, [_file_problem(error)])
+  except MemoryError as error:
+    return _fail(verb, [f"there is not enough memory: {error}"])
   except KeyboardInterrupt as error:
     text, exit_code = describe_interrupt(error)
     print(f"jaxmerge.{verb}: {text}", file=sys.stderr)
@@ -325,15 +280,16 @@ def run(verb: str, main: Callable[[], None]) -> int:
   return 0
 
 
+def _file_problem(error: OSError) -> str:
+  name = f" {error.filename}" if error.filename else ""
+  what = "cannot write" if error.errno in _CANNOT_WRITE else "cannot use"
+  return f"{what}{name}: {error.strerror or error}"
+
+
 def _fail(verb: str, problems: Sequence[str], exit_code: int = 2) -> int:
-  lines = "".join(f"\n  {shown(problem)}" for problem in problems)
+  lines = "".join(f"\n  {presentable(problem)}" for problem in problems)
   print(f"jaxmerge.{verb}: error:{lines}", file=sys.stderr)
   return exit_code
-
-
-def shown(text: str) -> str:
-  """The text as it may go to a terminal."""
-  return printable(without_secrets(text))
 
 
 def set_up_jax() -> None:
@@ -342,79 +298,3 @@ def set_up_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   distributed.start()
-
-
-class TerminalProgress:
-  """A progress bar per stage; where there is no terminal, a line now and then.
-
-  Called with a stage, steps done, steps in all and a note; a call whose total
-  is 0 prints its note as a line. Only the first process of a job prints. From
-  the second call of a stage on it says when the stage may end, by the mean
-  time of the steps that this process has seen done.
-
-  Args:
-    clock: seconds from any moment on.
-  """
-
-  _SECONDS_BETWEEN_LINES = 10.0
-  # tqdm's own guess weighs the latest steps most, and jumps.
-  _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
-
-  def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-    self._clock = clock
-    self._stage = ""
-    self._bar: tqdm.tqdm | None = None
-    self._first = (0, 0.0)  # steps done and time at the stage's first call
-    self._printed = -math.inf
-
-  def __call__(self, stage: str, done: int, total: int, note: str) -> None:
-    if not distributed.is_first_process():
-      return
-    if total == 0:
-      self._close()
-      print(f"{stage}: {shown(note)}", flush=True)
-      return
-    if self._bar is None or stage != self._stage:
-      self._close()
-      self._stage = stage
-      self._first = (done, self._clock())
-      self._bar = tqdm.tqdm(
-        total=total,
-        desc=stage,
-        initial=done,
-        file=sys.stdout if sys.stdout.isatty() else io.StringIO(),
-        dynamic_ncols=True,
-        bar_format=self._FORMAT,
-      )
-    words = [self._eta(done, total), shown(note)]
-    # The note comes last: a narrow terminal cuts the line there.
-    self._bar.set_postfix_str(", ".join(filter(None, words)), refresh=False)
-    self._bar.update(done - self._bar.n)
-    if not sys.stdout.isatty():
-      self._print_line(final=done == total)
-    if done == total:
-      self._close()
-
-  def _eta(self, done: int, total: int) -> str:
-    """For example "ETA 2:05"; nothing before a step is timed, or at the end."""
-    done_before, start = self._first
-    if not done_before < done < total:
-      return ""
-    seconds_a_step = (self._clock() - start) / (done - done_before)
-    minutes, seconds = divmod(round(seconds_a_step * (total - done)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-      return f"ETA {hours}:{minutes:02}:{seconds:02}"
-    return f"ETA {minutes}:{seconds:02}"
-
-  def _print_line(self, *, final: bool) -> None:
-    assert self._bar is not None
-    if final or self._clock() > self._printed + self._SECONDS_BETWEEN_LINES:
-      self._printed = self._clock()
-      numbers = {**self._bar.format_dict, "ncols": None, "ascii": True}
-      print(tqdm.tqdm.format_meter(**numbers), flush=True)
-
-  def _close(self) -> None:
-    if self._bar is not None:
-      self._bar.close()
-      self._bar = None

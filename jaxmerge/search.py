@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
 
 import math
 import re
-import shlex
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,13 +32,13 @@ from jaxmerge.bayesopt.controls import CONTROLS
 from jaxmerge.bayesopt.journal import one_at_a_time
 from jaxmerge.bayesopt.limits import Limits
 from jaxmerge.bayesopt.reach import Reach
-from jaxmerge.bayesopt.storage import check_storage, without_password
+from jaxmerge.bayesopt.storage import address_problems, check_storage
 from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.merged import Recipe, identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_output, check_place
-from jaxmerge.checkpoints.sources import numbered, open_models
+from jaxmerge.checkpoints.sources import as_model, numbered, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
 from jaxmerge.data.heldout import WINDOWS
@@ -62,6 +61,7 @@ from jaxmerge.parallel.rules import named_leaves, shardings
 from jaxmerge.reporting.comparison import Comparison
 from jaxmerge.reporting.report_directory import check_report_directory
 from jaxmerge.reporting.search_report import SearchFacts, write_search_report
+from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
 
 # When a searcher wrote which merge and report, in the study's attributes.
@@ -69,7 +69,7 @@ _WRITTEN = "written"
 
 SCHEMA: runner.Schema = {
   "name": str,
-  "steps": tuple,
+  "steps": tuple[int, ...],
   "alpha": float,
   "beta": float,
   "bands": int,
@@ -77,11 +77,11 @@ SCHEMA: runner.Schema = {
   "max_seconds": float,
   "max_tokens": int,
   "seed": int,
-  "acquisitions": tuple,
-  "starts": tuple,
+  "acquisitions": tuple[str, ...],
+  "starts": tuple[str, ...],
   "use_gradients": bool,
   "early_stop": bool,
-  "baselines": tuple,
+  "baselines": tuple[str, ...],
   "storage": str,
   "search_sequences": int,
   "report_sequences": int,
@@ -151,7 +151,8 @@ def search(
     memory_budget_gb=config.memory_budget_gb,
   )
   if dry_run:
-    print(_plan(config, workdir, merged_of, domain, place))
+    plan = _plan(config, workdir, merged_of, domain, place)
+    print(presentable(plan))
     return _merged_path(config, workdir, merged_of)
   scorer = open_scorer(
     merged_of[-1].metadata,
@@ -300,7 +301,7 @@ def _checkpoints(
   else:
     saved = trajectory.saved_steps(workdir)
     steps = sorted(set(config.steps)) or saved[-2:]
-    chosen = trajectory.open_steps(workdir, steps)
+    chosen = [as_model(c) for c in trajectory.open_steps(workdir, steps)]
     trail = []
     for step in saved:
       try:
@@ -359,6 +360,7 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
     if config[key] < 0
   ]
   problems += sections.other_corpus_problems(config.data)
+  problems += address_problems(config.storage)
   for key in ("seq_len", "memory_budget_gb"):
     if not (math.isfinite(config[key]) and config[key] >= 0):
       problems.append(f"config.{key} must be at least 0, got {config[key]}")
@@ -389,14 +391,8 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
       )
   if not config.acquisitions:
     problems.append("config.acquisitions must not be empty")
-  if not all(type(step) is int for step in config.steps):
-    problems.append(f"config.steps must be whole numbers, got {config.steps}")
   if not 0 <= config.seed < 2**32:
     problems.append(f"config.seed must be in [0, 2**32), got {config.seed}")
-  if not math.isfinite(config.max_seconds):
-    problems.append(
-      f"config.max_seconds must be finite, got {config.max_seconds}"
-    )
   return problems
 
 
@@ -563,8 +559,6 @@ def main(argv: Sequence[str]) -> None:
     inputs=runner.split_list(flags.inputs),
     allow_unrelated=flags.allow_unrelated,
     dry_run=flags.dry_run,
-    commands=[
-      without_password(shlex.join(["python", "-m", "jaxmerge.search", *argv]))
-    ],
+    commands=[runner.command("search", argv)],
     progress=runner.TerminalProgress(),
   )

@@ -39,6 +39,11 @@ def printable(text: str) -> str:
   return _ACTS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def presentable(text: str) -> str:
+  """The text as it may go to a terminal, a report or a card."""
+  return printable(without_secrets(text))
+
+
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
   """The text with passwords, tokens and signatures of its addresses hidden.
 

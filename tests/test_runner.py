@@ -132,8 +132,11 @@ def test_numbers_out_of_range(tmp_path, capsys):
   assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("alpha", ["1.0", "-0.1", "nan"])
-def test_alpha_outside_its_range(tiny_run, capsys, alpha):
+@pytest.mark.parametrize(
+  ("alpha", "wanted"),
+  [("1.0", "in [0, 1)"), ("-0.1", "in [0, 1)"), ("nan", "a finite number")],
+)
+def test_alpha_outside_its_range(tiny_run, capsys, alpha, wanted):
   lines = fails(
     search,
     [
@@ -143,7 +146,7 @@ def test_alpha_outside_its_range(tiny_run, capsys, alpha):
     ],
     capsys,
   )
-  assert "config.alpha must be in [0, 1)" in lines[1]
+  assert f"config.alpha must be {wanted}" in lines[1]
   assert not (tiny_run / "search").exists()
 
 

@@ -12,7 +12,6 @@ import optuna
 import pytest
 
 from jaxmerge import runner, search
-from jaxmerge.bayesopt.storage import without_password
 from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints.metadata import describe_leaves, read_metadata
 from jaxmerge.checkpoints.store import restore_params, save_params
@@ -20,6 +19,7 @@ from jaxmerge.errors import InputError
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import layer_groups
+from jaxmerge.shown import without_secrets
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -203,5 +203,5 @@ def test_a_diverged_checkpoint_costs_trials_and_not_the_search(workdir):
 
 def test_no_password_in_a_report():
   text = "--config.storage=postgresql+pg8000://me:p@ss@host/db --x=1"
-  shown = without_password(text)
+  shown = without_secrets(text)
   assert shown == "--config.storage=postgresql+pg8000://me:***@host/db --x=1"

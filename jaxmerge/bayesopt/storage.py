@@ -1,7 +1,6 @@
 """Where a study lives: a journal file, a database or an object store."""
 
 import os
-import re
 import time
 import urllib.parse
 from typing import Any
@@ -14,6 +13,7 @@ from jaxmerge.bayesopt.journal import open_journal
 from jaxmerge.bayesopt.object_journal import SCHEMES, open_object_journal
 from jaxmerge.errors import InputError
 from jaxmerge.files import expanded
+from jaxmerge.shown import without_secrets
 
 # Searchers hold SQLite's lock for milliseconds; a busy disk may add seconds.
 _BUSY_SECONDS = 120
@@ -49,9 +49,11 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
     StorageInternalError,
     ImportError,
     RuntimeError,
+    ValueError,
   ) as error:
+    reason = without_secrets(str(error), [address])
     raise InputError(
-      f"cannot open the study storage {without_password(address)}: {error}"
+      f"cannot open the study storage {without_secrets(address)}: {reason}"
     ) from error
 
 
@@ -67,7 +69,7 @@ def check_storage(storage: str | os.PathLike[str]) -> None:
   scheme, colon, rest = address.partition(":")
   if colon and scheme in _SCHEMES and not rest.startswith("//"):
     raise InputError(
-      f"the study storage {without_password(address)} is no address; write "
+      f"the study storage {without_secrets(address)} is no address; write "
       f"{scheme}://..."
     )
   try:
@@ -80,7 +82,7 @@ def check_storage(storage: str | os.PathLike[str]) -> None:
       raise
     reason = getattr(error, "strerror", None) or error
     raise InputError(
-      f"cannot open the study storage {without_password(address)}: {reason}"
+      f"cannot open the study storage {without_secrets(address)}: {reason}"
     ) from error
 
 
@@ -113,10 +115,28 @@ def _sqlite_path(address: str) -> str:
   return path
 
 
-def without_password(text: str) -> str:
-  """A text with the passwords of its addresses hidden."""
-  # Up to the last "@": a password may hold one.
-  return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
+def address_problems(address: str) -> list[str]:
+  """What is wrong with an address, as far as it says so itself.
+
+  Args:
+    address: as for open_storage; nothing is opened.
+  """
+  if "://" not in address or address.startswith(SCHEMES):
+    return []
+  import sqlalchemy.engine
+  import sqlalchemy.exc
+
+  shown = without_secrets(address)
+  try:
+    sqlalchemy.engine.make_url(address).get_dialect().import_dbapi()
+  except sqlalchemy.exc.NoSuchModuleError as error:
+    return [f"the study storage {shown} is of no known database: {error}"]
+  except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+    reason = without_secrets(str(error), [address])
+    return [f"the study storage {shown} is no address: {reason}"]
+  except ImportError as error:
+    return [f"the study storage {shown} needs a package: {error}"]
+  return []
 
 
 def _open_database(url: str) -> RDBStorage:

@@ -27,7 +27,7 @@ from jaxmerge.checkpoints.tensor_trees import (
   read_origin,
 )
 from jaxmerge.errors import InputError
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_json
 
 # What Orbax writes for params and metadata. An optimiser's state, which no
 # command can make again, is not among it.

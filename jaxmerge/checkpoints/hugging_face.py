@@ -44,7 +44,7 @@ from jaxmerge.data.tokenizer import end_of_text_id
 from jaxmerge.errors import InputError, check
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_json
 
 _CHECKED_SHAPE = (2, 8)
 # Sizes of a model that comparing logits may take: one, and its float32 copies.

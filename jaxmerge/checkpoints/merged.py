@@ -101,6 +101,7 @@ def describe_merged(
     kind="merged",
     leaves={"params": leaves},
     iterator="",
+    metrics="",
     provenance={
       "method": recipe.method,
       "sources": [

@@ -11,9 +11,11 @@ import jax
 from etils import epath
 
 from jaxmerge.checkpoints.digest import digests
+from jaxmerge.checkpoints.metadata_values import value_problems
 from jaxmerge.checkpoints.norms import norms
-from jaxmerge.errors import InputError
+from jaxmerge.errors import InputError, check
 from jaxmerge.parallel.rules import named_leaves
+from jaxmerge.reading import read_file, read_json
 
 FORMAT = 1
 SENTENCEPIECE = "tokenizer.model"
@@ -40,6 +42,8 @@ CARRIED_FILES = (
   "processor_config.json",
   *VOCABULARY_FILES,
 )
+# Fields that checkpoints of before do not have.
+_ADDED = ("files", "metrics", "skipped")
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -65,6 +69,8 @@ class Metadata:
     versions: packages that wrote it.
     files: text of what else lay in the Hugging Face directory that the model
       comes from (config.json, tokenizer files), to go back with it.
+    metrics: digest of the run's metrics.jsonl up to `step` ("" if not known).
+    skipped: of the run's corpus, how many documents were left out and why.
   """
 
   kind: str
@@ -81,6 +87,8 @@ class Metadata:
   provenance: Mapping[str, Any]
   versions: Mapping[str, str]
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  metrics: str = ""
+  skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   @property
   def tokenizer_hash(self) -> str:
@@ -122,8 +130,9 @@ def versions() -> dict[str, str]:
 def to_json(metadata: Metadata) -> dict[str, Any]:
   """The JSON value to save, closed by a digest of itself."""
   value = {"format": FORMAT, **dataclasses.asdict(metadata)}
-  if not metadata.files:  # as it was before there were any
-    del value["files"]
+  for name in _ADDED:
+    if not value[name]:  # as it was before there were any
+      del value[name]
   return {**value, "digest": hash_text(canonical_json(value))}
 
 
@@ -141,11 +150,12 @@ def from_json(value: Any) -> Metadata:
     raise InputError("its metadata does not match its own digest")
   names = {field.name for field in dataclasses.fields(Metadata)}
   is_ours = value.pop("format", None) == FORMAT
-  if not is_ours or value.keys() | {"files"} != names:
+  if not is_ours or value.keys() | {*_ADDED} != names:
     raise InputError(
       f"its metadata is not of format {FORMAT}: another version of jaxmerge "
       "has written it"
     )
+  check(value_problems(value))
   return Metadata(**value)
 
 
@@ -203,10 +213,7 @@ def with_origin(metadata: Metadata, value: Any) -> Metadata:
     raise ValueError(f"it does not have the keys {', '.join(_ORIGIN)}")
   if value["format"] != FORMAT:
     raise ValueError(f"it is not of format {FORMAT}")
-  for key in _ORIGIN:
-    kind = type(getattr(metadata, key))
-    if type(value[key]) is not kind:
-      raise ValueError(f"its {key} is {value[key]!r}")
+  check(value_problems({key: value[key] for key in _ORIGIN}))
   return dataclasses.replace(metadata, **{key: value[key] for key in _ORIGIN})
 
 
@@ -218,14 +225,20 @@ def read_metadata(path: epath.PathLike) -> Metadata:
   """
   path = epath.Path(path)
   try:
-    return from_json(json.loads((path / "metadata/metadata").read_text()))
+    return from_json(read_json(read_file(path / "metadata/metadata")))
+  except InputError as error:
+    raise InputError(
+      [f"{path} is damaged: {problem}" for problem in error.problems]
+    ) from error
   except OSError as error:
     raise InputError(
       f"{path} is not a whole checkpoint: its metadata cannot be read "
       f"({error.strerror or error})"
     ) from error
   except ValueError as error:
-    raise InputError(f"{path} is damaged: {error}") from error
+    raise InputError(
+      f"{path} is damaged: its metadata is no JSON: {error}"
+    ) from error
 
 
 def tree_of_leaves(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,6 +265,7 @@ def abstract_params(metadata: Metadata) -> dict[str, Any]:
 
 def describer(
   *,
+  skipped: Mapping[str, int],
   run_id: str,
   parent: str,
   model: Mapping[str, Any],
@@ -263,7 +277,7 @@ def describer(
   """A function of step, leaves and iterator digest: a run's next metadata."""
 
   def describe(
-    *, step: int, leaves: Mapping[str, Any], iterator: str
+    *, step: int, leaves: Mapping[str, Any], iterator: str, metrics: str = ""
   ) -> Metadata:
     return Metadata(
       kind="trained",
@@ -279,6 +293,8 @@ def describer(
       iterator=iterator,
       provenance={},
       versions=versions(),
+      metrics=metrics,
+      skipped=skipped,
     )
 
   return describe

@@ -147,6 +147,7 @@ def save(
       kind="converted",
       leaves={"params": metadata.leaves["params"]},
       iterator="",
+      metrics="",
     )
   save_params(path, saved.params, metadata, overwrite=overwrite)
 
@@ -189,7 +190,9 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
     kept = source.metadata
     kind = "converted" if kept.kind == "trained" else kept.kind
     described = {"params": written.leaves(specs)}
-    return dataclasses.replace(kept, kind=kind, leaves=described, iterator="")
+    return dataclasses.replace(
+      kept, kind=kind, leaves=described, iterator="", metrics=""
+    )
 
   save_rows(path, specs, _rows(leaves, specs, written), metadata)
   return True

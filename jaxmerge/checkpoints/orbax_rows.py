@@ -6,7 +6,6 @@ as they come; what lies on disk is the same, and Orbax restores it.
 """
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows, row_shape
 from jaxmerge.checkpoints.metadata import Metadata, tree_of_leaves
 from jaxmerge.errors import InputError
 from jaxmerge.files import absolute
+from jaxmerge.reading import read_file, read_json
 
 _PROCESS = 0
 
@@ -108,7 +108,7 @@ def _spec(
 
 def _uses_zarr3(params: epath.Path) -> bool:
   try:
-    return bool(json.loads((params / "_METADATA").read_text())["use_zarr3"])
+    return bool(read_json(read_file(params / "_METADATA"))["use_zarr3"])
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise damaged(params.parent, error) from error
 

@@ -17,7 +17,7 @@ from etils import epath
 
 from jaxmerge.checkpoints.leaves import LeafSpec, num_rows, row_shape
 from jaxmerge.errors import InputError, check
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import check_is_file, read_json
 
 _DTYPES: Mapping[str, np.dtype] = {
   "F64": np.dtype(np.float64),
@@ -95,7 +95,8 @@ def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:
   try:
     header, start, size = _read_header(path)
   except (OSError, ValueError) as error:
-    raise InputError(f"{path} cannot be read: {error}") from error
+    reason = getattr(error, "strerror", None) or error
+    raise InputError(f"{path} cannot be read: {reason}") from error
   tensors: dict[str, StoredTensor] = {}
   problems: list[str] = []
   for name, entry in header.items():
@@ -113,6 +114,7 @@ def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:
 
 def _read_header(path: epath.Path) -> tuple[dict[str, Any], int, int]:
   """The header, where the tensors start, and the size of the file."""
+  check_is_file(path)
   size = path.stat().length
   with path.open("rb") as file:
     first = file.read(_LENGTH_BYTES)

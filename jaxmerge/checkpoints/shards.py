@@ -17,7 +17,7 @@ from jaxmerge.checkpoints.safetensors_file import (
 from jaxmerge.checkpoints.torch_file import TorchTensor, open_torch_file
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import write_json
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_file, read_json
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -116,7 +116,7 @@ def _open(path: epath.Path) -> Mapping[str, StoredTensor | TorchTensor]:
 
 def _weight_map(index: epath.Path) -> dict[str, str]:
   try:
-    value: Any = read_json(index.read_text())
+    value: Any = read_json(read_file(index))
   except (OSError, ValueError) as error:
     raise InputError(f"{index} cannot be read: {error}") from error
   places = value.get("weight_map") if isinstance(value, dict) else None

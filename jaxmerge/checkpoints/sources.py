@@ -14,7 +14,9 @@ from jaxmerge.checkpoints.leaves import Leaf, whole
 from jaxmerge.checkpoints.metadata import tree_of_leaves
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import DECODER, TENSORS, Checkpoint
-from jaxmerge.errors import Problems
+from jaxmerge.errors import Problems, check
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import named_leaves
 
 _NUMBER = re.compile(r"(\d+)B?$")
@@ -29,19 +31,43 @@ def open_models(inputs: Sequence[str]) -> list[Checkpoint]:
   """
   problems = Problems()
   opened = [
-    problems(functools.partial(_as_ours, checkpoint))
+    problems(functools.partial(as_model, checkpoint))
     for checkpoint in trajectory.open_inputs(inputs)
   ]
   problems.check()
   return [checkpoint for checkpoint in opened if checkpoint]
 
 
-def _as_ours(checkpoint: Checkpoint) -> Checkpoint:
+def as_model(checkpoint: Checkpoint) -> Checkpoint:
+  """A checkpoint by our names for its parameters.
+
+  Raises:
+    InputError: its model is not supported, or another one than it says.
+  """
   if checkpoint.layout != TENSORS:
+    check_is_model(checkpoint)
     return checkpoint
   metadata, leaves = open_model(checkpoint.path)
   return dataclasses.replace(
     checkpoint, metadata=metadata, layout=DECODER, leaves=leaves
+  )
+
+
+def check_is_model(checkpoint: Checkpoint) -> None:
+  """Refuses a step directory whose parameters are not those of its model.
+
+  Raises:
+    InputError: lists what is missing, not known or of another shape.
+  """
+  name, metadata = checkpoint.name, checkpoint.metadata
+  _, params = abstract_decoder(DecoderConfig.from_dict(metadata.model))
+  wanted = {n: list(leaf.shape) for n, leaf in named_leaves(params).items()}
+  given = {n: leaf["shape"] for n, leaf in metadata.leaves["params"].items()}
+  check(
+    f"{name}: the parameter {leaf} is {given.get(leaf, 'missing')}, of its "
+    f"model {wanted.get(leaf, 'unknown')}"
+    for leaf in sorted(wanted.keys() | given.keys())
+    if wanted.get(leaf) != given.get(leaf)
   )
 
 

@@ -29,7 +29,7 @@ from jaxmerge.checkpoints.metadata import (
 from jaxmerge.checkpoints.orbax_rows import write_rows
 from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.checkpoints.quiet import silence_orbax
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import absolute
 from jaxmerge.parallel.rules import is_stacked, leaf_name
 
@@ -71,6 +71,7 @@ def save_step(
 
   Raises:
     InputError: this or the save before it could not be written.
+    Diverged: a parameter is not finite.
   """
   items = {"params": params, "opt_state": opt_state}
   metadata = describe(
@@ -78,6 +79,9 @@ def save_step(
     leaves={name: describe_leaves(tree) for name, tree in items.items()},
     iterator=iterator_digest(iterator),
   )
+  for name, leaf in metadata.leaves["params"].items():
+    if leaf["norm"] is None:
+      raise Diverged(f"the run has diverged: at step {step} {name} has NaN")
   with _writing(manager.directory):
     manager.save(
       step,

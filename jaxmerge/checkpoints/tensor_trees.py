@@ -22,7 +22,7 @@ from jaxmerge.checkpoints.model_card import model_card
 from jaxmerge.checkpoints.shards import open_tensors
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import write_json, write_text
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_file, read_json
 
 _T = TypeVar("_T")
 
@@ -123,7 +123,11 @@ def read_origin(path: epath.Path, metadata: Metadata) -> Metadata:
   if not (path / ORIGIN).exists():
     return metadata
   try:
-    return with_origin(metadata, read_json((path / ORIGIN).read_text()))
+    return with_origin(metadata, read_json(read_file(path / ORIGIN)))
+  except InputError as error:
+    raise InputError(
+      [f"{path}: {ORIGIN} is damaged: {p}" for p in error.problems]
+    ) from error
   except (OSError, ValueError) as error:
     raise InputError(f"{path}: {ORIGIN} is damaged: {error}") from error
 
@@ -156,13 +160,16 @@ def read_files(path: epath.Path) -> dict[str, str]:
   files: dict[str, str] = {}
   problems: list[str] = []
   names = [n for n in (*CARRIED_FILES, TOKENIZER) if (path / n).exists()]
-  if CONFIG in names and b'"auto_map"' in (path / CONFIG).read_bytes():
-    names += sorted(file.name for file in path.glob("*.py"))
   for name in names:
     try:
-      files[name] = _to_text(name, (path / name).read_bytes())
+      content = read_file(path / name)
+      files[name] = _to_text(name, content)
     except (OSError, UnicodeDecodeError) as error:
-      problems.append(f"{name} cannot be read: {error}")
+      reason = getattr(error, "strerror", None) or error
+      problems.append(f"{name} cannot be read: {reason}")
+    else:
+      if name == CONFIG and b'"auto_map"' in content:
+        names += sorted(file.name for file in path.glob("*.py"))
   check(problems)
   return files
 

@@ -20,6 +20,7 @@ from etils import epath
 
 from jaxmerge.checkpoints.leaves import num_rows, row_shape
 from jaxmerge.errors import InputError
+from jaxmerge.reading import check_is_file
 
 _STORAGES: Mapping[str, np.dtype] = {
   "DoubleStorage": np.dtype(np.float64),
@@ -104,6 +105,7 @@ def open_torch_file(path: epath.PathLike) -> dict[str, TorchTensor]:
   """
   path = epath.Path(path)
   try:
+    check_is_file(path)
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
       value, sizes = _unpickle(path, archive)
   except InputError as error:

@@ -1,6 +1,7 @@
 """A run's trail of checkpoints, and the inputs that users type."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
@@ -10,9 +11,12 @@ from jaxmerge.checkpoints.metadata import Metadata, read_metadata
 from jaxmerge.checkpoints.tensor_trees import is_hugging_face, open_tree
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import expanded, user_path
+from jaxmerge.shown import presentable
 
 # Whose names the parameters have.
 DECODER, TENSORS = "decoder", "tensors"
+# As many digits as a count may have.
+_STEP = re.compile(r"0|[1-9][0-9]{0,15}")
 # Keys of a model's config that say how it is computed, not what it is.
 _HOW_IT_RUNS = ("dtype", "remat")
 
@@ -23,7 +27,7 @@ class Checkpoint:
 
   Attributes:
     path: its step directory.
-    name: what the user typed, or `workdir@step`.
+    name: what the user typed, or `workdir@step`, as it may be shown and kept.
     metadata: read and checked; no array has been touched.
     layout: DECODER, or TENSORS of a Hugging Face directory by its own names.
     leaves: of a Hugging Face directory, none of them read; None of a step
@@ -59,12 +63,17 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
   workdir = user_path(workdir)
   if not workdir.exists():
     raise InputError(f"workdir {workdir} does not exist")
-  folder = workdir / "checkpoints"
-  names = [p.name for p in folder.iterdir()] if folder.exists() else []
-  steps = sorted(int(name) for name in names if name.isdigit())
+  steps = steps_in(workdir)
   if not steps:
     raise InputError(f"workdir {workdir} has no checkpoints")
   return steps
+
+
+def steps_in(workdir: epath.PathLike) -> list[int]:
+  """As saved_steps; none where there is no workdir or no checkpoint."""
+  folder = user_path(workdir) / "checkpoints"
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def step_path(workdir: epath.PathLike, step: int) -> epath.Path:
@@ -97,6 +106,8 @@ def open_inputs(inputs: Sequence[str]) -> list[Checkpoint]:
       places.append((_locate(name), name))
     except InputError as error:
       problems += error.problems
+    except OSError as error:  # too long a name, no access
+      problems.append(f"input {name} cannot be read: {error.strerror or error}")
   check(problems)
   return _open(places)
 
@@ -110,7 +121,7 @@ def _locate(name: str) -> epath.Path:
       raise InputError(f"{name} is a workdir; name a step of it: @{steps}")
     return path
   workdir, at, step = name.rpartition("@")
-  if at and step.isdigit():
+  if at and _STEP.fullmatch(step):
     found = saved_steps(workdir)
     if int(step) in found:
       return step_path(workdir, int(step))
@@ -125,7 +136,7 @@ def _open(places: Sequence[tuple[epath.Path, str]]) -> list[Checkpoint]:
   problems: list[str] = []
   for path, name in places:
     try:
-      checkpoints.append(_opened(path, name))
+      checkpoints.append(_opened(path, presentable(name)))
     except InputError as error:
       problems += error.problems
   check(problems)

@@ -177,18 +177,11 @@ def catalogue_builder(
   Raises:
     InputError: unknown name, or data that cannot be read or built.
   """
-  if not _NAME.fullmatch(name):
-    raise InputError(f"{name!r} is not a name of a TFDS dataset")
-  where = None if data_dir is None else expanded(os.fspath(data_dir))
-  try:
-    builder = read_only_builder.builder_from_files(name, data_dir=where)
-  except registered.DatasetNotFoundError:
+  builder = prepared_builder(name, data_dir=data_dir)
+  if builder is None:
+    where = None if data_dir is None else expanded(os.fspath(data_dir))
     builder = _builder_to_prepare(name, where)
     prepare_builder(builder, manual_dir=manual_dir, progress=progress)
-  except (ValueError, OSError) as error:
-    raise InputError(
-      f"prepared data of {name!r} cannot be opened: {_first_line(error)}"
-    ) from error
   formats = builder.info.available_file_formats()
   if not any(form.value == "array_record" for form in formats):
     raise InputError(
@@ -198,3 +191,20 @@ def catalogue_builder(
       "another data_dir"
     )
   return builder
+
+
+def prepared_builder(
+  name: str, *, data_dir: str | os.PathLike[str] | None = None
+) -> Any:
+  """As catalogue_builder, of prepared data alone: None where there is none."""
+  if not _NAME.fullmatch(name):
+    raise InputError(f"{name!r} is not a name of a TFDS dataset")
+  where = None if data_dir is None else expanded(os.fspath(data_dir))
+  try:
+    return read_only_builder.builder_from_files(name, data_dir=where)
+  except registered.DatasetNotFoundError:
+    return None
+  except (ValueError, OSError) as error:
+    raise InputError(
+      f"prepared data of {name!r} cannot be opened: {_first_line(error)}"
+    ) from error

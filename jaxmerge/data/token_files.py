@@ -28,7 +28,7 @@ from jaxmerge.data.skipped import Skipped, from_json
 from jaxmerge.data.splits import SPLIT_NAMES
 from jaxmerge.errors import check
 from jaxmerge.files import write_json
-from jaxmerge.strict_json import read_json
+from jaxmerge.reading import read_json
 
 VERSION = 1  # of the layout above
 KINDS = ("tokens", "offsets", "ids")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jax.sharding import Mesh
@@ -16,7 +16,7 @@ from jaxmerge.checkpoints.tensor_trees import to_bytes
 from jaxmerge.data.cache import TokenizedCorpus
 from jaxmerge.data.heldout import held_out
 from jaxmerge.data.sentencepiece import tokenizer_json
-from jaxmerge.data.settings import open_corpus
+from jaxmerge.data.settings import content_hash, open_corpus
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.files import cache_root, write_text
@@ -81,6 +81,64 @@ def tokenizer_of(metadata: Metadata) -> str:
   raise InputError("the checkpoint carries no tokenizer to score text with")
 
 
+class Text(NamedTuple):
+  """What a checkpoint is scored on.
+
+  Attributes:
+    tokenizer: a tokenizer.json.
+    settings: of the corpus, for open_corpus.
+    seq_len: targets in a sequence.
+    is_own: the corpus is that of the checkpoint's run.
+  """
+
+  tokenizer: str
+  settings: Mapping[str, Any]
+  seq_len: int
+  is_own: bool
+
+
+def text_of(
+  metadata: Metadata,
+  *,
+  settings: Mapping[str, Any] | None = None,
+  seq_len: int = 0,
+  allow_unrelated: bool = False,
+) -> Text:
+  """What to score a checkpoint on; hashes files, prepares and writes nothing.
+
+  Args:
+    metadata: of the checkpoint.
+    settings: a corpus other than the run's own.
+    seq_len: targets in a sequence, if other than the run's own.
+    allow_unrelated: accept that the run's corpus has changed since training.
+
+  Raises:
+    InputError: the checkpoint names no corpus or tokenizer and none is given,
+      or its corpus is no longer what it was trained on.
+  """
+  own = dict(metadata.data)
+  own_length = own.pop("seq_len", 0)
+  trained_on = own.pop("content", "")
+  found = Text(
+    tokenizer_of(metadata),
+    settings or own,
+    seq_len or own_length,
+    not settings,
+  )
+  check(
+    f"the checkpoint names no {what}; give config.{key}"
+    for what, key, given in (
+      ("corpus", "data.source", found.settings),
+      ("sequence length", "seq_len", found.seq_len),
+    )
+    if not given
+  )
+  content = content_hash(found.settings)
+  if found.is_own and not allow_unrelated and trained_on and content:
+    _check_unchanged(metadata, trained_on, content)
+  return found
+
+
 def open_scorer(
   metadata: Metadata,
   mesh: Mesh,
@@ -97,55 +155,46 @@ def open_scorer(
     metadata: of the checkpoint.
     mesh: where to compute.
     batch_size: sequences scored at once, over all devices.
-    settings: a corpus other than the run's own.
-    seq_len: targets in a sequence, if other than the run's own.
-    allow_unrelated: accept that the run's corpus has changed since training.
+    settings, seq_len, allow_unrelated: as for text_of.
     progress: called with a line of text while a corpus is prepared.
 
   Raises:
-    InputError: the checkpoint names no corpus or tokenizer and none is given,
-      its corpus is no longer what it was trained on, or the batch does not fit
-      the mesh.
+    InputError: as text_of, or the batch does not fit the mesh.
   """
-  shards = batch_shards(mesh)
-  check(
-    [f"config.batch_size {batch_size} is not a multiple of {shards} devices"]
-    if batch_size < 1 or batch_size % shards
-    else []
+  check_batch(batch_size, mesh)
+  text = text_of(
+    metadata,
+    settings=settings,
+    seq_len=seq_len,
+    allow_unrelated=allow_unrelated,
   )
-  tokenizer = tokenizer_of(metadata)
-  run_data = dict(metadata.data)
-  length = seq_len or run_data.pop("seq_len", 0)
-  run_data.pop("seq_len", None)
-  chosen = settings or run_data
-  check(
-    [
-      f"the checkpoint names no {what}; give config.{key}"
-      for what, key, given in (
-        ("corpus", "data.source", chosen),
-        ("sequence length", "seq_len", length),
-      )
-      if not given
-    ]
-  )
-  path = cache_root() / "tokenizers" / f"{hash_text(tokenizer)}.json"
+  path = cache_root() / "tokenizers" / f"{hash_text(text.tokenizer)}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
-  write_text(path, tokenizer)
-  corpus = open_corpus(chosen, tokenizer_path=str(path), progress=progress)
-  if not settings and not allow_unrelated:
-    check(_changes(metadata, corpus.fingerprint))
+  write_text(path, text.tokenizer)
+  corpus = open_corpus(
+    text.settings, tokenizer_path=str(path), progress=progress
+  )
+  if text.is_own and not allow_unrelated:
+    _check_unchanged(metadata, metadata.corpus, corpus.fingerprint)
   graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))
-  return Scorer(graph, mesh, corpus, length, batch_size)
+  return Scorer(graph, mesh, corpus, text.seq_len, batch_size)
 
 
-def _changes(metadata: Metadata, fingerprint: str) -> list[str]:
-  """Why text that is held out now may have been trained on."""
-  if metadata.corpus == fingerprint:
-    return []
-  return [
-    f"corpus {metadata.data['source']!r} is no longer what step "
-    f"{metadata.step} was trained on ({fingerprint[:12]} against "
-    f"{metadata.corpus[:12]}), so its held-out text may have been trained on; "
-    "bring the old text back, or name a corpus of your own for evaluate "
-    "(config.data), or let search accept it with --allow_unrelated"
-  ]
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+  """Raises InputError for a batch that cannot be spread over the mesh."""
+  shards = batch_shards(mesh)
+  if batch_size < 1 or batch_size % shards:
+    raise InputError(
+      f"config.batch_size {batch_size} is not a multiple of {shards} devices"
+    )
+
+
+def _check_unchanged(metadata: Metadata, before: str, now: str) -> None:
+  """Raises InputError where held-out text may have been trained on."""
+  if before != now:
+    raise InputError(
+      f"corpus {metadata.data['source']!r} is no longer what step "
+      f"{metadata.step} was trained on, so its held-out text may have been "
+      "trained on; bring the old text back, or name a corpus of your own for "
+      "evaluate (config.data), or let search accept it with --allow_unrelated"
+    )

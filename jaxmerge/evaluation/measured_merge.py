@@ -15,7 +15,7 @@ from jaxmerge.checkpoints.merged import (
   save_merged,
 )
 from jaxmerge.checkpoints.metadata import abstract_params, describe_leaves
-from jaxmerge.checkpoints.sources import load_params, open_models
+from jaxmerge.checkpoints.sources import as_model, load_params
 from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
 from jaxmerge.data import sections
 from jaxmerge.evaluation.held_out_splits import open_scorer
@@ -55,7 +55,7 @@ def run_measured(
     InputError: a source is damaged or cannot be measured, or the output cannot
       be written.
   """
-  sources = open_models([source.name for source in job.sources])
+  sources = [as_model(source) for source in job.sources]
   mesh = make_mesh(**config.mesh)
   where = shardings(abstract_params(sources[0].metadata), mesh)
   scorer = open_scorer(

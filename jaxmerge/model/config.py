@@ -1,12 +1,15 @@
 """What a decoder is made of, as plain numbers that a checkpoint can carry."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from jaxmerge.errors import check
 from jaxmerge.model.rope import RopeScaling
 
+# No size of a model, and no exact number of JSON's, is larger.
+_LARGEST = 2**53
 DTYPES = ("float32", "bfloat16")
 _CHOICES = {
   "dtype": DTYPES,
@@ -107,18 +110,12 @@ class DecoderConfig:
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "DecoderConfig":
-    """Builds a config; InputError lists unknown and missing keys."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    required = {
-      field.name
-      for field in dataclasses.fields(cls)
-      if field.default is dataclasses.MISSING
-    }
-    check(
-      [f"unknown model key {key!r}" for key in sorted(set(values) - known)]
-      + [f"missing model key {key!r}" for key in sorted(required - set(values))]
-    )
+    """Builds a config; InputError lists what is wrong with keys and values."""
     scaling = values.get("rope_scaling")
+    problems = _type_problems("model", cls, values)
+    if isinstance(scaling, Mapping):
+      problems += _type_problems("model.rope_scaling", RopeScaling, scaling)
+    check(problems)
     if isinstance(scaling, Mapping):
       values = {**values, "rope_scaling": RopeScaling(**scaling)}
     return cls(**values)
@@ -131,6 +128,40 @@ class DecoderConfig:
       for name, value in dataclasses.asdict(self).items()
       if name not in _BEYOND_LLAMA or value != defaults[name]
     }
+
+
+def _type_problems(
+  prefix: str, cls: type, values: Mapping[str, Any]
+) -> list[str]:
+  """Plain values of other types than their fields; unknown and missing keys.
+
+  NaN, Inf and numbers that no size can have are of no type.
+  """
+  kinds = typing.get_type_hints(cls)
+  required = {
+    field.name
+    for field in dataclasses.fields(cls)
+    if field.default is dataclasses.MISSING
+  }
+  given = set(values)
+  problems = [
+    f"unknown {prefix} key {key!r}" for key in sorted(given - set(kinds))
+  ]
+  problems += [
+    f"missing {prefix} key {key!r}" for key in sorted(required - given)
+  ]
+  for key in sorted(given & set(kinds)):
+    value, kind = values[key], kinds[key]
+    if kind in (int, float):
+      types = (int,) if kind is int else (int, float)
+      is_right = type(value) in types and abs(value) < _LARGEST
+    elif kind in (str, bool):
+      is_right = type(value) is kind
+    else:
+      is_right = True  # a section of its own
+    if not is_right:
+      problems.append(f"{prefix}.{key} is {value!r}")
+  return problems
 
 
 def option_types() -> dict[str, type]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from jax.experimental import multihost_utils
 
 from jaxmerge.errors import InputError, check
 
+_T = TypeVar("_T")
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _NUMBERS = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _CLUSTERS = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
@@ -46,17 +48,21 @@ def is_first_process() -> bool:
   return jax.process_index() == 0
 
 
-def on_first_process(action: Callable[[], None]) -> None:
+def on_first_process(action: Callable[[], _T]) -> _T | None:
   """Does something in the first process; every process goes on after it.
+
+  Returns:
+    What the action returned, None in the other processes.
 
   Raises:
     InputError: in the first process what the action raised, in the others
       that it did.
   """
   problems: list[str] = []
+  found: _T | None = None
   if is_first_process():
     try:
-      action()
+      found = action()
     except InputError as error:
       problems = error.problems
   if jax.process_count() > 1:
@@ -64,6 +70,7 @@ def on_first_process(action: Callable[[], None]) -> None:
     if refused and not is_first_process():
       problems = ["process 0 of the job refused its input and says why"]
   check(problems)
+  return found
 
 
 def check_single_process(verb: str) -> None:

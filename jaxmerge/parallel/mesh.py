@@ -3,6 +3,7 @@
 import math
 
 import jax
+import psutil
 from jax.sharding import AxisType, Mesh
 
 from jaxmerge.errors import InputError
@@ -31,3 +32,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
       "the number of devices, and one of them may be -1"
     )
   return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def device_bytes() -> float:
+  """Memory of a device of this process; devices of a CPU share the host's."""
+  devices = jax.local_devices()
+  stats = devices[0].memory_stats() or {}
+  host = psutil.virtual_memory().total / len(devices)
+  return stats.get("bytes_limit") or host

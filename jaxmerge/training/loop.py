@@ -1,13 +1,15 @@
 """The training loop: batches in, checkpoints and metrics out."""
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxmerge.errors import Diverged
 from jaxmerge.parallel.rules import place_batch
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.state import TrainState
@@ -57,12 +59,17 @@ def train(
 
   Metrics of a step reach metrics.jsonl before its checkpoint is saved, so a
   run killed anywhere and resumed writes the same file as one never stopped.
+  What is not finite is neither written nor saved.
 
   Args:
     save: starts saving `(step, state)`; the state may be donated afterwards.
     validate: validation loss in nats/token.
     metrics: None in the processes of a job that write none.
     progress: called with a stage, steps done, steps in all and a note.
+
+  Raises:
+    Diverged: a loss or a gradient is not finite; found out at the next step
+      that is logged, as the numbers stay on the devices until then.
   """
   pending: list[StepMetrics] = []
   clock, clock_step = time.monotonic(), plan.start
@@ -74,11 +81,13 @@ def train(
       continue
     records = _records(pending, step, plan.tokens_per_step)
     pending = []
+    _check_finite(records, metrics)
     elapsed = time.monotonic() - clock
     speed = (step - clock_step) * plan.tokens_per_step / elapsed
     note = f"loss {records[-1]['loss']:.4f}, {speed:,.0f} tokens/s"
     if plan.saves_at(step):
       records[-1]["validation_loss"] = validate(state)
+      _check_finite(records, metrics)
     if metrics is not None:
       metrics.write(records, {"tokens_per_second": speed})
     if plan.saves_at(step):
@@ -87,6 +96,20 @@ def train(
     # Validation and saving are not part of the training speed.
     clock, clock_step = time.monotonic(), step
   return state
+
+
+def _check_finite(
+  records: Sequence[dict[str, float]], metrics: MetricsWriter | None
+) -> None:
+  """Ends a run that has diverged; the steps before that are written."""
+  for number, record in enumerate(records):
+    bad = [name for name, value in record.items() if not math.isfinite(value)]
+    if not bad:
+      continue
+    if metrics is not None and number:
+      metrics.write(records[:number], {})
+    value = f"{bad[0].replace('_', ' ')} {record[bad[0]]}"
+    raise Diverged(f"the run has diverged: step {record['step']} has {value}")
 
 
 def _records(

@@ -1,10 +1,14 @@
 """metrics.jsonl and TensorBoard events of a run.
 
 metrics.jsonl holds only what a second run repeats bit for bit; speeds go to
-TensorBoard.
+TensorBoard. A run goes on only behind exactly the lines of the steps that it
+has saved.
 """
 
+import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from etils import epath
@@ -12,6 +16,10 @@ from tensorboardX import SummaryWriter
 
 from jaxmerge.errors import InputError
 from jaxmerge.files import write_text
+from jaxmerge.reading import read_json
+
+NAME = "metrics.jsonl"
+_MOST_NAMED = 5
 
 
 class MetricsWriter:
@@ -20,14 +28,27 @@ class MetricsWriter:
   Args:
     workdir: the run's directory.
     restored_step: records after it are cut: they will be written again.
+    digest: what `digest` was when that step was saved; "" if not known.
 
   Only the first process of a job makes one.
+
+  Attributes:
+    cut: how many lines of steps that were not saved have been cut.
+
+  Raises:
+    InputError: the file does not hold exactly the steps up to that one.
   """
 
-  def __init__(self, workdir: epath.PathLike, restored_step: int):
+  def __init__(
+    self, workdir: epath.PathLike, restored_step: int, digest: str = ""
+  ):
     workdir = epath.Path(workdir)
-    self._path = workdir / "metrics.jsonl"
-    _cut_back(self._path, restored_step)
+    self._path = workdir / NAME
+    kept, rest = _saved_lines(self._path, restored_step, digest)
+    self.cut = len(rest)
+    if rest:
+      write_text(self._path, b"".join(kept).decode())
+    self._hash = hashlib.sha256(b"".join(kept))
     self._events = SummaryWriter(
       logdir=str(workdir / "tensorboard"), purge_step=restored_step + 1
     )
@@ -38,8 +59,12 @@ class MetricsWriter:
     speeds: Mapping[str, float],
   ) -> None:
     """Adds records, each with an integer `step`, in step order."""
+    lines = "".join(
+      json.dumps(dict(record), allow_nan=False) + "\n" for record in records
+    )
     with self._path.open("a") as file:
-      file.write("".join(json.dumps(dict(r)) + "\n" for r in records))
+      file.write(lines)
+    self._hash.update(lines.encode())
     for record in records:
       for name, value in record.items():
         if name != "step":
@@ -48,19 +73,71 @@ class MetricsWriter:
       self._events.add_scalar(name, value, int(records[-1]["step"]))
     self._events.flush()
 
+  @property
+  def digest(self) -> str:
+    """sha256 of all lines so far."""
+    return self._hash.hexdigest()
+
   def close(self) -> None:
     self._events.close()
 
 
-def _cut_back(path: epath.Path, step: int) -> None:
-  """Keeps the whole lines of steps up to `step`."""
-  if not path.exists():
-    return
-  lines = path.read_text().splitlines(keepends=True)
-  whole = [line for line in lines if line.endswith("\n")]
+def check_saved(
+  workdir: epath.PathLike, restored_step: int, digest: str
+) -> None:
+  """Raises InputError as a MetricsWriter would, and writes nothing."""
+  _saved_lines(epath.Path(workdir) / NAME, restored_step, digest)
+
+
+def _saved_lines(
+  path: epath.Path, step: int, digest: str
+) -> tuple[list[bytes], list[bytes]]:
+  """The lines of steps 1 to `step`, and what comes after them."""
+  lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+  steps = [_step_of(line) for line in lines]
+  problems = [
+    f"line {number} is not a record of a step"
+    for number, found in enumerate(steps[:step], start=1)
+    if found is None
+  ]
+  times = Counter(found for found in steps if found and found <= step)
+  missing = [str(i) for i in range(1, step + 1) if not times[i]]
+  doubled = [str(i) for i, count in sorted(times.items()) if count > 1]
+  if missing:
+    problems.append(f"it has no line for {_named(missing)}")
+  if doubled:
+    problems.append(f"it has two lines or more for {_named(doubled)}")
+  if not problems and steps[:step] != list(range(1, step + 1)):
+    problems.append("its steps are out of order")
+  kept = lines[:step]
+  found = hashlib.sha256(b"".join(kept)).hexdigest()
+  if not problems and digest not in ("", found):
+    problems.append(f"its lines are not those that step {step} was saved with")
+  if problems:
+    raise InputError(
+      f"{path} does not hold exactly the steps up to {step}, which is saved: "
+      f"{'; '.join(problems[:_MOST_NAMED])}; restore it, or begin a new run "
+      f"from the parameters with --init_from={path.parent}@{step}"
+    )
+  return kept, lines[step:]
+
+
+def _step_of(line: bytes) -> int | None:
+  """The step that a whole line is a record of, None where it is none."""
   try:
-    kept = [line for line in whole if json.loads(line)["step"] <= step]
-  except (ValueError, LookupError, TypeError) as error:
-    raise InputError(f"{path} is damaged: {error}") from error
-  if kept != lines:
-    write_text(path, "".join(kept))
+    record = read_json(line) if line.endswith(b"\n") else None
+  except ValueError:
+    return None
+  if not isinstance(record, dict) or type(record.get("step")) is not int:
+    return None
+  numbers = all(
+    type(value) in (int, float) and math.isfinite(value)
+    for value in record.values()
+  )
+  return record["step"] if numbers else None
+
+
+def _named(steps: Sequence[str]) -> str:
+  shown = ", ".join(steps[:_MOST_NAMED])
+  more = f" and {len(steps) - _MOST_NAMED} more" * (len(steps) > _MOST_NAMED)
+  return f"step {shown}{more}"

@@ -4,16 +4,31 @@ A workdir belongs to one config: another one is refused, so that a typed
 command never continues a run with other numbers than it began with.
 """
 
-import json
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
-from jaxmerge.checkpoints.metadata import canonical_json, hash_text
-from jaxmerge.errors import InputError, check
-from jaxmerge.files import write_json
+from jaxmerge.checkpoints import trajectory
+from jaxmerge.checkpoints.metadata import (
+  Metadata,
+  canonical_json,
+  hash_text,
+  read_metadata,
+)
+from jaxmerge.errors import Diverged, InputError, check
+from jaxmerge.files import make_directory, write_json, write_text
+from jaxmerge.reading import read_json
+from jaxmerge.training.metrics import NAME as METRICS
+from jaxmerge.training.metrics import check_saved
 
+NAME = "run.json"
+TOKENIZER = "tokenizer.json"
+# What else a run keeps in its workdir, beside its checkpoints.
+_OF_A_RUN = (TOKENIZER, METRICS)
+_HASHES = ("content", "corpus")
+_DERIVED = ("run_id", "vocabulary")
 # Keys that change how far, how often and where. A mesh changes rounding.
 _FREE = ("num_steps", "log_every", "mesh", "eval_batch_size", "data.cache_dir")
 
@@ -29,38 +44,183 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def identity(
-  config: Mapping[str, Any], corpus: str, parent: str
+def known_parts(
+  config: Mapping[str, Any], *, content: str, parent: str
 ) -> dict[str, Any]:
-  """What makes a run this run: config, corpus and parent, with their hash."""
+  """Of what makes a run this run all but its tokens, which take long to make.
+
+  Args:
+    config: of the run.
+    content: a hash of the corpus's text, "" if not known.
+    parent: a hash of the parameters that it starts from, "" for random ones.
+  """
   kept = {
     key: value
     for key, value in flatten(config).items()
     if key not in _FREE and key.split(".")[0] not in _FREE
   }
-  value = {"config": kept, "corpus": corpus, "parent": parent}
-  return {**value, "run_id": hash_text(canonical_json(value))[:16]}
+  return {"config": kept, "parent": parent, "content": content}
 
 
-def claim(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
-  """Writes `run.json`, or checks that the workdir is this run's.
+def identity(
+  parts: Mapping[str, Any], *, corpus: str, vocabulary: int
+) -> dict[str, Any]:
+  """What makes a run this run, with a hash of it.
+
+  Args:
+    parts: from known_parts.
+    corpus: fingerprint of the tokens.
+    vocabulary: tokens that there are; a short text gives fewer than asked for.
+  """
+  decides = {key: parts[key] for key in ("config", "parent")}
+  run_id = hash_text(canonical_json({**decides, "corpus": corpus}))[:16]
+  return {
+    **parts,
+    "corpus": corpus,
+    "vocabulary": vocabulary,
+    "run_id": run_id,
+  }
+
+
+def check_workdir(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
+  """Refuses a workdir of another run, or of something else; writes nothing.
+
+  Args:
+    workdir: may not be there yet.
+    run: from known_parts or identity.
 
   Raises:
-    InputError: the workdir is another run's; lists every key that differs.
+    InputError: lists every key that differs.
   """
-  path = epath.Path(workdir) / "run.json"
+  workdir = epath.Path(workdir)
+  path = workdir / NAME
   if not path.exists():
-    write_json(path, run)
+    found = [name for name in _OF_A_RUN if (workdir / name).exists()]
+    if found and not (workdir / "checkpoints").exists():
+      raise InputError(
+        f"{workdir} has {' and '.join(found)}, but no {NAME}: it is not the "
+        "workdir of a run; name another one"
+      )
     return
   try:
-    before = json.loads(path.read_text())
+    before = read_json(path.read_text())
     known = flatten(before)
-  except (ValueError, AttributeError) as error:
+  except (OSError, ValueError, AttributeError) as error:
     raise InputError(f"{path} is damaged: {error}") from error
   now = flatten(run)
   check(
-    f"{workdir} is the workdir of another run: {key} was "
-    f"{known.get(key)!r}, is now {now.get(key)!r}"
+    f"{workdir} is the workdir of another run: {_said(key, known, now)}"
     for key in sorted(known.keys() | now.keys())
-    if key != "run_id" and known.get(key) != now.get(key)
+    if key not in _DERIVED
+    and known.get(key) != now.get(key)
+    # What either does not say is not compared.
+    and not (key in _HASHES and not (known.get(key) and now.get(key)))
   )
+
+
+def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+  if key == "content":
+    return "the text of its corpus has changed since"
+  if key == "corpus":
+    return (
+      "the tokens of its corpus are others now: another text, another "
+      "tokenizer, or another version of the program that made them"
+    )
+  if key == "parent":
+    return (
+      "it started from another --init_from"
+      if known.get(key)
+      else ("it started from random parameters, not from an --init_from")
+    )
+  return f"{key} was {known.get(key)!r}, is now {now.get(key)!r}"
+
+
+def check_tokenizer(workdir: epath.PathLike, tokenizer: str) -> None:
+  """Refuses a run with another tokenizer.json than it began with.
+
+  Args:
+    workdir: may not be there yet.
+    tokenizer: a tokenizer.json, "" where it is yet to be trained.
+  """
+  saved = epath.Path(workdir) / TOKENIZER
+  if tokenizer and saved.exists() and saved.read_text() != tokenizer:
+    raise InputError(
+      f"{workdir} is the workdir of another run: its {TOKENIZER} is not that "
+      "of config.data.tokenizer_path"
+    )
+
+
+def check_trail(workdir: epath.PathLike) -> None:
+  """Refuses a run that cannot go on from its last checkpoint; reads no array.
+
+  Raises:
+    InputError: that checkpoint is damaged or merged, or metrics.jsonl does not
+      hold exactly the steps up to it.
+  """
+  steps = trajectory.steps_in(workdir)
+  if steps:
+    path = trajectory.step_path(workdir, steps[-1])
+    metadata = read_metadata(path)
+    check(resume_problems(path, metadata))
+    check_saved(workdir, steps[-1], metadata.metrics)
+
+
+def resume_problems(
+  path: epath.Path, metadata: Metadata, run_id: str = ""
+) -> list[str]:
+  """Why a run cannot go on from a step; run_id "": it is not known yet."""
+  if metadata.kind != "trained":
+    return [
+      f"{path} is {metadata.kind}, not trained: a run cannot resume from it "
+      "(it may be an --init_from)"
+    ]
+  if run_id and metadata.run_id != run_id:
+    return [f"{path} is of another run ({metadata.run_id})"]
+  return []
+
+
+def claim(
+  workdir: epath.PathLike, run: Mapping[str, Any], tokenizer: str
+) -> None:
+  """Makes a workdir that of a run, or checks that it is.
+
+  Args:
+    workdir: gets run.json and tokenizer.json.
+    run: from identity.
+    tokenizer: the tokenizer.json.
+
+  Raises:
+    InputError: as check_workdir, or the workdir cannot be written.
+  """
+  check_workdir(workdir, run)
+  path = make_directory(workdir) / NAME
+  if not path.exists():
+    write_json(path, run)
+  write_text(path.parent / TOKENIZER, tokenizer)
+
+
+@contextlib.contextmanager
+def naming_what_is_saved(
+  workdir: epath.PathLike, finish: Callable[[], None]
+) -> Iterator[None]:
+  """Says with what ends a run early which checkpoint is its last.
+
+  Args:
+    workdir: of the run.
+    finish: waits for a save that has begun.
+  """
+  try:
+    yield
+  except (Diverged, KeyboardInterrupt) as error:
+    with contextlib.suppress(InputError):  # what counts is what is there
+      finish()
+    steps = trajectory.steps_in(workdir)
+    if not steps:
+      error.add_note("no checkpoint has been saved: the run begins anew")
+    elif isinstance(error, Diverged):
+      error.add_note(f"its last good checkpoint is {workdir}@{steps[-1]}")
+    else:
+      error.add_note(
+        f"step {steps[-1]} is saved, and the same command goes on from there"
+      )
+    raise

@@ -12,13 +12,16 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints.sources import load_params
 from jaxmerge.checkpoints.store import restore_params, restore_training
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import check
 from jaxmerge.files import human_bytes
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
+from jaxmerge.parallel.mesh import device_bytes
 from jaxmerge.parallel.rules import batch_shards
+from jaxmerge.training.run import resume_problems
 from jaxmerge.training.state import (
   TrainState,
   abstract_opt_state,
@@ -62,35 +65,13 @@ class Trainer:
     params = random_params(self.config, seed, self.shardings)
     return start_state(params, self.optimizer, self.shardings)
 
-  def start_from(self, checkpoint: Checkpoint, tokenizer: str) -> TrainState:
+  def start_from(self, checkpoint: Checkpoint) -> TrainState:
     """Step 0 from the parameters of a checkpoint, trained or merged.
 
-    Args:
-      checkpoint: where the parameters lie.
-      tokenizer: the run's tokenizer.json.
-
     Raises:
-      InputError: the checkpoint's tree or tokenizer is not this run's.
+      InputError: the checkpoint is damaged.
     """
-    saved = dataclasses.asdict(
-      DecoderConfig.from_dict(checkpoint.metadata.model)
-    )
-    mine = dataclasses.asdict(self.config)
-    problems = [
-      f"--init_from {checkpoint.name}: model.{key} is {saved[key]!r}, "
-      f"here {mine[key]!r}"
-      for key in mine
-      if key not in _HOW_IT_RUNS and saved[key] != mine[key]
-    ]
-    theirs = checkpoint.metadata.tokenizer
-    if theirs and theirs != tokenizer:
-      problems.append(
-        f"--init_from {checkpoint.name}: its tokenizer is another one; give it "
-        "as --config.data.tokenizer_path (a run keeps its own as "
-        "tokenizer.json)"
-      )
-    check(problems)
-    params = restore_params(checkpoint.path, self.shardings.params)
+    params = load_params(checkpoint, self.shardings.params)
     # Imported parameters may be narrower; every one of them is a float32.
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     return start_state(params, self.optimizer, self.shardings)
@@ -104,13 +85,7 @@ class Trainer:
       InputError: the step is damaged, merged, or of another run.
     """
     metadata = read_metadata(path)
-    if metadata.kind != "trained":
-      raise InputError(
-        f"{path} is {metadata.kind}, not trained: a run cannot resume from it "
-        "(it may be an --init_from)"
-      )
-    if metadata.run_id != run_id:
-      raise InputError(f"{path} is of another run ({metadata.run_id})")
+    check(resume_problems(path, metadata, run_id))
     params = restore_params(path, self.shardings.params)
     opt_state = restore_training(
       path,
@@ -118,6 +93,35 @@ class Trainer:
       iterator=iterator,
     )
     return resumed_state(params, opt_state, metadata.step, self.shardings)
+
+
+def start_problems(
+  checkpoint: Checkpoint, config: DecoderConfig, tokenizer: str = ""
+) -> list[str]:
+  """Why a run cannot start from the parameters of a checkpoint.
+
+  Args:
+    checkpoint: of --init_from.
+    config: of the run's model.
+    tokenizer: the run's tokenizer.json; "" while it is not known, and with it
+      the size of the vocabulary.
+  """
+  name = f"--init_from {checkpoint.name}"
+  saved = dataclasses.asdict(DecoderConfig.from_dict(checkpoint.metadata.model))
+  mine = dataclasses.asdict(config)
+  unknown = () if tokenizer else ("vocab_size",)
+  problems = [
+    f"{name}: model.{key} is {saved[key]!r}, here {mine[key]!r}"
+    for key in mine
+    if key not in (*_HOW_IT_RUNS, *unknown) and saved[key] != mine[key]
+  ]
+  theirs = checkpoint.metadata.tokenizer
+  if theirs and tokenizer and theirs != tokenizer:
+    problems.append(
+      f"{name}: its tokenizer is another one; give it as "
+      "--config.data.tokenizer_path (a run keeps its own as tokenizer.json)"
+    )
+  return problems
 
 
 # Keys of a model's config that do not change what its parameters mean.
@@ -132,20 +136,51 @@ def batch_problems(name: str, size: int, mesh: Mesh) -> list[str]:
   return []
 
 
+def memory_problems(
+  config: DecoderConfig, mesh: Mesh, batch_tokens: int
+) -> list[str]:
+  """Whether parameters and a batch are more than a device can hold at all."""
+  state = _state_bytes(config, mesh)
+  # One activation and its gradient; a step needs many more.
+  batch = 8 * config.width * batch_tokens / batch_shards(mesh)
+  if state + batch <= device_bytes():
+    return []
+  return [
+    f"the run needs {human_bytes(state)} for parameters, gradients and moments "
+    f"and {human_bytes(batch)} or more for a batch on each device, which has "
+    f"{human_bytes(device_bytes())}"
+  ]
+
+
+def _num_parameters(config: DecoderConfig) -> int:
+  _, abstract = abstract_decoder(config)
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
+
+
+def _state_bytes(config: DecoderConfig, mesh: Mesh) -> float:
+  shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
+  return 16 * _num_parameters(config) / shards
+
+
 def plan_text(
-  config: DecoderConfig, mesh: Mesh, steps: int, saves: int, tokens: int
+  config: DecoderConfig,
+  mesh: Mesh,
+  *,
+  vocabulary: str,
+  steps: int,
+  saves: int,
+  tokens: int,
 ) -> str:
   """Parameters, memory and disk of a run, for --dry_run."""
-  _, abstract = abstract_decoder(config)
-  leaves = jax.tree.leaves(abstract)
-  count = sum(math.prod(leaf.shape) for leaf in leaves)
-  shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
+  count = _num_parameters(config)
   rows = (
     ("parameters", f"{count:,}"),
+    ("vocabulary", vocabulary),
     ("steps to train", f"{steps:,} ({tokens:,} tokens)"),
     (
       "state per device",
-      f"{human_bytes(16 * count / shards)} (params, gradients, two moments)",
+      f"{human_bytes(_state_bytes(config, mesh))} (params, gradients, two "
+      "moments)",
     ),
     ("checkpoints to save", f"{saves}, {human_bytes(12 * count)} each"),
     ("mesh", ", ".join(f"{k}={v}" for k, v in mesh.shape.items())),

@@ -10,11 +10,10 @@ import pytest
 
 from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.trajectory import open_inputs
-from jaxmerge.errors import InputError
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
-from jaxmerge.training.trainer import Trainer
+from jaxmerge.training.trainer import Trainer, start_problems
 
 CONFIG = DecoderConfig(
   vocab_size=50,
@@ -50,7 +49,7 @@ def saved(path, dtype=jnp.float32):
 
 def test_narrow_parameters_are_widened(tmp_path):
   params, checkpoint = saved(tmp_path / "m", jnp.bfloat16)
-  state = trainer(CONFIG).start_from(checkpoint, "")
+  state = trainer(CONFIG).start_from(checkpoint)
 
   def check(start, narrow):
     assert start.dtype == jnp.float32
@@ -66,7 +65,16 @@ def test_a_decoder_of_another_kind_is_refused(tmp_path, options):
   _, checkpoint = saved(tmp_path / "m")
   other = dataclasses.replace(CONFIG, **options)
   [key] = options
-  with pytest.raises(InputError, match=f"model.{key} is"):
-    trainer(other).start_from(checkpoint, "")
+  [problem] = start_problems(checkpoint, other)
+  assert f"model.{key} is" in problem
   how = dataclasses.replace(CONFIG, dtype="bfloat16", remat=True)
-  trainer(how).start_from(checkpoint, "")
+  assert not start_problems(checkpoint, how)
+  trainer(how).start_from(checkpoint)
+
+
+def test_the_size_of_a_vocabulary_counts_once_it_is_known(tmp_path):
+  _, checkpoint = saved(tmp_path / "m")
+  other = dataclasses.replace(CONFIG, vocab_size=CONFIG.vocab_size + 1)
+  assert not start_problems(checkpoint, other)
+  [problem] = start_problems(checkpoint, other, "a tokenizer")
+  assert "model.vocab_size is" in problem

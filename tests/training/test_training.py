@@ -8,7 +8,7 @@ import pytest
 from jaxmerge.errors import InputError
 from jaxmerge.training import run
 from jaxmerge.training.loop import Plan
-from jaxmerge.training.metrics import MetricsWriter
+from jaxmerge.training.metrics import MetricsWriter, check_saved
 from jaxmerge.training.optimizer import adamw, warmup_constant
 
 
@@ -83,6 +83,70 @@ def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
   assert file.read_text() == whole
 
 
+def _edited(lines, how):
+  lines = list(lines)
+  match how:
+    case "missing":
+      del lines[1]
+    case "doubled":
+      lines.insert(2, lines[2])
+    case "changed":
+      lines[1] = lines[1].replace("0.5", "0.25")
+    case "out of order":
+      lines[0], lines[1] = lines[1], lines[0]
+    case "not JSON":
+      lines[0] = "{\n"
+    case "NaN":
+      lines[0] = lines[0].replace("1.0", "NaN")
+    case "nested":
+      lines[0] = "[" * 100_000 + "\n"
+    case "text":
+      lines[0] = lines[0].replace("1.0", '"1.0"')
+    case "empty":
+      lines = []
+  return "".join(lines)
+
+
+@pytest.mark.parametrize(
+  ("how", "words"),
+  [
+    ("missing", "no line for step 2"),
+    ("doubled", "two lines or more for step 3"),
+    ("changed", "not those that step 4 was saved with"),
+    ("out of order", "out of order"),
+    ("not JSON", "line 1 is not a record"),
+    ("NaN", "line 1 is not a record"),
+    ("nested", "line 1 is not a record"),
+    ("text", "line 1 is not a record"),
+    ("empty", "no line for step 1, 2, 3, 4"),
+  ],
+)
+def test_a_run_goes_on_only_behind_the_lines_it_was_saved_with(
+  tmp_path, how, words
+):
+  rows = [{"step": s, "tokens": 8 * s, "loss": 1.0 / s} for s in range(1, 7)]
+  writer = MetricsWriter(tmp_path, restored_step=0)
+  writer.write(rows[:4], {})
+  digest = writer.digest
+  writer.write(rows[4:], {})
+  writer.close()
+  file = tmp_path / "metrics.jsonl"
+  whole = file.read_text()
+  file.write_text(_edited(whole.splitlines(keepends=True), how))
+  before = file.read_text()
+  for attempt in (check_saved, MetricsWriter):
+    with pytest.raises(InputError, match=words):
+      attempt(tmp_path, 4, digest)
+  assert file.read_text() == before
+  file.write_text(whole)
+  check_saved(tmp_path, 4, digest)
+  again = MetricsWriter(tmp_path, 4, digest)
+  assert again.cut == 2
+  again.write(rows[4:], {})
+  again.close()
+  assert file.read_text() == whole
+
+
 def test_tensorboard_reads_the_events(tmp_path):
   writer = MetricsWriter(tmp_path, restored_step=0)
   writer.write(
@@ -96,22 +160,54 @@ def test_tensorboard_reads_the_events(tmp_path):
   assert content.count(b"tokens_per_second") == 1
 
 
+def identity_of(config, *, content="text", corpus="corpus", parent=""):
+  parts = run.known_parts(config, content=content, parent=parent)
+  return run.identity(parts, corpus=corpus, vocabulary=300)
+
+
 def test_a_workdir_belongs_to_one_run(tmp_path):
   config = {"num_steps": 5, "seed": 0, "data": {"source": "a", "globs": ()}}
-  first = run.identity(config, "corpus", "")
-  run.claim(tmp_path, first)
-  longer = run.identity({**config, "num_steps": 9}, "corpus", "")
+  first = identity_of(config)
+  run.claim(tmp_path, first, "{}")
+  longer = identity_of({**config, "num_steps": 9})
   assert longer["run_id"] == first["run_id"]
-  run.claim(tmp_path, longer)
-  other = run.identity({**config, "seed": 1}, "other corpus", "parent")
+  run.claim(tmp_path, longer, "{}")
+  other = identity_of(
+    {**config, "seed": 1}, corpus="other corpus", parent="parent"
+  )
   assert other["run_id"] != first["run_id"]
   with pytest.raises(InputError) as error:
-    run.claim(tmp_path, other)
+    run.claim(tmp_path, other, "{}")
   assert len(error.value.problems) == 3
   assert "config.seed was 0, is now 1" in str(error.value)
-  (tmp_path / "run.json").write_text("{")
-  with pytest.raises(InputError, match="damaged"):
-    run.claim(tmp_path, first)
+  with pytest.raises(InputError, match="the text of its corpus has changed"):
+    run.check_workdir(
+      tmp_path, run.known_parts(config, content="new", parent="")
+    )
+  for damaged in ("{", "[]", "[" * 100_000):
+    (tmp_path / "run.json").write_text(damaged)
+    with pytest.raises(InputError, match="damaged"):
+      run.claim(tmp_path, first, "{}")
+
+
+def test_a_run_of_before_goes_on(tmp_path):
+  """Its run.json says nothing of the text; its id is kept."""
+  config = {"seed": 0, "data": {"source": "a"}}
+  now = identity_of(config)
+  assert now["run_id"] == "b454c75ad26cf87f"
+  before = {k: now[k] for k in ("config", "corpus", "parent", "run_id")}
+  (tmp_path / "run.json").write_text(json.dumps(before))
+  run.claim(tmp_path, now, "{}")
+  assert json.loads((tmp_path / "run.json").read_text()) == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tokenizer.json"])
+def test_files_of_others_are_not_taken_for_a_run(tmp_path, name):
+  (tmp_path / name).write_text("mine")
+  with pytest.raises(InputError, match="not the workdir of a run"):
+    run.claim(tmp_path, identity_of({}), "{}")
+  assert [p.name for p in tmp_path.iterdir()] == [name]
+  assert (tmp_path / name).read_text() == "mine"
 
 
 def test_the_state_is_donated_and_the_step_compiles_once():

@@ -1,0 +1,72 @@
+"""Files that may be damaged, or made to do damage: read whole, as JSON."""
+
+import errno
+import json
+from typing import Any
+
+from etils import epath
+
+# json itself gives up where Python's own stack ends, which depends on who asks.
+_DEEPEST = 200
+
+
+def check_is_file(path: epath.PathLike) -> None:
+  """Refuses a directory, and a pipe, which would be waited for for ever.
+
+  Raises:
+    OSError: there is something else than a file.
+  """
+  path = epath.Path(path)
+  if path.exists() and not path.is_file():
+    raise OSError(errno.EINVAL, "it is not a file", str(path))
+
+
+def read_file(path: epath.PathLike) -> bytes:
+  """The content of a file.
+
+  Raises:
+    OSError: it cannot be read, or is none.
+  """
+  check_is_file(path)
+  return epath.Path(path).read_bytes()
+
+
+def read_json(text: str | bytes) -> Any:
+  """JSON in which no key is given twice; a byte-order mark is passed over.
+
+  Raises:
+    ValueError: it is damaged, or nested too deeply; the message says how.
+  """
+
+  def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+      raise ValueError("a key is given twice")
+    return value
+
+  if isinstance(text, bytes):
+    text = text.decode()
+  try:
+    value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique)
+  except RecursionError:
+    value = None
+    is_deep = True
+  else:
+    is_deep = _is_deep(value)
+  if is_deep:
+    raise ValueError("it is nested too deeply")
+  return value
+
+
+def _is_deep(value: Any) -> bool:
+  level = [value]
+  for _ in range(_DEEPEST):
+    level = [
+      child
+      for parent in level
+      if isinstance(parent, dict | list)
+      for child in (parent.values() if isinstance(parent, dict) else parent)
+    ]
+    if not level:
+      return False
+  return True
