@@ -26,14 +26,17 @@ from jaxmerge.config_files import config_path, load_config, strings_of
 from jaxmerge.errors import (
   Diverged,
   InputError,
+  Problems,
   check,
   describe_interrupt,
 )
-from jaxmerge.files import cache_root
+from jaxmerge.files import cache_root, expanded
 from jaxmerge.parallel import distributed
 from jaxmerge.progress import TerminalProgress as TerminalProgress
 from jaxmerge.shown import presentable
 
+# Flags that name one path; --inputs names several.
+_PATHS = ("workdir", "output", "input", "init_from")
 # What a package must be installed for; others name no place at all.
 _STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -66,8 +69,9 @@ def parse(
   if {"--help", "-h", "--helpfull"} & set(argv):
     print(_help(doc, configs, strings, booleans))
     raise SystemExit(0)
-  typed = _joined(argv, [*configs, *strings])
+  typed, wrong = _at_home(_joined(argv, [*configs, *strings]))
   argv, problems = _resolve(typed, configs)
+  problems += wrong
   values = flags.FlagValues()
   for name, (default, help_text) in strings.items():
     flags.DEFINE_string(name, default, help_text, flag_values=values)
@@ -140,6 +144,27 @@ def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     else:
       words.append(word)
   return words
+
+
+def _at_home(words: Sequence[str]) -> tuple[list[str], list[str]]:
+  """With the home directory for the `~` of each path; what is wrong with one.
+
+  The shell leaves it where it stands behind a "=".
+  """
+  problems = Problems()
+
+  def path(word: str) -> str:
+    return problems(lambda: expanded(word)) or word
+
+  found = []
+  for word in words:
+    flag, equals, value = word.partition("=")
+    if flag.removeprefix("--") in _PATHS:
+      value = path(value)
+    elif flag == "--inputs":
+      value = ",".join(map(path, value.split(",")))
+    found.append(flag + equals + value)
+  return found, problems.found
 
 
 def _resolve(

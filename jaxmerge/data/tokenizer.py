@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxmerge.data.sentencepiece_model import SPACE
 from jaxmerge.errors import InputError
+from jaxmerge.files import expanded
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
@@ -109,7 +110,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
     InputError: no such file, not a tokenizer, no end-of-text token, or of
       another kind (the bytes that a token stands for could not be counted).
   """
-  path = os.fspath(path)
+  path = expanded(os.fspath(path))
   try:
     with open(path, encoding="utf-8-sig") as file:
       content = file.read()
