@@ -11,6 +11,7 @@ from ml_collections import config_dict
 
 import jaxmerge
 from jaxmerge.errors import InputError, check
+from jaxmerge.files import expanded
 
 Schema = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def config_path(name: str) -> str:
   Raises:
     InputError: there is no such file.
   """
-  file, colon, argument = name.partition(":")
+  file, colon, argument = expanded(name).partition(":")
   package = pathlib.Path(jaxmerge.__file__).parent
   relative = pathlib.PurePath(file)
   places = [pathlib.Path(file)]

@@ -19,7 +19,7 @@ from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.sources import open_models
 from jaxmerge.errors import Problems
-from jaxmerge.files import check_can_make
+from jaxmerge.files import check_can_make, user_path
 from jaxmerge.shown import presentable
 
 
@@ -39,7 +39,7 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
   opened = problems(lambda: open_models([input])) or []
   read = [source.path for source in opened]
   problems(lambda: check_output(output, overwrite=False, inputs=read))
-  problems(lambda: check_can_make(epath.Path(output).parent))
+  problems(lambda: check_can_make(user_path(output).parent))
   problems(lambda: models.check_format(format))
   problems.check()
   with locks.exclusive(output, f"the output {output}"):

@@ -33,7 +33,7 @@ from jaxmerge.errors import Problems, check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.heldout_loss import Score
-from jaxmerge.files import check_can_make, make_directory, write_json
+from jaxmerge.files import check_can_make, make_directory, user_path, write_json
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
@@ -89,7 +89,7 @@ def evaluate(
   checkpoints = problems(lambda: open_models(inputs)) or []
   read = [checkpoint.path for checkpoint in checkpoints]
   if output:
-    problems(lambda: _check_output(epath.Path(output), read))
+    problems(lambda: _check_output(user_path(output), read))
   problems.check()
   trajectory.check_comparable(checkpoints)
   with _locked(output):
@@ -137,7 +137,7 @@ def _locked(output: epath.PathLike) -> contextlib.AbstractContextManager[None]:
   """
   if not output:
     return contextlib.nullcontext()
-  path = epath.Path(output)
+  path = user_path(output)
   inside = path / _FILE if path.exists() else path
   return locks.exclusive(inside, f"the output {output}")
 

@@ -23,15 +23,37 @@ _SETTLE_TRIES = 25
 
 def cache_root() -> epath.Path:
   """Where prepared corpora and compiled programs are kept between runs."""
-  home = os.environ.get("XDG_CACHE_HOME")
-  return (epath.Path(home) if home else epath.Path("~/.cache").expanduser()) / (
-    "jaxmerge"
-  )
+  return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxmerge"
+
+
+def expanded(path: str) -> str:
+  """A path as typed, with the home directory for a `~` that it begins with.
+
+  A shell does so, but not behind the "=" of a flag or in a config.
+
+  Raises:
+    InputError: there is no such home directory.
+  """
+  home, slash, rest = path.partition("/")
+  if not home.startswith("~"):
+    return path
+  found = os.path.expanduser(home)
+  if found == home:
+    raise InputError(
+      f"{path}: there is no home directory {home}; ./{path} names a path that "
+      "begins so"
+    )
+  return found + slash + rest
+
+
+def user_path(path: epath.PathLike) -> epath.Path:
+  """The path that a user means: `expanded`, else as it is."""
+  return epath.Path(expanded(os.fspath(path)))
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
   """A local path from the root, as Orbax wants it; URLs stay as they are."""
-  path = epath.Path(path)
+  path = user_path(path)
   return path if "://" in str(path) else path.absolute()
 
 
@@ -82,7 +104,7 @@ def make_directory(path: epath.PathLike) -> epath.Path:
   Raises:
     InputError: the path is a file, or cannot be created or written.
   """
-  path = epath.Path(path)
+  path = user_path(path)
   probe = _temporary_name(path / "probe")
   try:
     path.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import sections
 from jaxmerge.errors import Problems, check
-from jaxmerge.files import check_can_make, free_bytes
+from jaxmerge.files import check_can_make, free_bytes, user_path
 from jaxmerge.merging import methods
 from jaxmerge.merging.average import normalise
 from jaxmerge.merging.jobs import (
@@ -91,7 +91,7 @@ def merge(
   """
   runner.check_config(config, SCHEMA)
   distributed.check_single_process("merge")
-  output = epath.Path(output)
+  output = user_path(output)
   job = _open(
     config,
     inputs,

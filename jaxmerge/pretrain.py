@@ -32,7 +32,7 @@ from jaxmerge.data import cache, heldout, pipeline, sections, settings
 from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.files import check_can_make
+from jaxmerge.files import check_can_make, user_path
 from jaxmerge.model.config import DecoderConfig, option_types
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
@@ -117,7 +117,7 @@ def train(
       already there stays as it was.
     Diverged: a loss is not finite; nothing of that is saved.
   """
-  workdir = epath.Path(workdir)
+  workdir = user_path(workdir)
   mesh = check_config(config)
   parent, parts = _check_run(config, mesh, workdir, init_from)
   if dry_run:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -17,7 +18,9 @@ def check_is_file(path: epath.PathLike) -> None:
     OSError: there is something else than a file.
   """
   path = epath.Path(path)
-  if path.exists() and not path.is_file():
+  # epath takes a pipe for a file.
+  is_file = path.is_file if "://" in str(path) else pathlib.Path(path).is_file
+  if path.exists() and not is_file():
     raise OSError(errno.EINVAL, "it is not a file", str(path))
 
 

@@ -29,7 +29,7 @@ from jaxmerge.errors import (
   Problems,
   describe_interrupt,
 )
-from jaxmerge.files import cache_root
+from jaxmerge.files import cache_root, expanded
 from jaxmerge.flag_values import text_problems
 from jaxmerge.parallel import distributed
 from jaxmerge.progress import TerminalProgress as TerminalProgress
@@ -37,6 +37,8 @@ from jaxmerge.shown import presentable
 
 # Flags that absl takes for its own, and reads files for.
 _OF_ABSL = re.compile("--(flagfile|undefok)(=|$)")
+# Flags that name one path; --inputs names several.
+_PATHS = ("workdir", "output", "input", "init_from")
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -70,11 +72,12 @@ def parse(
   if {"--help", "-h", "--helpfull"} & set(argv):
     print(_help(doc, configs, strings, booleans))
     raise SystemExit(0)
-  typed = _joined(argv, [*configs, *strings])
+  typed, wrong = _at_home(_joined(argv, [*configs, *strings]))
   argv, problems = _resolve(typed, configs)
   of_absl = [word for word in argv if _OF_ABSL.match(word)]
   problems += [f"unknown flag {word}" for word in of_absl]
   argv = [word for word in argv if word not in of_absl]
+  problems += wrong
   values = flags.FlagValues()
   for name, (default, help_text) in strings.items():
     flags.DEFINE_string(name, default, help_text, flag_values=values)
@@ -132,6 +135,27 @@ def _joined(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     else:
       words.append(word)
   return words
+
+
+def _at_home(words: Sequence[str]) -> tuple[list[str], list[str]]:
+  """With the home directory for the `~` of each path; what is wrong with one.
+
+  The shell leaves it where it stands behind a "=".
+  """
+  problems = Problems()
+
+  def path(word: str) -> str:
+    return problems(lambda: expanded(word)) or word
+
+  found = []
+  for word in words:
+    flag, equals, value = word.partition("=")
+    if flag.removeprefix("--") in _PATHS:
+      value = path(value)
+    elif flag == "--inputs":
+      value = ",".join(map(path, value.split(",")))
+    found.append(flag + equals + value)
+  return found, problems.found
 
 
 def _resolve(

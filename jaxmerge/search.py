@@ -46,7 +46,12 @@ from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss, weights_of
-from jaxmerge.files import check_can_make, human_bytes, make_directory
+from jaxmerge.files import (
+  check_can_make,
+  human_bytes,
+  make_directory,
+  user_path,
+)
 from jaxmerge.merging import coefficients
 from jaxmerge.merging.groups import layer_groups, one_group
 from jaxmerge.merging.trees import Place, choose_place, open_trees
@@ -119,7 +124,7 @@ def search(
     InputError: lists what is wrong with the config, the inputs, the workdir or
       a study of that name.
   """
-  workdir = epath.Path(workdir)
+  workdir = user_path(workdir)
   check_config(config)
   distributed.check_single_process("search")
   began = time.time()

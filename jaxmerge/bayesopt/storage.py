@@ -12,6 +12,7 @@ from jaxmerge.bayesopt.identity import check_journal_file, check_sqlite_file
 from jaxmerge.bayesopt.journal import open_journal
 from jaxmerge.bayesopt.object_journal import SCHEMES, open_object_journal
 from jaxmerge.errors import InputError
+from jaxmerge.files import expanded
 from jaxmerge.shown import without_secrets
 
 # Searchers hold SQLite's lock for milliseconds; a busy disk may add seconds.
@@ -33,7 +34,7 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
       than a study is there; that stays as it is.
   """
   check_storage(storage)
-  address = os.fspath(storage)
+  address = _at_home(os.fspath(storage))
   if "://" not in address:
     return open_journal(address)
   if address.startswith(SCHEMES):
@@ -64,7 +65,7 @@ def check_storage(storage: str | os.PathLike[str]) -> None:
   Raises:
     InputError: something else is there, or it cannot be read.
   """
-  address = os.fspath(storage)
+  address = _at_home(os.fspath(storage))
   scheme, colon, rest = address.partition(":")
   if colon and scheme in _SCHEMES and not rest.startswith("//"):
     raise InputError(
@@ -83,6 +84,16 @@ def check_storage(storage: str | os.PathLike[str]) -> None:
     raise InputError(
       f"cannot open the study storage {without_secrets(address)}: {reason}"
     ) from error
+
+
+def _at_home(address: str) -> str:
+  """With the home directory for a `~` at the beginning of a local path."""
+  scheme, mark, rest = address.partition("://")
+  if not mark:
+    return expanded(address)
+  if scheme.startswith("sqlite") and rest.startswith("/~"):
+    return f"{scheme}:///{expanded(rest[1:])}"
+  return f"{scheme}://{expanded(rest)}" if scheme == "file" else address
 
 
 def _sqlite_path(address: str) -> str:

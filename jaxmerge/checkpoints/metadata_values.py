@@ -141,6 +141,13 @@ def _provenance(value: Any) -> Iterator[str]:
     yield f"has sources {sources!r}"
 
 
+def _counts(value: Any) -> Iterator[str]:
+  yield from _section(value)
+  if isinstance(value, dict):
+    for name, count in value.items():
+      yield from (f"of {name!r} {problem}" for problem in _count(count))
+
+
 def _texts(value: Any) -> Iterator[str]:
   yield from _section(value)
   if isinstance(value, dict):
@@ -179,4 +186,6 @@ _CHECKS: Mapping[str, Callable[[Any], Iterator[str]]] = {
   "provenance": _provenance,
   "versions": _versions,
   "files": _files,
+  "metrics": _text,
+  "skipped": _counts,
 }

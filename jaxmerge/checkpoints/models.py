@@ -39,6 +39,7 @@ from jaxmerge.checkpoints.tensor_trees import (
 )
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError
+from jaxmerge.files import user_path
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
 from jaxmerge.parallel.rules import is_stacked
@@ -74,7 +75,7 @@ def load(path: epath.PathLike) -> SavedModel:
   Raises:
     InputError: it is neither, or it is damaged.
   """
-  path = epath.Path(path)
+  path = user_path(path)
   if not path.exists():
     raise InputError(f"{path} does not exist")
   if is_hugging_face(path):

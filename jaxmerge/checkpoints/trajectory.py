@@ -10,6 +10,7 @@ from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import Metadata, read_metadata
 from jaxmerge.checkpoints.tensor_trees import is_hugging_face, open_tree
 from jaxmerge.errors import InputError, check
+from jaxmerge.files import expanded, user_path
 from jaxmerge.shown import presentable
 
 # Whose names the parameters have.
@@ -59,7 +60,7 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
   Raises:
     InputError: `workdir` does not exist or has no checkpoints.
   """
-  workdir = epath.Path(workdir)
+  workdir = user_path(workdir)
   if not workdir.exists():
     raise InputError(f"workdir {workdir} does not exist")
   steps = steps_in(workdir)
@@ -70,13 +71,13 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
 
 def steps_in(workdir: epath.PathLike) -> list[int]:
   """As saved_steps; none where there is no workdir or no checkpoint."""
-  folder = epath.Path(workdir) / "checkpoints"
+  folder = user_path(workdir) / "checkpoints"
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def step_path(workdir: epath.PathLike, step: int) -> epath.Path:
-  return epath.Path(workdir) / "checkpoints" / str(step)
+  return user_path(workdir) / "checkpoints" / str(step)
 
 
 def open_steps(
@@ -112,6 +113,7 @@ def open_inputs(inputs: Sequence[str]) -> list[Checkpoint]:
 
 
 def _locate(name: str) -> epath.Path:
+  name = expanded(name)
   path = epath.Path(name)
   if path.exists():
     if (path / "checkpoints").exists():

@@ -19,6 +19,7 @@ from tensorflow_datasets.core import read_only_builder, registered
 
 from jaxmerge.data.tf_gfile import without_tensorflow
 from jaxmerge.errors import InputError
+from jaxmerge.files import expanded
 
 _NAME = re.compile(r"\w+(/\w[\w.\-+=,]*)?(:[\d.*]+)?")
 _REACH_SECONDS = 4.0
@@ -178,7 +179,7 @@ def catalogue_builder(
   """
   builder = prepared_builder(name, data_dir=data_dir)
   if builder is None:
-    where = None if data_dir is None else os.path.expanduser(data_dir)
+    where = None if data_dir is None else expanded(os.fspath(data_dir))
     builder = _builder_to_prepare(name, where)
     prepare_builder(builder, manual_dir=manual_dir, progress=progress)
   formats = builder.info.available_file_formats()
@@ -198,7 +199,7 @@ def prepared_builder(
   """As catalogue_builder, of prepared data alone: None where there is none."""
   if not _NAME.fullmatch(name):
     raise InputError(f"{name!r} is not a name of a TFDS dataset")
-  where = None if data_dir is None else os.path.expanduser(data_dir)
+  where = None if data_dir is None else expanded(os.fspath(data_dir))
   try:
     return read_only_builder.builder_from_files(name, data_dir=where)
   except registered.DatasetNotFoundError:

@@ -19,7 +19,7 @@ from jaxmerge.data import skipped as skipped_lib
 from jaxmerge.data.local_documents import LocalFile
 from jaxmerge.data.skipped import BLANK, NOT_UTF8, Skipped
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import make_directory
+from jaxmerge.files import expanded, make_directory
 
 _ID_FEATURES = ("id", "document_id", "wikidata_id")
 _READ_AT_ONCE = 256
@@ -294,7 +294,7 @@ def load_corpus(
   if local:
     root = data_dir or os.path.join("~", "tensorflow_datasets")
     builder, content = _local_builder(
-      source, globs, os.path.expanduser(root), progress
+      source, globs, expanded(os.fspath(root)), progress
     )
   else:
     builder = catalogue.catalogue_builder(

@@ -26,6 +26,7 @@ from jaxmerge.data.local_documents import (
 )
 from jaxmerge.data.skipped import Skipped
 from jaxmerge.errors import InputError, check
+from jaxmerge.files import expanded
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
@@ -108,7 +109,7 @@ def text_files(globs: Sequence[str]) -> tuple[LocalFile, ...]:
   problems = []
   paths: set[str] = set()
   for pattern in globs:
-    matched = glob.glob(os.path.expanduser(pattern), recursive=True)
+    matched = glob.glob(expanded(pattern), recursive=True)
     files = [os.path.abspath(path) for path in matched if os.path.isfile(path)]
     paths.update(files)
     if not files:
@@ -121,7 +122,7 @@ def text_files(globs: Sequence[str]) -> tuple[LocalFile, ...]:
       + ", ".join(others[:5])
     )
   check(problems)
-  root = os.path.commonpath([_fixed_root(os.path.expanduser(g)) for g in globs])
+  root = os.path.commonpath([_fixed_root(expanded(g)) for g in globs])
   return _hashed((Path(p).relative_to(root).as_posix(), p) for p in paths)
 
 

@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxmerge.data.sentencepiece_model import SPACE
 from jaxmerge.errors import InputError
+from jaxmerge.files import expanded
 from jaxmerge.reading import read_file
 
 END_OF_TEXT = "<|endoftext|>"
@@ -110,7 +111,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
     InputError: no such file, not a tokenizer, no end-of-text token, or of
       another kind (the bytes that a token stands for could not be counted).
   """
-  path = os.fspath(path)
+  path = expanded(os.fspath(path))
   try:
     content = read_file(path).decode("utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
