@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -22,6 +23,18 @@ def check_is_file(path: epath.PathLike) -> None:
   is_file = path.is_file if "://" in str(path) else pathlib.Path(path).is_file
   if path.exists() and not is_file():
     raise OSError(errno.EINVAL, "it is not a file", str(path))
+
+
+def check_no_pipes(directory: epath.PathLike) -> None:
+  """Refuses a directory in which a library would wait for a pipe for ever.
+
+  Raises:
+    OSError: something in it is neither a file nor a directory.
+  """
+  for folder, _, names in os.walk(directory):  # of a bucket there is nothing
+    for name in names:
+      if os.path.exists(os.path.join(folder, name)):
+        check_is_file(os.path.join(folder, name))
 
 
 def read_file(path: epath.PathLike) -> bytes:

@@ -58,6 +58,7 @@ from jaxmerge.merging.trees import Place, choose_place, open_trees
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
+from jaxmerge.reporting import table
 from jaxmerge.reporting.comparison import Comparison
 from jaxmerge.reporting.report_directory import check_report_directory
 from jaxmerge.reporting.search_report import SearchFacts, write_search_report
@@ -420,7 +421,26 @@ def _open_study(
       **({"seq_len": config.seq_len} if config.seq_len else {}),
       "inputs": [identity(checkpoint) for checkpoint in checkpoints],
     },
+    described=_described(config, workdir, checkpoints, scorer),
   )
+
+
+def _described(
+  config: config_dict.ConfigDict,
+  workdir: epath.Path,
+  checkpoints: Sequence[Checkpoint],
+  scorer: Scorer,
+) -> dict[str, str]:
+  """What the hashes of the fingerprint stand for."""
+  metadata = checkpoints[-1].metadata
+  source = config.data.source or metadata.data["source"]
+  inputs = ", ".join(checkpoint.name for checkpoint in checkpoints)
+  if {c.path.parent for c in checkpoints} == {workdir / "checkpoints"}:
+    inputs = "steps " + ", ".join(str(c.metadata.step) for c in checkpoints)
+  return {
+    "corpus": f"{source}, {scorer.corpus.fingerprint[:12]}",
+    "inputs": inputs,
+  }
 
 
 def _study_address(config: config_dict.ConfigDict, workdir: epath.Path) -> str:
@@ -442,10 +462,8 @@ def _run(
     best = weight_search.lowest(study, config.num_trials)
     note = "no trial has a loss yet"
     if best is not None:
-      weights = ", ".join(
-        f"{step}: {w:.3f}" for step, w in weights_of(best).items()
-      )
-      note = f"best {best.value:.4f} at {weights}"
+      weights = weights_of(best)
+      note = f"best {best.value:.4f} at {table.all_weights(weights)}"
     if trial.state == TrialState.FAIL:
       note = f"trial {trial.number} failed: {trial.user_attrs[FAILURE]}; {note}"
     progress("search", done, config.num_trials, note)

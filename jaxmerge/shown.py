@@ -53,8 +53,9 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
   """
   for secret in sorted(_secrets(known), key=len, reverse=True):
     text = text.replace(secret, _HIDDEN)
-  if text.count("://") == 1:
-    text = _ONE_ADDRESS.sub(_hide_user, text)
+  one = _ONE_ADDRESS.fullmatch(text)
+  if text.count("://") == 1 and one and _scheme(one[1]) not in _WITH_PATHS:
+    text = _hide_user(one)
   text = _ADDRESS.sub(_hide_user, text)
   return _SETTING.sub(_hide_setting, text)
 
@@ -77,9 +78,13 @@ def _user_end(scheme: str, rest: str) -> int:
   return len(before) if ":" in before else -1
 
 
+def _scheme(start: str) -> str:
+  return re.split(r"[^a-z0-9+.\-]", start[: -len("://")].lower())[-1]
+
+
 def _hide_user(match: re.Match[str]) -> str:
   start, rest = match[1], match[2]
-  scheme = re.split(r"[^a-z0-9+.\-]", start[: -len("://")].lower())[-1]
+  scheme = _scheme(start)
   end = _user_end(scheme, rest)
   if end < 0:
     return match[0]

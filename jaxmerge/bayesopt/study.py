@@ -9,10 +9,10 @@ that never was.
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import time
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -25,11 +25,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from jaxmerge.bayesopt import leases
 from jaxmerge.bayesopt.claims import Ending, claim
+from jaxmerge.bayesopt.fingerprints import check_fingerprint
 from jaxmerge.bayesopt.limits import Limits
 from jaxmerge.bayesopt.storage import open_storage
 from jaxmerge.errors import InputError
 
-FINGERPRINT = "fingerprint"
 FAILURE = "failure"
 PARTIAL_VALUE = "partial_value"
 LEASE_ERROR = "lease_error"
@@ -73,41 +73,6 @@ class EvaluationFailed(Exception):
 Objective = Callable[[int, dict[str, float]], Observation]
 
 
-def _check_fingerprint(study: Study, fingerprint: Mapping[str, Any]) -> None:
-  """Writes the fingerprint of a new study, compares that of an old one."""
-  wanted = json.loads(json.dumps(dict(fingerprint)))
-  # Read before the fingerprint, which another searcher writes before them.
-  has_trials = bool(study.get_trials(deepcopy=False))
-  found = study.user_attrs.get(FINGERPRINT)
-  if found is not None and found.keys() != wanted.keys():
-    raise InputError(
-      f"the study {study.study_name!r} was made by another version of jaxmerge"
-      f" or for another purpose: choose another name"
-    )
-  if found is None:
-    if has_trials:
-      raise InputError(
-        f"the study {study.study_name!r} was not made by this program:"
-        f" choose another name"
-      )
-    study.set_user_attr(FINGERPRINT, wanted)
-    found = study.user_attrs[FINGERPRINT]
-  differing = [
-    key
-    for key in sorted(wanted.keys() | found.keys())
-    if key not in wanted or key not in found or wanted[key] != found[key]
-  ]
-  if differing:
-    raise InputError(
-      [
-        f"the study {study.study_name!r} was made with another {key}"
-        f" ({found.get(key)!r}, now {wanted.get(key)!r}):"
-        f" choose another name or go back to it"
-        for key in differing
-      ]
-    )
-
-
 def open_study(
   storage: str | os.PathLike[str],
   name: str,
@@ -116,6 +81,7 @@ def open_study(
   fingerprint: Mapping[str, Any],
   num_trials: int,
   direction: Literal["minimize", "maximize"] = "minimize",
+  described: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Study:
   """Opens or creates a study with `num_trials` slots.
 
@@ -130,6 +96,8 @@ def open_study(
     fingerprint: JSON values that tell this search (config, inputs) from others.
     num_trials: the budget N.
     direction: "minimize" or "maximize".
+    described: what keys of the fingerprint that are hashes stand for, to say
+      it where they differ.
 
   Raises:
     InputError: a damaged journal, an unusable storage, a study of another
@@ -150,7 +118,7 @@ def open_study(
       f"the study {name!r} was made to {study.direction.name.lower()},"
       f" not to {direction}"
     )
-  _check_fingerprint(study, fingerprint)
+  check_fingerprint(study, fingerprint, described)
   # Two processes may add too many: run_study leaves numbers >= N alone.
   while len(study.get_trials(deepcopy=False)) < num_trials:
     study.enqueue_trial({})

@@ -14,8 +14,9 @@ from jaxmerge.checkpoints.digest import digests
 from jaxmerge.checkpoints.metadata_values import value_problems
 from jaxmerge.checkpoints.norms import norms
 from jaxmerge.errors import InputError, check
+from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel.rules import named_leaves
-from jaxmerge.reading import read_file, read_json
+from jaxmerge.reading import check_no_pipes, read_file, read_json
 
 FORMAT = 1
 SENTENCEPIECE = "tokenizer.model"
@@ -156,6 +157,8 @@ def from_json(value: Any) -> Metadata:
       "has written it"
     )
   check(value_problems(value))
+  if value["model"]:  # a tree of no model at all can be merged as well
+    DecoderConfig.from_dict(value["model"])
   return Metadata(**value)
 
 
@@ -225,6 +228,7 @@ def read_metadata(path: epath.PathLike) -> Metadata:
   """
   path = epath.Path(path)
   try:
+    check_no_pipes(path)
     return from_json(read_json(read_file(path / "metadata/metadata")))
   except InputError as error:
     raise InputError(

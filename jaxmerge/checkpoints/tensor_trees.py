@@ -120,7 +120,7 @@ def read_origin(path: epath.Path, metadata: Metadata) -> Metadata:
   Raises:
     InputError: it is damaged.
   """
-  if not (path / ORIGIN).exists():
+  if ORIGIN not in _listed(path):
     return metadata
   try:
     return with_origin(metadata, read_json(read_file(path / ORIGIN)))
@@ -159,7 +159,8 @@ def read_files(path: epath.Path) -> dict[str, str]:
   """Texts of the carried files; code too, where config.json refers to it."""
   files: dict[str, str] = {}
   problems: list[str] = []
-  names = [n for n in (*CARRIED_FILES, TOKENIZER) if (path / n).exists()]
+  listed = _listed(path)
+  names = [n for n in (*CARRIED_FILES, TOKENIZER) if n in listed]
   for name in names:
     try:
       content = read_file(path / name)
@@ -170,8 +171,16 @@ def read_files(path: epath.Path) -> dict[str, str]:
     else:
       if name == CONFIG and b'"auto_map"' in content:
         names += sorted(file.name for file in path.glob("*.py"))
+  tokenizer = files.get(TOKENIZER, "{}").strip().removeprefix("\ufeff")
+  if not (tokenizer.startswith("{") and tokenizer.endswith("}")):
+    problems.append(f"{TOKENIZER} is damaged: it is not a JSON object")
   check(problems)
   return files
+
+
+def _listed(path: epath.Path) -> set[str]:
+  """Names in a directory, those of links that lead nowhere too."""
+  return {file.name for file in path.iterdir()}
 
 
 def _to_text(name: str, content: bytes) -> str:

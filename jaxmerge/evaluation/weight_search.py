@@ -4,6 +4,7 @@ K checkpoints, G groups of parameters with weights of their own.
 """
 
 import os
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,7 @@ def open_weight_study(
   starts: Sequence[str],
   num_trials: int,
   fingerprint: Mapping[str, Any],
+  described: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Study:
   """Opens or goes on with a study of merge weights; see open_study.
 
@@ -88,6 +90,7 @@ def open_weight_study(
       **fingerprint,
     },
     num_trials=num_trials,
+    described=described,
   )
   if _STARTS not in study.user_attrs:
     study.set_user_attr(

@@ -1,6 +1,7 @@
 """Says in plain words what a search has found, and claims no more than that."""
 
 from jaxmerge.reporting.results import Results, Row
+from jaxmerge.reporting.table import all_weights
 
 
 def headline(results: Results) -> str:
@@ -70,5 +71,7 @@ def _subject(row: Row) -> str:
   *others, final = [f"{step}" for step in row.steps]
   if not others:
     return f"Taking step {final} alone"
+  if len(others) > 2:
+    return f"Merging {len(row.steps)} steps ({all_weights(row.weights)})"
   shares = " / ".join(f"{row.weights[step]:.3f}" for step in row.steps)
   return f"Merging steps {', '.join(others)} and {final} ({shares})"
