@@ -686,18 +686,13 @@ def test_one_model_merged_with_itself_is_itself(
   inputs = ",".join([str(directories[0])] * group)
   typed_weights = weights if group == 2 else weights + ",0.5"
   output = tmp_path / "out"
-  merge.main(
-    [
-      f"--config={CONFIGS / 'weights.py'}",
-      f"--inputs={inputs}",
-      f"--weights={typed_weights}",
-      f"--output={output}",
-      "--allow_unrelated",
-    ]
-  )
+  words = [f"--weights={typed_weights}", "--config.method=weights"]
+  assert command(f"--inputs={inputs}", *words, f"--output={output}") == 0
   sizes = [abs(float(w)) for w in typed_weights.split(",")]
   total = abs(sum(float(w) for w in typed_weights.split(",")))
-  merged, once = (open_tensors(path) for path in (output, directories[0]))
+  merged, once = (
+    shards.open_tensors(path) for path in (output, directories[0])
+  )
   for name in once:
     a, b = (np.asarray(t[name]).astype(np.float64) for t in (merged, once))
     error = 2.0**-22 * sum(sizes) / total
