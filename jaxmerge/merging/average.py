@@ -25,7 +25,8 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
   Negative weights are allowed (extrapolation); the sum must be positive.
 
   Raises:
-    InputError: there are none, one is not finite, or the sum is not positive.
+    InputError: there are none, one is not finite, the sum is not positive, or
+      they are so large against it that the sum of the trees loses its digits.
   """
   values = [float(w) for w in weights_K]
   if not values:
@@ -40,12 +41,39 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
     raise InputError(
       f"weights {values} sum to {total * largest}, not above zero"
     )
+  _check_cancellation(found, f"weights {values}, divided by their sum,")
   return found
+
+
+# Each term of a float32 sum is rounded in its own size: a tree averaged with
+# itself comes back with an error of up to sum |w| 2^-23 of its values.
+_LARGEST_WEIGHTS = 100.0
+
+
+def _check_cancellation(weights_K: Sequence[float], what: str) -> None:
+  size = math.fsum(map(abs, weights_K))
+  if size > _LARGEST_WEIGHTS:
+    raise InputError(
+      f"{what} have sizes of {size:.3g} in all: terms so large cancel and "
+      f"leave rounding errors; at most {_LARGEST_WEIGHTS:g}"
+    )
 
 
 def check_finite(weights_K: Sequence[float]) -> None:
   """Raises InputError for weights that are NaN or Inf."""
   check(f"weight {w} is not finite" for w in weights_K if not math.isfinite(w))
+
+
+def check_task_weights(weights_K: Sequence[float], scale: float) -> None:
+  """Refuses factors of task vectors that are not usable in float32.
+
+  Raises:
+    InputError: one is not finite, or they are so large that what cancels
+      between task vectors leaves rounding errors.
+  """
+  scaled = [scale * float(w) for w in weights_K]
+  check_finite(scaled)
+  _check_cancellation(scaled, f"weights {list(weights_K)} times the scale")
 
 
 def shares(count: int, weights_K: Sequence[float]) -> tuple[float, ...]:

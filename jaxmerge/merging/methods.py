@@ -13,7 +13,12 @@ import jax.numpy as jnp
 
 from jaxmerge.errors import InputError
 from jaxmerge.merging import coefficients, geometry, soups, task_vectors
-from jaxmerge.merging.average import check_finite, normalise, shares, weighing
+from jaxmerge.merging.average import (
+  check_task_weights,
+  normalise,
+  shares,
+  weighing,
+)
 from jaxmerge.merging.model_stock import model_stock
 
 # What a method may be told, with the values that mean nothing was said.
@@ -218,13 +223,13 @@ def _weight_problems(
   if name in ("karcher", "ties", "dare_ties", "fisher", "regmean"):
     check = functools.partial(shares, count)
   if name in ("task_arithmetic", "dare"):
-    check = check_finite
+    check = functools.partial(check_task_weights, scale=parameters["scale"])
+    weights = weights or [1.0] * count
   # With bands the weights of one group after the other.
   rows = [weights[i : i + count] for i in range(0, len(weights), count)]
   try:
-    if not rows:
-      fixed_weights(name, count, weights, parameters)
-    for row in rows:
+    rows = rows or [fixed_weights(name, count, weights, parameters) or []]
+    for row in filter(None, rows):
       check(row)
   except InputError as error:
     return error.problems

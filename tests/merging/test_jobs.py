@@ -478,6 +478,12 @@ def test_problems_of_all_kinds_are_in_one_message(
     ("ties", "-1,2", "weight >= 0"),
     ("dare_ties", "-1,2", "weight >= 0"),
     ("secant", "", "two windows of 3 do not fit"),
+    ("weights", "100000001,-100000000", "sizes of 2e+08 in all"),
+    ("weights", "60,-59", "at most 100"),
+    ("weights", "1e-300,-9.9e-301", "sizes of 199"),
+    ("slerp", "1000,-999", "at most 100"),
+    ("task_arithmetic", "1e8,-1e8", "times the scale have sizes of 2e+08"),
+    ("dare", "90,-90", "at most 100"),
   ],
 )
 def test_weights_that_cannot_be_used_are_refused_before_anything(
@@ -669,3 +675,30 @@ def test_help(capsys):
     assert flag in said
   for method in merge.methods.METHODS:
     assert f"  {method} " in said
+
+
+@pytest.mark.parametrize("weights", ["2,-1", "50.5,-49.5", "33.3,-32.3"])
+@pytest.mark.parametrize("group", [2, 3])
+def test_one_model_merged_with_itself_is_itself(
+  directories, tmp_path, weights, group
+):
+  """Whatever the weights that are taken: within the rounding of their terms."""
+  inputs = ",".join([str(directories[0])] * group)
+  typed_weights = weights if group == 2 else weights + ",0.5"
+  output = tmp_path / "out"
+  merge.main(
+    [
+      f"--config={CONFIGS / 'weights.py'}",
+      f"--inputs={inputs}",
+      f"--weights={typed_weights}",
+      f"--output={output}",
+      "--allow_unrelated",
+    ]
+  )
+  sizes = [abs(float(w)) for w in typed_weights.split(",")]
+  total = abs(sum(float(w) for w in typed_weights.split(",")))
+  merged, once = (open_tensors(path) for path in (output, directories[0]))
+  for name in once:
+    a, b = (np.asarray(t[name]).astype(np.float64) for t in (merged, once))
+    error = 2.0**-22 * sum(sizes) / total
+    np.testing.assert_allclose(a, b, rtol=error, atol=0)
