@@ -508,6 +508,22 @@ def test_an_output_in_use_is_left_to_its_process(tiny_run, made, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_directory_that_is_there_is_locked_inside(tiny_run, tmp_path):
+  """It may be all that can be written to, as where it is a mounted disk."""
+  (tmp_path / "scores").mkdir()
+  with (
+    locks.exclusive(tmp_path / "scores/evaluation.json", "the output"),
+    pytest.raises(InputError, match=r"scores is in use by process"),
+  ):
+    evaluate.evaluate(
+      config_of("evaluate"),
+      [f"{tiny_run}@8"],
+      output=tmp_path / "scores",
+      progress=quiet,
+    )
+  assert not list((tmp_path / "scores").iterdir())
+
+
 def test_a_dry_run_locks_and_makes_nothing(tiny_run, tmp_path):
   merge_into(tmp_path / "a/b/out", tiny_run, dry_run=True)
   assert not list(tmp_path.iterdir())
