@@ -86,7 +86,9 @@ def why_not_a_checkpoint(path: epath.Path) -> str:
 def _why_not_a_model(path: epath.Path) -> str:
   config = read_json((path / CONFIG).read_bytes())
   if not isinstance(config, dict) or not (
-    isinstance(config.get("model_type"), str) or config.get("architectures")
+    isinstance(config.get("model_type"), str)
+    or config.get("architectures")
+    or (path / ORIGIN).exists()  # ours, of a model that names itself nowhere
   ):
     return f"its {CONFIG} names no model"
   if (path / CARD).exists() and not _is_our_card((path / CARD).read_bytes()):

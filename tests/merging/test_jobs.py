@@ -305,15 +305,15 @@ def test_outputs_that_are_not_replaced(steps, directories, tmp_path, capsys):
   for inputs in (steps, directories):
     for name in (*places, "file"):
       words = [typed(*inputs), f"--output={tmp_path / name}"]
-      (line,) = refused(capsys, *words)
-      assert "exists; use --overwrite" in line
-      (line,) = refused(capsys, *words, "--overwrite")
-      assert "is not a checkpoint" in line
+      for flags in ([], ["--overwrite"]):
+        (line,) = refused(capsys, *words, *flags)
+        assert "is not a checkpoint, so --overwrite does not replace it" in line
   assert everything_in(tmp_path) == before
 
 
 def test_outputs_that_are_replaced(steps, directories, tmp_path, capsys):
-  code = {"config.json": '{"auto_map": {}}', "modeling.py": "x = 1"}
+  names_code = '{"auto_map": {"AutoModel": "modeling.Model"}}'
+  code = {"config.json": names_code, "modeling.py": "x = 1"}
   coded = [
     hugging_face(tmp_path / f"coded{i}", tensors(i), files=code, step=i)
     for i in (1, 2)
