@@ -213,6 +213,31 @@ def _remove_for_good(temporary: epath.Path) -> None:
 
 
 @contextlib.contextmanager
+def _made_beside(
+  path: epath.PathLike,
+) -> Iterator[tuple[epath.Path, epath.Path]]:
+  """Yields where a path leads, and a temporary path beside that.
+
+  Nothing is left of the temporary one, nor of those of killed processes.
+
+  Raises:
+    InputError: the place cannot be written to.
+  """
+  path = resolved(path)
+  make_directory(path.parent)
+  _clear_leftovers(path)
+  temporary = _temporary_name(path)
+  try:
+    yield path, temporary
+  except OSError as error:
+    raise InputError(
+      f"cannot write to {path}: {error.strerror or error}"
+    ) from error
+  finally:
+    _remove_for_good(temporary)
+
+
+@contextlib.contextmanager
 def replace_directory(
   path: epath.PathLike,
   *,
@@ -232,31 +257,21 @@ def replace_directory(
   Raises:
     InputError: the place cannot be written to, or is not to be overwritten.
   """
-  path = resolved(path)
-  make_directory(path.parent)
-  _clear_leftovers(path)
-  temporary = _temporary_name(path)
-  try:
+  with _made_beside(path) as (place, temporary):
     yield temporary
-    if path.exists() and not overwrite:
+    if place.exists() and not overwrite:
       raise InputError(
-        f"{path} has been made by another process in the meantime; it is left "
+        f"{place} has been made by another process in the meantime; it is left "
         "as it is"
       )
-    if path.exists():
+    if place.exists():
       check()
-      old = _temporary_name(path, "old")
-      path.rename(old)
-      temporary.rename(path)
+      old = _temporary_name(place, "old")
+      place.rename(old)
+      temporary.rename(place)
       old.rmtree()
     else:
-      temporary.rename(path)
-  except OSError as error:
-    raise InputError(
-      f"cannot write to {path}: {error.strerror or error}"
-    ) from error
-  finally:
-    _remove_for_good(temporary)
+      temporary.rename(place)
 
 
 @contextlib.contextmanager
@@ -270,24 +285,14 @@ def files_of_directory(path: epath.PathLike) -> Iterator[epath.Path]:
   Raises:
     InputError: the place cannot be written to.
   """
-  path = resolved(path)
-  make_directory(path.parent)
-  _clear_leftovers(path)
-  temporary = _temporary_name(path)
-  try:
+  with _made_beside(path) as (place, temporary):
     temporary.mkdir()
     yield temporary
-    if not path.exists():
-      temporary.rename(path)
+    if not place.exists():
+      temporary.rename(place)
       return
     for file in sorted(temporary.iterdir()):
-      file.replace(path / file.name)
-  except OSError as error:
-    raise InputError(
-      f"cannot write to {path}: {error.strerror or error}"
-    ) from error
-  finally:
-    _remove_for_good(temporary)
+      file.replace(place / file.name)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from orbax.checkpoint import CheckpointManager
 
 from jaxmerge import locks, runner
 from jaxmerge.checkpoints import merged, metadata, store, trajectory
+from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.checkpoints.sources import open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data import cache, heldout, pipeline, sections, settings
@@ -126,7 +127,8 @@ def train(
   ready = _prepare(config, mesh, workdir, parent, parts, progress)
   # Whatever can be refused has been before the workdir is taken.
   with contextlib.ExitStack() as stack:
-    lock = locks.exclusive(workdir, f"the workdir {workdir}")
+    # Inside: what holds the workdir may be read-only.
+    lock = locks.exclusive(workdir / run.NAME, f"the workdir {workdir}")
     distributed.on_first_process(lambda: stack.enter_context(lock))
     distributed.on_first_process(
       lambda: run.claim(workdir, ready.identity, ready.tokenizer)
@@ -293,6 +295,7 @@ def _check_run(
   """
   problems = Problems()
   problems(lambda: check_can_make(workdir))
+  problems(lambda: check_place(workdir))
   opened = problems(lambda: open_models([init_from])) if init_from else []
   parent = opened[0] if opened else None
   path = config.data.tokenizer_path

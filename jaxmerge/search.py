@@ -143,7 +143,6 @@ def search(
     ),
     reach=Reach(config.alpha, config.beta),
   )
-  check_can_make(workdir / "search" / config.name)
   place = choose_place(
     merged_of,
     where,
@@ -340,12 +339,15 @@ def _output_problems(
   report = workdir / config.report
   study = _study_address(config, workdir)
   problems = Problems()
+  problems(lambda: check_can_make(workdir / "search" / config.name))
+  is_blocked = bool(problems.found)
   problems(lambda: check_output(path, overwrite=True, inputs=read))
   problems(lambda: check_place(report / "report.html", inputs=read))
   problems(lambda: check_report_directory(report))
   if "://" not in study:
     problems(lambda: check_place(study, inputs=read))
-  problems(lambda: check_storage(study))
+  if config.storage or not is_blocked:
+    problems(lambda: check_storage(study))
   return problems.found
 
 

@@ -244,10 +244,14 @@ def test_a_dry_run_reads_and_writes_nothing(unfinished, monkeypatch, capsys):
 def test_one_process_at_a_time_trains_in_a_workdir(unfinished):
   before = contents(unfinished)
   with (
-    locks.exclusive(unfinished, "the workdir"),
+    locks.exclusive(unfinished / "run.json", "the workdir"),
     pytest.raises(InputError, match="is in use by process .* since"),
   ):
     pretrain.train(tiny_config(), unfinished, progress=quiet)
+  assert contents(unfinished) == before
+  inside = unfinished / "checkpoints/20"
+  with pytest.raises(InputError, match="among the checkpoints of a run"):
+    pretrain.train(tiny_config(), inside, progress=quiet)
   assert contents(unfinished) == before
   pretrain.train(tiny_config(), unfinished, progress=quiet)
   assert (unfinished / "checkpoints/16").exists()

@@ -109,7 +109,9 @@ def test_a_start_from_another_tokenizer_is_refused(tiny_run, tmp_path):
   pretrain.train(
     config, tmp_path / "new", init_from=f"{tiny_run}@8", progress=quiet
   )
-  with pytest.raises(InputError, match="another run: parent"):
+  with pytest.raises(
+    InputError, match="another run: it started from another --init_from"
+  ):
     pretrain.train(
       config, tmp_path / "new", init_from=f"{tiny_run}@4", progress=quiet
     )

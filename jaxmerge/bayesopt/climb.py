@@ -16,6 +16,8 @@ from jaxmerge.bayesopt import simplex
 
 _ROUNDS = 24
 _RADIUS = 0.1
+# A poll costs a prediction each: 12 weights in 6 groups would take a minute.
+_MOST_DIRECTIONS = 256
 
 _State = tuple[Array, Array, Array]
 
@@ -24,7 +26,8 @@ _State = tuple[Array, Array, Array]
 def directions(dimension: int, groups: int) -> np.ndarray:
   """Poll directions (PxD): both ways along every edge or every axis.
 
-  Of several simplices side by side each alone, and all together.
+  Of several simplices side by side each alone, and all together. Where that
+  would be too many to poll, towards and away from every vertex instead.
   """
   if not groups:
     eye = np.eye(dimension)
@@ -33,6 +36,9 @@ def directions(dimension: int, groups: int) -> np.ndarray:
   eye = np.eye(size)
   pairs = [(i, j) for i in range(size) for j in range(size) if i != j]
   edges = np.array([eye[i] - eye[j] for i, j in pairs])
+  if groups > 1 and (groups + 1) * len(edges) > _MOST_DIRECTIONS:
+    towards = (eye - 1 / size) * np.sqrt(2 * size / (size - 1))
+    edges = np.concatenate([towards, -towards])
   if groups == 1:
     return edges
   alone = [np.kron(which, edges) for which in np.eye(groups)]

@@ -75,6 +75,12 @@ def check_storage(storage: str | os.PathLike[str]) -> None:
   try:
     if "://" not in address:
       check_journal_file(address)
+    elif scheme == "file":
+      folder = rest.removeprefix("//")
+      if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(
+          f"{folder} is no directory, as a study at {address} is"
+        )
     elif path := _sqlite_path(address):
       check_sqlite_file(path)
   except (OSError, ValueError) as error:

@@ -66,26 +66,29 @@ def why_not_a_checkpoint(path: epath.Path) -> str:
       return "it is a file"
     if not any(path.iterdir()):
       return ""
-    # First of all: to open a FIFO would wait for ever.
+    is_step = is_step_directory(path)
+    if not is_step and not is_hugging_face(path):
+      return "it has neither metadata of a checkpoint nor a config.json"
+    # Before any is opened: a FIFO would be waited for for ever.
     odd = _listed(name for name, plain in _files(path) if not plain)
     if odd:
       return odd
-    if is_step_directory(path):
-      read_metadata(path)
-      return _strangers(path, _OF_A_STEP.fullmatch)
-    if is_hugging_face(path):
+    if not is_step:
       return _why_not_a_model(path)
+    read_metadata(path)
+    return _strangers(path, _OF_A_STEP.fullmatch)
   except InputError as error:
     return error.problems[0]
   except (OSError, ValueError) as error:
     return f"it cannot be read ({error})"
-  return "it has neither metadata of a checkpoint nor a config.json"
 
 
 def _why_not_a_model(path: epath.Path) -> str:
   config = read_json((path / CONFIG).read_bytes())
   if not isinstance(config, dict) or not (
-    isinstance(config.get("model_type"), str) or config.get("architectures")
+    isinstance(config.get("model_type"), str)
+    or config.get("architectures")
+    or (path / ORIGIN).exists()  # ours, of a model that names itself nowhere
   ):
     return f"its {CONFIG} names no model"
   if (path / CARD).exists() and not _is_our_card((path / CARD).read_bytes()):

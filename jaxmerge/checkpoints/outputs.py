@@ -32,7 +32,7 @@ def check_output(
 
   Raises:
     InputError: `path` exists and is not to be overwritten, is something else
-      than a checkpoint, is or holds an input, or check_place refuses it.
+      than a checkpoint, holds an input, or check_place refuses it.
   """
   path = absolute(path)
   problems = Problems()
@@ -46,9 +46,10 @@ def check_output(
       )
     elif not overwrite:
       problems.add(f"{path} exists; use --overwrite to replace it")
-  for name in inputs:
-    if any(_same(path, place) for place in _places(absolute(name))):
-      problems.add(f"{path} is, or holds, the input {name}")
+  for name in map(absolute, inputs):
+    # An input itself has been read to its end when it is replaced.
+    if not _same(path, name) and any(_same(path, p) for p in _places(name)):
+      problems.add(f"{path} holds the input {name}")
   problems.check()
 
 

@@ -364,7 +364,8 @@ def test_a_store_with_other_objects_stays_as_it_is(
 
 def test_a_store_address_that_is_a_file_is_refused(tmp_path):
   (tmp_path / "mine").write_text("mine")
-  with pytest.raises(InputError, match="mine"):
-    open_storage(f"file://{tmp_path}/mine")
+  for look in (check_storage, open_storage):
+    with pytest.raises(InputError, match="mine is no directory"):
+      look(f"file://{tmp_path}/mine")
   assert (tmp_path / "mine").read_text() == "mine"
   assert [p.name for p in tmp_path.iterdir()] == ["mine"]

@@ -305,15 +305,15 @@ def test_outputs_that_are_not_replaced(steps, directories, tmp_path, capsys):
   for inputs in (steps, directories):
     for name in (*places, "file"):
       words = [typed(*inputs), f"--output={tmp_path / name}"]
-      (line,) = refused(capsys, *words)
-      assert "exists; use --overwrite" in line
-      (line,) = refused(capsys, *words, "--overwrite")
-      assert "is not a checkpoint" in line
+      for flags in ([], ["--overwrite"]):
+        (line,) = refused(capsys, *words, *flags)
+        assert "is not a checkpoint, so --overwrite does not replace it" in line
   assert everything_in(tmp_path) == before
 
 
 def test_outputs_that_are_replaced(steps, directories, tmp_path, capsys):
-  code = {"config.json": '{"auto_map": {}}', "modeling.py": "x = 1"}
+  names_code = '{"auto_map": {"AutoModel": "modeling.Model"}}'
+  code = {"config.json": names_code, "modeling.py": "x = 1"}
   coded = [
     hugging_face(tmp_path / f"coded{i}", tensors(i), files=code, step=i)
     for i in (1, 2)
@@ -686,18 +686,13 @@ def test_one_model_merged_with_itself_is_itself(
   inputs = ",".join([str(directories[0])] * group)
   typed_weights = weights if group == 2 else weights + ",0.5"
   output = tmp_path / "out"
-  merge.main(
-    [
-      f"--config={CONFIGS / 'weights.py'}",
-      f"--inputs={inputs}",
-      f"--weights={typed_weights}",
-      f"--output={output}",
-      "--allow_unrelated",
-    ]
-  )
+  words = [f"--weights={typed_weights}", "--config.method=weights"]
+  assert command(f"--inputs={inputs}", *words, f"--output={output}") == 0
   sizes = [abs(float(w)) for w in typed_weights.split(",")]
   total = abs(sum(float(w) for w in typed_weights.split(",")))
-  merged, once = (open_tensors(path) for path in (output, directories[0]))
+  merged, once = (
+    shards.open_tensors(path) for path in (output, directories[0])
+  )
   for name in once:
     a, b = (np.asarray(t[name]).astype(np.float64) for t in (merged, once))
     error = 2.0**-22 * sum(sizes) / total
