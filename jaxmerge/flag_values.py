@@ -1,7 +1,6 @@
 """Values of flags as they are typed: lists, numbers, names of places."""
 
 import importlib.util
-import math
 import re
 from collections.abc import Iterable
 
@@ -29,7 +28,7 @@ def split_list(flag: str, text: str) -> list[str]:
 
 
 def numbers(flag: str, text: str) -> list[float]:
-  """As split_list, of finite numbers."""
+  """As split_list, of numbers."""
   found: list[float] = []
   problems: list[str] = []
   for word in split_list(flag, text):
@@ -37,15 +36,12 @@ def numbers(flag: str, text: str) -> list[float]:
       found.append(float(word.replace("_", "?")))  # Python takes 1_0 for 10
     except ValueError:
       problems.append(f"--{flag}: {word!r} is not a number")
-    else:
-      if not math.isfinite(found[-1]):
-        problems.append(f"--{flag}: {word!r} is not a finite number")
   check(problems)
   return found
 
 
 def number(flag: str, text: str) -> float:
-  """A finite number.
+  """A number.
 
   Raises:
     InputError: it is none, or several.

@@ -628,7 +628,7 @@ def test_paths_and_flags_as_they_are_typed(
   monkeypatch.chdir(tmp_path)
   made.run([tmp_path / f"{form}1", tmp_path / f"{form}2"], tmp_path / "whole")
   argv = ["--config", "configs/merge/weights.py"]
-  argv += ["--inputs", f"{form}1/,./{form}2,", "-output", "new/out/"]
+  argv += ["--inputs", f"{form}1/,./{form}2", "-output", "new/out/"]
   argv += ["--weights", "-1,3", "--memory_budget_gb", "1"]
   assert runner.run("merge", lambda: merge.main(argv)) == 0
   assert "saved new/out" in capsys.readouterr().out
