@@ -22,6 +22,7 @@ from jaxmerge.reporting.report import write_report
 from jaxmerge.reporting.results import Results, Row, Trial, tokens_saved
 from jaxmerge.reporting.study_trials import study_trials
 from jaxmerge.reporting.table import text_table
+from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
 
 
@@ -234,7 +235,7 @@ def _run_facts(facts: SearchFacts) -> dict[str, str]:
     "vocabulary": f"{metadata.model['vocab_size']:,} tokens",
     "parameters": f"{count:,}",
     "run": metadata.run_id or "not known",
-    "merged checkpoint": str(facts.merged),
+    "merged checkpoint": presentable(str(facts.merged)),
     **_group_facts(facts),
     "devices": f"{jax.device_count()} x {', '.join(kinds)}",
     **versions(),

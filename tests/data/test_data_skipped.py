@@ -9,7 +9,7 @@ import random
 import pytest
 import tokenizers
 
-from jaxmerge.data import token_files
+from jaxmerge.data import local_text, token_files
 from jaxmerge.data.cache import prepare
 from jaxmerge.data.corpora import Corpus, load_corpus
 from jaxmerge.data.skipped import Skip, Skipped, from_json
@@ -119,6 +119,21 @@ def test_ids_only_name_documents(tmp_path):
   assert names["a.jsonl:1@2"] == "text 1"
   assert names["a.jsonl:1@3"] == "text 2"
   assert names["a.jsonl:\\ud800"] == "text 8"
+
+
+def test_what_goes_wrong_is_told_not_what_tells_it(tmp_path, monkeypatch):
+  """TFDS asks for TensorFlow in the middle of another error's message."""
+
+  def the_same(name, seen):
+    seen.add(name.encode())
+    return name
+
+  monkeypatch.setattr(local_text, "_distinct", the_same)
+  records = [{"text": "a", "id": 1}, {"text": "b", "id": 1}]
+  with pytest.raises(InputError) as error:
+    load(tmp_path, {"a.jsonl": lines(*records)})
+  assert "tensorflow" not in str(error.value)
+  assert "uplicate" in str(error.value)
 
 
 def test_a_file_whose_name_is_not_utf8(tmp_path):
