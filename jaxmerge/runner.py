@@ -101,6 +101,11 @@ def parse(
     for name in required
     if not "".join(_words(typed, name)[-1:]).strip()
   ]
+  problems += [
+    f"flag --{name} is empty; its default is {default}"
+    for name, (default, _) in strings.items()
+    if default and name not in read and "" in _words(typed, name)[-1:]
+  ]
   for name in configs:
     config = values[name].value
     if isinstance(config, config_dict.ConfigDict):
@@ -178,7 +183,7 @@ def _resolve(
   for word in argv:
     flag, _, _ = word.lstrip("-").partition("=")
     name, dot, key = flag.partition(".")
-    if flag in named and word.startswith("-"):
+    if flag in named and word.startswith("-") and "=" in word:
       continue
     if name in configs and dot and word.startswith("-"):
       if "=" not in word:

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from jaxmerge import convert, evaluate, merge, pretrain, runner, search
+from jaxmerge import (
+  convert,
+  evaluate,
+  merge,
+  pretrain,
+  quickstart,
+  runner,
+  search,
+)
 from jaxmerge.bayesopt.storage import address_problems
 from jaxmerge.checkpoints.metadata import canonical_json, hash_text
 from jaxmerge.checkpoints.trajectory import saved_steps
@@ -157,6 +165,18 @@ def test_flags_are_told_together(capsys):
     "'some' is not a number",
   ):
     assert sum(part in line for line in lines) == 1, part
+
+
+def test_flags_of_quickstart_that_are_empty(tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  lines = told(capsys, quickstart, ["--workdir=", "--search"])
+  assert any("flag --workdir is empty" in line for line in lines)
+  assert any("--search" in line for line in lines)
+  lines = told(
+    capsys, quickstart, ["--search=configs/search/tiny.py", "--search"]
+  )
+  assert any("--search" in line for line in lines)
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_storages_that_say_so_themselves():
