@@ -33,7 +33,8 @@ from jaxmerge.bayesopt.journal import one_at_a_time
 from jaxmerge.bayesopt.limits import Limits
 from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.bayesopt.storage import address_problems, check_storage
-from jaxmerge.bayesopt.study import FAILURE
+from jaxmerge.bayesopt.study import FAILURE, find_study
+from jaxmerge.bayesopt.surrogate import expected_seconds
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.merged import Recipe, identity, save_merged
 from jaxmerge.checkpoints.metadata import abstract_params
@@ -44,7 +45,13 @@ from jaxmerge.data import sections
 from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation import weight_search
-from jaxmerge.evaluation.held_out_splits import Scorer, open_scorer
+from jaxmerge.evaluation.cost import trial_seconds
+from jaxmerge.evaluation.held_out_splits import (
+  Scorer,
+  check_batch,
+  open_scorer,
+  text_of,
+)
 from jaxmerge.evaluation.objective import Domain, MergedLoss, weights_of
 from jaxmerge.files import (
   check_can_make,
@@ -150,8 +157,19 @@ def search(
     merged_trees=5 if config.use_gradients else 2,
     memory_budget_gb=config.memory_budget_gb,
   )
+  check_batch(config.batch_size, mesh)
+  text = text_of(
+    merged_of[-1].metadata,
+    settings=sections.other_corpus(config.data),
+    seq_len=config.seq_len,
+    allow_unrelated=allow_unrelated,
+  )
+  # Before a text is tokenized: a study of that name may be another's.
+  before = _find_study(config, workdir, merged_of, domain)
   if dry_run:
-    plan = _plan(config, workdir, merged_of, domain, place)
+    tokens = config.search_sequences * text.seq_len
+    seconds = _seconds_a_trial(config, abstract, domain, place, tokens)
+    plan = _plan(config, workdir, merged_of, domain, place, seconds, before)
     print(presentable(plan))
     return _merged_path(config, workdir, merged_of)
   scorer = open_scorer(
@@ -399,6 +417,41 @@ def _problems(config: config_dict.ConfigDict) -> list[str]:
   return problems
 
 
+def _fingerprint(
+  config: config_dict.ConfigDict, checkpoints: Sequence[Checkpoint]
+) -> dict[str, Any]:
+  """What tells a search from others, but for its weights and its corpus."""
+  return {
+    "early_stop": config.early_stop,
+    "held_out": WINDOWS,
+    "search_sequences": config.search_sequences,
+    **({"seq_len": config.seq_len} if config.seq_len else {}),
+    "inputs": [identity(checkpoint) for checkpoint in checkpoints],
+  }
+
+
+def _find_study(
+  config: config_dict.ConfigDict,
+  workdir: epath.Path,
+  checkpoints: Sequence[Checkpoint],
+  domain: Domain,
+) -> Study | None:
+  """The study to go on with, if there is one; InputError for another's."""
+  weights = weight_search.fingerprint_of(
+    domain,
+    seed=config.seed,
+    acquisitions=tuple(config.acquisitions),
+    use_gradients=config.use_gradients,
+    starts=tuple(config.starts),
+  )
+  return find_study(
+    _study_address(config, workdir),
+    config.name,
+    fingerprint={**weights, **_fingerprint(config, checkpoints)},
+    described=_described(workdir, checkpoints),
+  )
+
+
 def _open_study(
   config: config_dict.ConfigDict,
   workdir: epath.Path,
@@ -406,6 +459,8 @@ def _open_study(
   domain: Domain,
   scorer: Scorer,
 ) -> Study:
+  source = config.data.source or checkpoints[-1].metadata.data["source"]
+  corpus = scorer.corpus.fingerprint
   return weight_search.open_weight_study(
     _study_address(config, workdir),
     config.name,
@@ -415,34 +470,22 @@ def _open_study(
     use_gradients=config.use_gradients,
     starts=tuple(config.starts),
     num_trials=config.num_trials,
-    fingerprint={
-      "early_stop": config.early_stop,
-      "held_out": WINDOWS,
-      "search_sequences": config.search_sequences,
-      "corpus": scorer.corpus.fingerprint,
-      **({"seq_len": config.seq_len} if config.seq_len else {}),
-      "inputs": [identity(checkpoint) for checkpoint in checkpoints],
+    fingerprint={**_fingerprint(config, checkpoints), "corpus": corpus},
+    described={
+      **_described(workdir, checkpoints),
+      "corpus": f"{source}, {corpus[:12]}",
     },
-    described=_described(config, workdir, checkpoints, scorer),
   )
 
 
 def _described(
-  config: config_dict.ConfigDict,
-  workdir: epath.Path,
-  checkpoints: Sequence[Checkpoint],
-  scorer: Scorer,
+  workdir: epath.Path, checkpoints: Sequence[Checkpoint]
 ) -> dict[str, str]:
-  """What the hashes of the fingerprint stand for."""
-  metadata = checkpoints[-1].metadata
-  source = config.data.source or metadata.data["source"]
+  """What the hashes of the inputs stand for."""
   inputs = ", ".join(checkpoint.name for checkpoint in checkpoints)
   if {c.path.parent for c in checkpoints} == {workdir / "checkpoints"}:
     inputs = "steps " + ", ".join(str(c.metadata.step) for c in checkpoints)
-  return {
-    "corpus": f"{source}, {scorer.corpus.fingerprint[:12]}",
-    "inputs": inputs,
-  }
+  return {"inputs": inputs}
 
 
 def _study_address(config: config_dict.ConfigDict, workdir: epath.Path) -> str:
@@ -518,18 +561,52 @@ def _num_starts(config: config_dict.ConfigDict, domain: Domain) -> int:
   return len(points)
 
 
+def _seconds_a_trial(
+  config: config_dict.ConfigDict,
+  abstract: Any,
+  domain: Domain,
+  place: Place,
+  tokens: int,
+) -> float:
+  leaves = named_leaves(abstract).values()
+  count, groups = len(domain.steps), len(domain.groups.names_G)
+  scoring = trial_seconds(
+    parameters=sum(math.prod(leaf.shape) for leaf in leaves),
+    tree_bytes=_tree_bytes(abstract),
+    count=count,
+    tokens=tokens,
+    use_gradients=config.use_gradients,
+    where=place.where,
+  )
+  return scoring + expected_seconds(
+    groups * count, groups, config.num_trials, config.use_gradients
+  )
+
+
+def _rounded(seconds: float) -> str:
+  return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
+
+
+def _tree_bytes(abstract: Any) -> int:
+  leaves = named_leaves(abstract).values()
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
 def _plan(
   config: config_dict.ConfigDict,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
   domain: Domain,
   place: Place,
+  seconds: float,
+  before: Study | None,
 ) -> str:
-  size = sum(
-    math.prod(leaf.shape) * leaf.dtype.itemsize
-    for leaf in named_leaves(abstract_params(checkpoints[0].metadata)).values()
-  )
+  size = _tree_bytes(abstract_params(checkpoints[0].metadata))
   count = len(checkpoints)
+  done = 0
+  if before is not None:
+    done = len(weight_search.ended(before, config.num_trials))
+  left = config.num_trials - done
   rows = (
     ("merge", ", ".join(c.name for c in checkpoints)),
     (
@@ -544,6 +621,12 @@ def _plan(
       + "".join(
         f"; {config.num_trials} by {name}" for name in config.baselines
       ),
+    ),
+    ("study", f"{done} of {config.num_trials} trials are finished"),
+    (
+      "time",
+      f"about {_rounded(seconds)} s a trial x {left} = "
+      f"{_rounded(seconds * left)} s, compiling and baselines apart",
     ),
     ("read", human_bytes(size * count)),
     ("trees", place.where),

@@ -58,6 +58,11 @@ def tangents(dimension: int, groups: int) -> np.ndarray:
   return np.kron(np.eye(groups), edges)
 
 
+def num_polls(num_seeds: int, num_directions: int) -> int:
+  """Points that a climb from so many seeds looks at."""
+  return _ROUNDS * num_seeds * num_directions
+
+
 def climb(
   score: Callable[[Array], Array],
   seeds_JxSxD: Array,

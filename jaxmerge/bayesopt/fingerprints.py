@@ -39,6 +39,30 @@ def check_fingerprint(
     study.set_user_attr(_DESCRIBED, dict(described))
     study.set_user_attr(FINGERPRINT, wanted)
     found = study.user_attrs[FINGERPRINT]
+  _compare(study, found, wanted, described)
+
+
+def check_known(
+  study: Study, fingerprint: Mapping[str, Any], described: Mapping[str, str]
+) -> None:
+  """As check_fingerprint of a study that is there, for keys known so far.
+
+  Writes nothing; keys of the study that `fingerprint` lacks are not compared.
+  """
+  wanted = json.loads(json.dumps(dict(fingerprint)))
+  found = study.user_attrs.get(FINGERPRINT)
+  if isinstance(found, dict):
+    found = {key: found[key] for key in wanted if key in found}
+  if found is not None:  # of a study that another searcher has just begun
+    _compare(study, found, wanted, described)
+
+
+def _compare(
+  study: Study,
+  found: Any,
+  wanted: Mapping[str, Any],
+  described: Mapping[str, str],
+) -> None:
   if not isinstance(found, dict):
     raise InputError(
       f"the study {study.study_name!r} is damaged: its fingerprint is {found!r}"

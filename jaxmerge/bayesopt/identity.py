@@ -127,6 +127,12 @@ def check_sqlite_file(path: str) -> None:
     )
 
 
+def holds_a_study(path: str) -> bool:
+  """Whether a SQLite file that check_sqlite_file accepts has tables."""
+  is_there = os.path.exists(path) and os.path.getsize(path) > 0
+  return is_there and bool(_columns(path, "mode=ro"))
+
+
 def _columns(path: str, how: str) -> dict[str, set[str]]:
   """Names of the columns of each table."""
   place = urllib.parse.quote(str(pathlib.Path(path).absolute()))

@@ -266,3 +266,15 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
       f"cannot open the journal {path}: {error.strerror or error}"
     ) from error
   return replay(backend, str(path))
+
+
+def read_journal(path: str | os.PathLike[str]) -> JournalStorage | None:
+  """A journal to look at, None where nothing is there; writes nothing.
+
+  Raises:
+    InputError: the journal is damaged.
+  """
+  path = pathlib.Path(path)
+  if not path.exists() or not path.stat().st_size:
+    return None
+  return replay(_MendingBackend(str(path)), str(path))

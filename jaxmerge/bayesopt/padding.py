@@ -11,7 +11,7 @@ import numpy as np
 _SMALLEST_BUCKET = 16
 # More rows than this make a suggestion slow: the slopes of the worst trials
 # are left out.
-_MOST_ROWS = 128
+MOST_ROWS = 128
 
 
 class Observations(NamedTuple):
@@ -85,7 +85,7 @@ def _with_slopes(
   """Whose slopes are told: of the best trials, as many as rows allow."""
   assert known.gradients_NxD is not None
   has_N = np.isfinite(known.gradients_NxD).all(axis=1)
-  most = max((_MOST_ROWS - num_values) // num_slopes, 1)
+  most = max((MOST_ROWS - num_values) // num_slopes, 1)
   ranked = np.argsort(np.where(has_N, -known.values_N, np.inf), kind="stable")
   kept_N = np.zeros(len(has_N), bool)
   kept_N[ranked[:most]] = True

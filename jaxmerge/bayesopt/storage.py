@@ -8,8 +8,12 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from jaxmerge.bayesopt.identity import check_journal_file, check_sqlite_file
-from jaxmerge.bayesopt.journal import open_journal
+from jaxmerge.bayesopt.identity import (
+  check_journal_file,
+  check_sqlite_file,
+  holds_a_study,
+)
+from jaxmerge.bayesopt.journal import open_journal, read_journal
 from jaxmerge.bayesopt.object_journal import SCHEMES, open_object_journal
 from jaxmerge.errors import InputError
 from jaxmerge.files import expanded
@@ -55,6 +59,23 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
     raise InputError(
       f"cannot open the study storage {without_secrets(address)}: {reason}"
     ) from error
+
+
+def existing_storage(storage: str | os.PathLike[str]) -> BaseStorage | None:
+  """What lies at an address on this machine, to look at; writes nothing.
+
+  Returns:
+    None where nothing is there yet, or the address is not of this machine.
+
+  Raises:
+    InputError: as open_storage.
+  """
+  check_storage(storage)
+  address = os.fspath(storage)
+  if "://" not in address:
+    return read_journal(address)
+  path = _sqlite_path(address)
+  return _connect(address, {}) if path and holds_a_study(path) else None
 
 
 def check_storage(storage: str | os.PathLike[str]) -> None:

@@ -25,9 +25,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from jaxmerge.bayesopt import leases
 from jaxmerge.bayesopt.claims import Ending, claim
-from jaxmerge.bayesopt.fingerprints import check_fingerprint
+from jaxmerge.bayesopt.fingerprints import check_fingerprint, check_known
 from jaxmerge.bayesopt.limits import Limits
-from jaxmerge.bayesopt.storage import open_storage
+from jaxmerge.bayesopt.storage import existing_storage, open_storage
 from jaxmerge.errors import InputError
 
 FAILURE = "failure"
@@ -113,16 +113,50 @@ def open_study(
     direction=direction,
     load_if_exists=True,
   )
-  if study.direction.name.lower() != direction:
-    raise InputError(
-      f"the study {name!r} was made to {study.direction.name.lower()},"
-      f" not to {direction}"
-    )
+  _check_direction(study, direction)
   check_fingerprint(study, fingerprint, described)
   # Two processes may add too many: run_study leaves numbers >= N alone.
   while len(study.get_trials(deepcopy=False)) < num_trials:
     study.enqueue_trial({})
   return study
+
+
+def find_study(
+  storage: str | os.PathLike[str],
+  name: str,
+  *,
+  fingerprint: Mapping[str, Any],
+  direction: Literal["minimize", "maximize"] = "minimize",
+  described: Mapping[str, str] = types.MappingProxyType({}),
+) -> Study | None:
+  """The study that open_study would go on with, to look at; writes nothing.
+
+  Args:
+    storage, name, direction, described: as for open_study.
+    fingerprint: as far as it is known.
+
+  Returns:
+    None where there is none, or where looking would need a connection.
+
+  Raises:
+    InputError: as open_study.
+  """
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  there = existing_storage(storage)
+  if there is None or name not in optuna.get_all_study_names(there):
+    return None
+  study = optuna.load_study(study_name=name, storage=there)
+  _check_direction(study, direction)
+  check_known(study, fingerprint, described)
+  return study
+
+
+def _check_direction(study: Study, direction: str) -> None:
+  if study.direction.name.lower() != direction:
+    raise InputError(
+      f"the study {study.study_name!r} was made to "
+      f"{study.direction.name.lower()}, not to {direction}"
+    )
 
 
 def _params(

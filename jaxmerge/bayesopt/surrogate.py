@@ -19,6 +19,7 @@ from jax import Array
 from jaxmerge.bayesopt import acquisition, climb, process
 from jaxmerge.bayesopt.host import float64_on_host
 from jaxmerge.bayesopt.padding import (
+  MOST_ROWS,
   Observations,
   Padded,
   bucket_size,
@@ -176,6 +177,24 @@ def _climb(
     )
 
   return climb.climb(score, seeds_JxSxD, directions_PxD, groups)
+
+
+def expected_seconds(
+  dimension: int, groups: int, num_trials: int, use_gradients: bool
+) -> float:
+  """CPU-seconds of a suggestion, once its program is compiled, by experience.
+
+  Of the last of so many trials, with three acquisitions. Measured on one core
+  of 2026 (benchmarks/suggest.py), right within a factor of two or three.
+  """
+  directions_PxD = climb.directions(dimension, groups)
+  slopes = len(climb.tangents(dimension, groups)) if use_gradients else 0
+  rows = bucket_size(min(num_trials * (1 + slopes), max(MOST_ROWS, slopes + 1)))
+  polls = climb.num_polls(3 * (_NUM_SEEDS + 1), len(directions_PxD))
+  seconds = 0.03 + 5e-9 * polls * rows * dimension
+  if use_gradients:
+    seconds += 0.5 + 3e-6 * rows**2 * dimension
+  return seconds
 
 
 @functools.partial(

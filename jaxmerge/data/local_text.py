@@ -31,11 +31,22 @@ from jaxmerge.files import expanded
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
+_known_hashes: dict[tuple[str, int, int], str] = {}
+
+
+def _sha256(path: str, seen: os.stat_result) -> str:
+  """Of a file; a verb asks more than once, of gigabytes."""
+  key = (path, seen.st_size, seen.st_mtime_ns)
+  if key not in _known_hashes:
+    _known_hashes[key] = sha256_of_file(path)
+  return _known_hashes[key]
+
+
 def _hashed(paths: Iterable[tuple[str, str]]) -> tuple[LocalFile, ...]:
   """(id, path) pairs, in the order of their ids, with their content hashed."""
   try:
     return tuple(
-      LocalFile(name, path, sha256_of_file(path), form_of(path))
+      LocalFile(name, path, _sha256(path, os.stat(path)), form_of(path))
       for name, path in sorted(paths)
     )
   except OSError as error:

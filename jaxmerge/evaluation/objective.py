@@ -28,8 +28,8 @@ WEIGHTS = "weights"
 _RUNGS = (0.25, 0.5)
 _BEATEN = 3.0
 # What a derivative costs in forward passes (docs/results/search.md).
-_JVP_PASSES = 3
-_VJP_PASSES = 6
+JVP_PASSES = 3
+VJP_PASSES = 6
 
 Weights = Sequence[Sequence[float]]
 
@@ -171,7 +171,7 @@ class MergedLoss:
       stderr = slope.stderr / math.sqrt(2)
       return score, np.array([[0.0, slope.mean]]), stderr
     score, gradient = self._heldout.gradient(params)
-    self.tokens += _VJP_PASSES * int(targets)
+    self.tokens += VJP_PASSES * int(targets)
     total_GxK = self._trees.slopes(gradient, self._groups)
     return score, total_GxK / targets, self._slope_stderr(weights, score)
 
@@ -181,7 +181,7 @@ class MergedLoss:
     """The score, and the derivative of its mean along a change of weights."""
     tangent = self._trees.weighted_sum(along_GxK.tolist(), self._groups)
     score, slopes_N = self._heldout.slope(params, tangent)
-    self.tokens += _JVP_PASSES * int(score.targets_N.sum())
+    self.tokens += JVP_PASSES * int(score.targets_N.sum())
     return score, paired.ratio(slopes_N, score)
 
   def _slope_stderr(self, weights_GxK: np.ndarray, score: Score) -> float:

@@ -57,6 +57,26 @@ def unit_starts(
   return found[: max(budget // 2, 1)]
 
 
+def fingerprint_of(
+  domain: Domain,
+  *,
+  seed: int,
+  acquisitions: Sequence[str],
+  use_gradients: bool,
+  starts: Sequence[str],
+) -> dict[str, Any]:
+  """What of a search of weights decides which it tries."""
+  return {
+    "seed": seed,
+    "alpha": domain.reach.alpha,
+    "beta": domain.reach.beta,
+    "groups": list(domain.groups.names_G),
+    "acquisitions": list(acquisitions),
+    "use_gradients": use_gradients,
+    "starts": list(starts),
+  }
+
+
 def open_weight_study(
   storage: str | os.PathLike[str],
   name: str,
@@ -80,13 +100,13 @@ def open_weight_study(
     name,
     sampler=RandomSampler(),
     fingerprint={
-      "seed": seed,
-      "alpha": domain.reach.alpha,
-      "beta": domain.reach.beta,
-      "groups": list(domain.groups.names_G),
-      "acquisitions": list(acquisitions),
-      "use_gradients": use_gradients,
-      "starts": list(starts),
+      **fingerprint_of(
+        domain,
+        seed=seed,
+        acquisitions=acquisitions,
+        use_gradients=use_gradients,
+        starts=starts,
+      ),
       **fingerprint,
     },
     num_trials=num_trials,

@@ -1,0 +1,148 @@
+"""What a search refuses, and tells, before a text is tokenized."""
+
+import pathlib
+import re
+import shutil
+
+import pytest
+
+from jaxmerge import runner, search
+from jaxmerge.bayesopt.study import find_study
+from jaxmerge.errors import InputError
+from jaxmerge.evaluation import held_out_splits
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def quiet(stage: str, done: int, total: int, note: str) -> None:
+  del stage, done, total, note
+
+
+def tiny_config(**changes):
+  config = runner.load_config(str(ROOT / "configs/search/tiny.py"))
+  for key, value in changes.items():
+    config[key] = value
+  return config
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
+
+
+def no_corpus(*args, **kwargs):
+  raise AssertionError("a corpus is prepared before the cheap checks")
+
+
+@pytest.fixture
+def searched(tiny_run, tmp_path):
+  """A run with a search of two trials, which five are to follow."""
+  workdir = tmp_path / "run"
+  shutil.copytree(tiny_run, workdir)
+  search.search(tiny_config(num_trials=2), workdir, progress=quiet)
+  return workdir
+
+
+def test_a_dry_run_reads_the_study_and_writes_nothing(
+  searched, monkeypatch, capsys
+):
+  monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
+  before = contents(searched)
+  folders = sorted(p.name for p in searched.parent.iterdir())
+  capsys.readouterr()
+  search.search(tiny_config(), searched, dry_run=True, progress=quiet)
+  plan = capsys.readouterr().out
+  assert "2 of 5 trials are finished" in plan
+  seconds, left, total = re.search(
+    r"about ([\d.]+) s a trial x (\d+) = ([\d.]+) s", plan
+  ).groups()
+  assert left == "3"
+  assert float(total) == pytest.approx(3 * float(seconds), abs=0.05)
+  assert 0 < float(seconds) < 20
+  search.search(
+    tiny_config(name="new"),
+    searched,
+    dry_run=True,
+    progress=quiet,
+  )
+  assert "0 of 5 trials are finished" in capsys.readouterr().out
+  assert contents(searched) == before
+  assert sorted(p.name for p in searched.parent.iterdir()) == folders
+
+
+def test_more_checkpoints_and_gradients_take_longer(
+  tiny_run, monkeypatch, capsys
+):
+  monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
+  found = []
+  for changes in (
+    {},
+    {"steps": (4, 8, 12, 16), "bands": 2},
+    {"steps": (4, 8, 12, 16), "bands": 2, "use_gradients": True},
+  ):
+    config = tiny_config(num_trials=30, **changes)
+    search.search(config, tiny_run, dry_run=True, progress=quiet)
+    plan = capsys.readouterr().out
+    found.append(float(re.search(r"about ([\d.]+) s a trial", plan)[1]))
+  assert found == sorted(found)
+  assert found[2] > 2 * found[0]
+
+
+@pytest.mark.parametrize("storage", ["", "sqlite"])
+def test_another_search_under_a_name_is_refused_at_once(
+  tiny_run, tmp_path, monkeypatch, storage
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(tiny_run, workdir)
+  where = f"sqlite:///{tmp_path}/study.db" if storage else ""
+  config = tiny_config(num_trials=2, storage=where)
+  search.search(config, workdir, progress=quiet)
+  before = contents(tmp_path)
+  monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
+  for change, words in (
+    ({"seed": 1}, r"another seed \(0, now 1\)"),
+    ({"steps": (12, 16)}, r"inputs \(steps 8, 12, now steps 12, 16\)"),
+    ({"seq_len": 16}, r"without seq_len \(now 16\)"),
+  ):
+    for dry_run in (True, False):
+      with pytest.raises(InputError, match=words):
+        search.search(
+          tiny_config(storage=where, **change),
+          workdir,
+          dry_run=dry_run,
+          progress=quiet,
+        )
+  assert contents(tmp_path) == before
+
+
+def test_a_study_of_other_held_out_windows_is_refused(searched):
+  """As one made before windows were drawn by a hash."""
+  journal = searched / "search/pair/study.journal"
+  rule = '"held_out":"by a hash of document and window",'
+  text = re.sub(r',"jaxmerge_checksum":"\w+"', "", journal.read_text())
+  assert rule in text
+  journal.write_text(text.replace(rule, ""))
+  with pytest.raises(InputError, match="without held_out"):
+    search.search(tiny_config(), searched, dry_run=True, progress=quiet)
+
+
+def test_a_changed_corpus_is_refused_before_it_is_tokenized(
+  tiny_run, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
+  monkeypatch.setattr(held_out_splits, "content_hash", lambda s: "another")
+  for dry_run in (True, False):
+    with pytest.raises(InputError, match="is no longer what step 12 was tr"):
+      search.search(tiny_config(), tiny_run, dry_run=dry_run, progress=quiet)
+  search.search(
+    tiny_config(), tiny_run, dry_run=True, allow_unrelated=True, progress=quiet
+  )
+
+
+def test_there_is_no_study_where_nothing_is(tmp_path):
+  for storage in (tmp_path / "a.journal", f"sqlite:///{tmp_path}/b.db"):
+    assert find_study(storage, "pair", fingerprint={}) is None
+  assert not list(tmp_path.iterdir())
