@@ -1,11 +1,11 @@
 """Reads the metrics.jsonl that a training run leaves behind."""
 
-import json
 from typing import Any
 
 from etils import epath
 
 from jaxmerge.errors import InputError, check
+from jaxmerge.reading import read_json
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
 def _parse(line: bytes) -> tuple[dict[str, Any], str]:
   """The record and "", or an empty record and what is wrong with the line."""
   try:
-    record = json.loads(line.decode())
+    record = read_json(line)
   except ValueError as error:
     return {}, f"not JSON: {error}"
   if not isinstance(record, dict):

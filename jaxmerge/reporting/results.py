@@ -145,7 +145,7 @@ def read_results(path: epath.PathLike) -> Results:
     raise InputError(
       f"cannot read {path}: {error.strerror or error}"
     ) from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise InputError(f"{path} is not JSON: {error}") from error
   problems = repeated + results_shape.problems(value)
   check(f"{path}: {problem}" for problem in problems)
