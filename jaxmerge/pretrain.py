@@ -29,69 +29,27 @@ from jaxmerge.checkpoints import merged, metadata, store, trajectory
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.checkpoints.sources import open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.data import cache, heldout, pipeline, sections, settings
+from jaxmerge.data import cache, heldout, pipeline, settings
 from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
-from jaxmerge.errors import InputError, Problems, check
+from jaxmerge.errors import Problems, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.files import check_can_make, user_path
-from jaxmerge.model.config import DecoderConfig, option_types
+from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel import distributed
-from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import batch_share
-from jaxmerge.training import loop, optimizer, run
+from jaxmerge.pretrain_config import (
+  check_config,
+  model_of,
+  optimizer_of,
+  plan,
+)
+from jaxmerge.training import loop, run
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.state import TrainState
 from jaxmerge.training.trainer import (
   Trainer,
-  batch_problems,
-  memory_problems,
-  plan_text,
   start_problems,
 )
-
-_MODEL: runner.Schema = {
-  "width": int,
-  "depth": int,
-  "num_heads": int,
-  "num_kv_heads": int,
-  "mlp_width": int,
-  "rope_theta": float,
-  "norm_eps": float,
-  "tied": bool,
-  "dtype": str,
-  "vocab_multiple": int,
-  "remat": bool,
-}
-SCHEMA: runner.Schema = {
-  "seed": int,
-  "num_steps": int,
-  "batch_size": int,
-  "seq_len": int,
-  "log_every": int,
-  "save_every": int,
-  "validation_sequences": int,
-  "eval_batch_size": int,
-  "data": sections.SCHEMA,
-  "model": _MODEL,
-  "optimizer": {
-    "learning_rate": float,
-    "warmup_steps": int,
-    "b1": float,
-    "b2": float,
-    "weight_decay": float,
-    "clip_norm": float,
-  },
-  "mesh": {"data": int, "fsdp": int, "tensor": int},
-}
-_POSITIVE = [
-  "num_steps",
-  "batch_size",
-  "seq_len",
-  "log_every",
-  "save_every",
-  "validation_sequences",
-  "eval_batch_size",
-]
 
 
 def train(
@@ -122,7 +80,7 @@ def train(
   mesh = check_config(config)
   parent, parts = _check_run(config, mesh, workdir, init_from)
   if dry_run:
-    print(_plan(config, mesh))
+    print(plan(config, mesh))
     return
   ready = _prepare(config, mesh, workdir, parent, parts, progress)
   # Whatever can be refused has been before the workdir is taken.
@@ -190,7 +148,8 @@ def _prepare(
   if size < config.data.vocab_size:
     asked = f"config.data.vocab_size {config.data.vocab_size}"
     progress("data", 0, 0, f"the text gives {size} tokens, not the {asked}")
-  trainer = _build(config, mesh, size)
+  model = DecoderConfig(vocab_size=size, **config.model)
+  trainer = Trainer.build(model, mesh, *optimizer_of(config))
   identity = run.identity(parts, corpus=corpus.fingerprint, vocabulary=size)
   run.check_workdir(workdir, identity)
   if parent is not None:
@@ -301,9 +260,7 @@ def _check_run(
   path = config.data.tokenizer_path
   tokenizer = load_tokenizer(path).to_str() if path else ""
   if parent is not None:
-    size = _vocabulary_size(config.data)
-    model = DecoderConfig(vocab_size=size, **config.model)
-    problems.extend(start_problems(parent, model, tokenizer))
+    problems.extend(start_problems(parent, model_of(config), tokenizer))
   content = problems(lambda: settings.content_hash(config.data))
   problems.check()
   parts = run.known_parts(
@@ -327,91 +284,6 @@ def _say_where(
     progress("pretrain", 0, 0, lost)
   if start >= num_steps:
     progress("pretrain", 0, 0, f"config.num_steps {num_steps} is done")
-
-
-def check_config(config: config_dict.ConfigDict) -> Mesh:
-  """Refuses what is wrong with a config before anything is read.
-
-  Returns:
-    The mesh that it asks for.
-  """
-  runner.check_config(config, _schema(config))
-  check(
-    [
-      f"config.{key} must be positive, got {config[key]}"
-      for key in _POSITIVE
-      if config[key] < 1
-    ]
-    + optimizer.rate_problems(
-      config.optimizer.learning_rate, config.optimizer.warmup_steps
-    )
-  )
-  mesh = make_mesh(**config.mesh)
-  check(
-    problem
-    for name in ("batch_size", "eval_batch_size")
-    for problem in batch_problems(name, config[name], mesh)
-  )
-  trainer = _build(config, mesh, _vocabulary_size(config.data))
-  tokens = config.batch_size * config.seq_len
-  check(memory_problems(trainer.config, mesh, tokens))
-  return mesh
-
-
-def _schema(config: config_dict.ConfigDict) -> runner.Schema:
-  """With the options of the model that the config names; a Llama has none."""
-  if "model" not in config or not isinstance(config.model, type(config)):
-    return SCHEMA
-  options = {k: t for k, t in option_types().items() if k in config.model}
-  return {**SCHEMA, "model": {**_MODEL, **options}}
-
-
-def _vocabulary_size(data: config_dict.ConfigDict) -> int:
-  """Of the tokenizer that is given, or of the one that will be trained.
-
-  A short text may give fewer tokens than asked for.
-  """
-  if not data.tokenizer_path:
-    return data.vocab_size
-  size = vocabulary_size(load_tokenizer(data.tokenizer_path))
-  if data.vocab_size not in (0, size):
-    raise InputError(
-      f"config.data.vocab_size is {data.vocab_size}, but the tokenizer of "
-      f"config.data.tokenizer_path has {size} tokens; 0 takes what it has"
-    )
-  return size
-
-
-def _build(
-  config: config_dict.ConfigDict, mesh: Mesh, vocab_size: int
-) -> Trainer:
-  knobs = config.optimizer
-  schedule = optimizer.warmup_constant(knobs.learning_rate, knobs.warmup_steps)
-  return Trainer.build(
-    DecoderConfig(vocab_size=vocab_size, **config.model),
-    mesh,
-    optimizer.adamw(
-      schedule,
-      b1=knobs.b1,
-      b2=knobs.b2,
-      weight_decay=knobs.weight_decay,
-      clip_norm=knobs.clip_norm,
-    ),
-    schedule,
-  )
-
-
-def _plan(config: config_dict.ConfigDict, mesh: Mesh) -> str:
-  size = _vocabulary_size(config.data)
-  fewer = "" if config.data.tokenizer_path else ", or what the text gives"
-  return plan_text(
-    DecoderConfig(vocab_size=size, **config.model),
-    mesh,
-    vocabulary=f"{size:,} tokens{fewer}",
-    steps=config.num_steps,
-    saves=-(-config.num_steps // config.save_every),
-    tokens=config.num_steps * config.batch_size * config.seq_len,
-  )
 
 
 def _validation(
