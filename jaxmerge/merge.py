@@ -14,7 +14,6 @@ from jaxmerge import launch
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("merge"))
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -167,7 +166,7 @@ def _open(
   read = [source.path for source in [*sources, *(opened or [])]]
   problems(lambda: check_output(output, overwrite=overwrite, inputs=read))
   if sources and name in methods.METHODS:
-    problems(lambda: _check_sources(name, sources, base, allow_unrelated))
+    problems(lambda: _check_sources(config, sources, base, allow_unrelated))
   problems.check()
   groups: WeightGroups | None = None
   if parameters["bands"]:
@@ -195,13 +194,13 @@ def _open(
 
 
 def _check_sources(
-  name: str,
+  config: config_dict.ConfigDict,
   sources: Sequence[Checkpoint],
   base: Checkpoint | None,
   allow_unrelated: bool,
 ) -> None:
   """Lists why these sources cannot be merged by that method."""
-  method = methods.METHODS[name]
+  method = methods.METHODS[config.method]
   problems = Problems()
   together = [*([base] if base else []), *sources]
   problems(
@@ -211,11 +210,12 @@ def _check_sources(
   )
   if method.ordered:
     problems(lambda: check(_order_problems(sources)))
-  if method.data:  # the model must be known; imports its families
-    from jaxmerge.checkpoints.sources import as_model
+  if method.data:  # data and model are not needed by any other method
+    from jaxmerge.evaluation.measured_merge import check_measurable
 
-    for source in sources:
-      problems(functools.partial(as_model, source))
+    problems(
+      lambda: check_measurable(sources, config, allow_unrelated=allow_unrelated)
+    )
   problems.check()
 
 

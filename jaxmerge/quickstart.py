@@ -20,6 +20,7 @@ from ml_collections import config_dict
 
 from jaxmerge import evaluate, pretrain, runner, search
 from jaxmerge.errors import InputError, check
+from jaxmerge.files import user_path
 from jaxmerge.training.loop import Progress
 
 CONFIGS = {
@@ -46,7 +47,8 @@ def quickstart(
   Raises:
     InputError: lists what is wrong with any of the configs, before training.
   """
-  check(_problems(configs))
+  workdir = user_path(workdir)
+  check(_problems(configs, workdir))
   pretrain.train(configs["pretrain"], workdir, progress=progress)
   merged = search.search(
     configs["search"],
@@ -66,7 +68,9 @@ def quickstart(
   return merged
 
 
-def _problems(configs: dict[str, config_dict.ConfigDict]) -> list[str]:
+def _problems(
+  configs: dict[str, config_dict.ConfigDict], workdir: epath.Path
+) -> list[str]:
   """Everything that can be known before the minutes of training."""
   problems = []
   verbs = {"pretrain": pretrain, "search": search, "evaluate": evaluate}
@@ -83,6 +87,8 @@ def _problems(configs: dict[str, config_dict.ConfigDict]) -> list[str]:
       for step in configs["search"].steps
       if step not in saved
     ]
+    written = search.output_problems(configs["search"], workdir, ())
+    problems += [f"search: {problem}" for problem in written]
   return problems
 
 

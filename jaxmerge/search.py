@@ -307,24 +307,31 @@ def _checkpoints(
     progress(
       "search", 0, 0, f"config.steps {config.steps} give way to --inputs"
     )
-  check(problems + _output_problems(config, workdir, chosen))
+  check(problems + output_problems(config, workdir, chosen))
   return chosen, trail
 
 
-def _output_problems(
+def output_problems(
   config: config_dict.ConfigDict,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
 ) -> list[str]:
-  """Why the merge, the report or the study must not be where they would be."""
+  """Why the merge, the report or the study must not be where they would be.
+
+  Args:
+    config: of the search.
+    workdir: of the run.
+    checkpoints: to be merged; none where they are not there yet.
+  """
   read = [checkpoint.path for checkpoint in checkpoints]
-  path = merged_path(config, workdir, checkpoints)
   report = workdir / config.report
   study = study_address(config, workdir)
   problems = Problems()
   problems(lambda: check_can_make(workdir / "search" / config.name))
   is_blocked = bool(problems.found)
-  problems(lambda: check_output(path, overwrite=True, inputs=read))
+  if checkpoints:
+    path = merged_path(config, workdir, checkpoints)
+    problems(lambda: check_output(path, overwrite=True, inputs=read))
   problems(lambda: check_place(report / "report.html", inputs=read))
   problems(lambda: check_report_directory(report))
   if "://" not in study:

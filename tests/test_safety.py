@@ -10,12 +10,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxmerge import evaluate, merge, owner, pretrain, runner, search
+from jaxmerge import (
+  evaluate,
+  merge,
+  owner,
+  pretrain,
+  quickstart,
+  runner,
+  search,
+)
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation import held_out_splits
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.files import replace_directory, write_text
@@ -213,3 +222,42 @@ def test_an_output_that_another_process_has_made_is_left_alone(tmp_path):
     write_while_another_does()
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
   assert (path / "theirs").read_text() == "whole"
+
+
+def test_a_merge_that_measures_checks_its_corpus_first(
+  tiny_run, tmp_path, monkeypatch
+):
+  """Also a dry run; a plain merge needs none."""
+
+  def no_corpus(*args, **kwargs):
+    raise AssertionError("a corpus is prepared before the cheap checks")
+
+  monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
+  monkeypatch.setattr(held_out_splits, "content_hash", lambda s: "another")
+  config = config_of("merge", "uniform")
+  config.method = "greedy"
+  config.batch_size = 7
+  inputs = [f"{tiny_run}@4", f"{tiny_run}@8"]
+  config.mesh.data = 9
+  for dry_run in (True, False):
+    with pytest.raises(InputError) as told:
+      merge.merge(
+        config, inputs, tmp_path / "out", dry_run=dry_run, progress=quiet
+      )
+    assert "does not fit" in str(told.value)
+    assert "is no longer what step 8 was trained on" in str(told.value)
+  config.method = "uniform"
+  config.mesh.data = -1
+  merge.merge(config, inputs, tmp_path / "out", progress=quiet)
+
+
+def test_the_quickstart_looks_at_what_it_will_write_before_it_trains(tmp_path):
+  workdir = tmp_path / "run"
+  (workdir / "report").mkdir(parents=True)
+  (workdir / "report/results.json").write_text("mine")
+  verbs = ("pretrain", "search", "evaluate")
+  with pytest.raises(InputError, match="search: .*results.json"):
+    quickstart.quickstart(
+      workdir, {verb: config_of(verb) for verb in verbs}, progress=quiet
+    )
+  assert [p.name for p in workdir.iterdir()] == ["report"]

@@ -1,5 +1,6 @@
 """Merges that must measure: losses or gradients of each checkpoint."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,12 @@ from jaxmerge.checkpoints.metadata import abstract_params, describe_leaves
 from jaxmerge.checkpoints.sources import as_model, load_params
 from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
 from jaxmerge.data import sections
-from jaxmerge.evaluation.held_out_splits import open_scorer
+from jaxmerge.errors import Problems
+from jaxmerge.evaluation.held_out_splits import (
+  check_batch,
+  open_scorer,
+  text_of,
+)
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.merging import methods
 from jaxmerge.merging.fisher import diagonal_fisher, fisher_average
@@ -29,6 +35,39 @@ from jaxmerge.merging.trees import choose_place, open_trees
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
+
+
+def check_measurable(
+  sources: Sequence[Checkpoint],
+  config: config_dict.ConfigDict,
+  *,
+  allow_unrelated: bool,
+) -> None:
+  """Refuses what cannot be measured; tokenizes nothing and reads no tensor.
+
+  Args:
+    sources: of the merge.
+    config, allow_unrelated: as for run_measured.
+
+  Raises:
+    InputError: a source is of no known model, or it cannot be scored.
+  """
+  problems = Problems()
+  models = [problems(functools.partial(as_model, s)) for s in sources]
+  mesh = problems(lambda: make_mesh(**config.mesh))
+  if mesh is not None:
+    problems(functools.partial(check_batch, config.batch_size, mesh))
+  latest = models[-1]
+  if latest is not None:
+    problems(
+      lambda: text_of(
+        latest.metadata,
+        settings=sections.other_corpus(config.data),
+        seq_len=config.seq_len,
+        allow_unrelated=allow_unrelated,
+      )
+    )
+  problems.check()
 
 
 def run_measured(
