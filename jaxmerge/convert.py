@@ -38,7 +38,10 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
   problems = Problems()
   opened = problems(lambda: open_models([input])) or []
   read = [source.path for source in opened]
-  problems(lambda: check_output(output, overwrite=False, inputs=read))
+  if user_path(output).exists():
+    problems.add(f"{output} exists; name a place where nothing is")
+  else:
+    problems(lambda: check_output(output, overwrite=False, inputs=read))
   problems(lambda: check_can_make(user_path(output).parent))
   problems(lambda: models.check_format(format))
   problems.check()

@@ -1,6 +1,7 @@
 """Whole-or-not-at-all writing of files and directories."""
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -87,7 +88,7 @@ def _leftovers(path: epath.Path, what: str) -> list[epath.Path]:
   )
   found = [
     (name, match)
-    for name in path.parent.glob(f".{path.name}.{what}-*")
+    for name in path.parent.glob(f".{glob.escape(path.name)}.{what}-*")
     if (match := form.match(name.name))
   ]
   return [
@@ -203,7 +204,7 @@ def _remove_for_good(temporary: epath.Path) -> None:
   The threads of a save that failed may write for a moment more.
   """
   for _ in range(_SETTLE_TRIES):
-    leftovers = list(temporary.parent.glob(f"{temporary.name}*"))
+    leftovers = list(temporary.parent.glob(f"{glob.escape(temporary.name)}*"))
     if not leftovers:
       return
     for leftover in leftovers:
@@ -268,19 +269,29 @@ def replace_directory(
       check()
       old = _temporary_name(place, "old")
       place.rename(old)
-      temporary.rename(place)
+      try:
+        temporary.rename(place)
+      except BaseException:  # also a signal
+        old.rename(place)
+        raise
       old.rmtree()
     else:
       temporary.rename(place)
 
 
 @contextlib.contextmanager
-def files_of_directory(path: epath.PathLike) -> Iterator[epath.Path]:
+def files_of_directory(
+  path: epath.PathLike, *, first: str = ""
+) -> Iterator[epath.Path]:
   """Yields a temporary directory whose files go into `path` at the end.
 
   A new `path` appears whole. In one that is there each file appears whole or
   replaces the one of its name, and all others stay. Nothing is left behind
   when the block raises.
+
+  Args:
+    path: the directory.
+    first: name of the file that goes first, and says whose the others are.
 
   Raises:
     InputError: the place cannot be written to.
@@ -291,7 +302,7 @@ def files_of_directory(path: epath.PathLike) -> Iterator[epath.Path]:
     if not place.exists():
       temporary.rename(place)
       return
-    for file in sorted(temporary.iterdir()):
+    for file in sorted(temporary.iterdir(), key=lambda f: (f.name != first, f)):
       file.replace(place / file.name)
 
 

@@ -82,12 +82,12 @@ def train(
   if dry_run:
     print(plan(config, mesh))
     return
+  if workdir.exists():  # before minutes of work that would be in vain
+    distributed.on_first_process(lambda: _check_free(workdir))
   ready = _prepare(config, mesh, workdir, parent, parts, progress)
   # Whatever can be refused has been before the workdir is taken.
   with contextlib.ExitStack() as stack:
-    # Inside: what holds the workdir may be read-only.
-    lock = locks.exclusive(workdir / run.NAME, f"the workdir {workdir}")
-    distributed.on_first_process(lambda: stack.enter_context(lock))
+    distributed.on_first_process(lambda: stack.enter_context(_lock(workdir)))
     distributed.on_first_process(
       lambda: run.claim(workdir, ready.identity, ready.tokenizer)
     )
@@ -99,11 +99,22 @@ def train(
     )
     if metrics is not None:
       stack.enter_context(contextlib.closing(metrics))
-      _say_where(start, config.num_steps, metrics.cut, progress)
+      note = run.note_on_validation(workdir)
+      _say_where(start, config.num_steps, metrics.cut, note, progress)
     stack.enter_context(
       run.naming_what_is_saved(workdir, lambda: store.finish(manager))
     )
     _loop(config, ready, state, start, manager, metrics, progress)
+
+
+def _lock(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:
+  # Inside: what holds the workdir may be read-only.
+  return locks.exclusive(workdir / run.NAME, f"the workdir {workdir}")
+
+
+def _check_free(workdir: epath.Path) -> None:
+  with _lock(workdir):
+    pass
 
 
 class _Ready(NamedTuple):
@@ -275,10 +286,12 @@ def _check_run(
 
 
 def _say_where(
-  start: int, num_steps: int, cut: int, progress: loop.Progress
+  start: int, num_steps: int, cut: int, note: str, progress: loop.Progress
 ) -> None:
   if start:
     progress("pretrain", 0, 0, f"going on from step {start}")
+  if start and note:
+    progress("pretrain", 0, 0, note)
   if cut:
     lost = f"metrics of {cut} steps that were not saved are cut"
     progress("pretrain", 0, 0, lost)

@@ -97,7 +97,7 @@ def check_config(config: config_dict.ConfigDict) -> Mesh:
   tokens = config.batch_size * config.seq_len
   problems.extend(memory_problems(model, mesh, tokens))
   problems.check()
-  Trainer.build(model, mesh, *optimizer_of(config))
+  Trainer.build(model, mesh, *optimizer_of(config))  # sizes that do not shard
   return mesh
 
 

@@ -53,6 +53,7 @@ def find_own_study(
     config.name,
     fingerprint={**weights, **_fingerprint(config, checkpoints)},
     described=_described(workdir, checkpoints),
+    unknown=("corpus",),
   )
 
 

@@ -18,7 +18,11 @@ _SECRET_KEY = re.compile(
   r"|(?:.*[-_.])?(pass|pwd|sig|auth|key)"
   r"|.*(access|api|secret|account|private)[-_]?key([-_]?id)?|googleaccessid"
 )
-_SETTING = re.compile(r"([\w.%\-]+)=([^\s&;,'\")\]}]+)")
+# A setting of an address, or of a list of settings; not a part of a path.
+_IN_ADDRESS = re.compile(r"(?<=[?&;])([\w.%\-]+)=([^\s&;,'\")\]}]+)")
+_ALONE = re.compile(
+  r"(?<![^\s'\"(,])(\w[\w.%\-]*)=([^\s&;,'\")\]}/]+)(?=[\s&;,'\")\]}]|$)"
+)
 # Here a path may hold "@", as in workdir@step; a database's name does not.
 _WITH_PATHS = ("gs", "s3", "http", "https", "file")
 _HIDDEN = "***"
@@ -57,7 +61,7 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
   if text.count("://") == 1 and one and _scheme(one[1]) not in _WITH_PATHS:
     text = _hide_user(one)
   text = _ADDRESS.sub(_hide_user, text)
-  return _SETTING.sub(_hide_setting, text)
+  return _ALONE.sub(_hide_setting, _IN_ADDRESS.sub(_hide_setting, text))
 
 
 def _user_end(scheme: str, rest: str) -> int:

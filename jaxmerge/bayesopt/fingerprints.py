@@ -1,7 +1,7 @@
 """What a study is for is kept in it: no other purpose under its name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from optuna.study import Study
@@ -43,16 +43,21 @@ def check_fingerprint(
 
 
 def check_known(
-  study: Study, fingerprint: Mapping[str, Any], described: Mapping[str, str]
+  study: Study,
+  fingerprint: Mapping[str, Any],
+  described: Mapping[str, str],
+  unknown: Collection[str],
 ) -> None:
-  """As check_fingerprint of a study that is there, for keys known so far.
+  """As check_fingerprint of a study that is there; writes nothing.
 
-  Writes nothing; keys of the study that `fingerprint` lacks are not compared.
+  Args:
+    study, fingerprint, described: as for check_fingerprint.
+    unknown: keys whose values are not known yet.
   """
   wanted = json.loads(json.dumps(dict(fingerprint)))
   found = study.user_attrs.get(FINGERPRINT)
   if isinstance(found, dict):
-    found = {key: found[key] for key in wanted if key in found}
+    found = {key: v for key, v in found.items() if key not in unknown}
   if found is not None:  # of a study that another searcher has just begun
     _compare(study, found, wanted, described)
 

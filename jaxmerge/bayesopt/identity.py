@@ -12,6 +12,8 @@ import urllib.parse
 from jaxmerge.bayesopt.records import creates_study, is_record, parsed
 from jaxmerge.errors import InputError
 
+# Another searcher may hold the database for as long.
+_BUSY_SECONDS = 60
 # How Optuna writes a journal's first record.
 _BEGINNING = b'{"op_code":0,"worker_id":"'
 # No first record is as long; a file of another kind may be one long line.
@@ -19,6 +21,20 @@ _LONGEST_FIRST = 2**20
 _SQLITE = b"SQLite format 3\0"
 # Columns that tell Optuna's tables from others of the same name; they are the
 # first that it creates.
+_COMPLETE = {
+  "studies",
+  "study_directions",
+  "study_system_attributes",
+  "study_user_attributes",
+  "trials",
+  "trial_heartbeats",
+  "trial_intermediate_values",
+  "trial_params",
+  "trial_system_attributes",
+  "trial_user_attributes",
+  "trial_values",
+  "version_info",
+}
 _TABLES = {
   "studies": {"study_id", "study_name"},
   "version_info": {"version_info_id", "schema_version", "library_version"},
@@ -128,15 +144,17 @@ def check_sqlite_file(path: str) -> None:
 
 
 def holds_a_study(path: str) -> bool:
-  """Whether a SQLite file that check_sqlite_file accepts has tables."""
+  """Whether a SQLite file has all of Optuna's tables."""
   is_there = os.path.exists(path) and os.path.getsize(path) > 0
-  return is_there and bool(_columns(path, "mode=ro"))
+  return is_there and _columns(path, "mode=ro").keys() >= _COMPLETE
 
 
 def _columns(path: str, how: str) -> dict[str, set[str]]:
   """Names of the columns of each table."""
   place = urllib.parse.quote(str(pathlib.Path(path).absolute()))
-  connection = sqlite3.connect(f"file:{place}?{how}", uri=True)
+  connection = sqlite3.connect(
+    f"file:{place}?{how}", uri=True, timeout=_BUSY_SECONDS
+  )
   try:
     rows = connection.execute(
       "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c "

@@ -1,8 +1,10 @@
 """Where a study lives: a journal file, a database or an object store."""
 
 import os
+import sqlite3
 import time
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
@@ -43,14 +45,24 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
     return open_journal(address)
   if address.startswith(SCHEMES):
     return open_object_journal(address)
-  # SQLAlchemy comes with Optuna; its errors are those of a bad URL.
+  storage_found = _database(address, _open_database)
+  assert storage_found is not None
+  return storage_found
+
+
+def _database(
+  address: str, connect: Callable[[str], BaseStorage | None]
+) -> BaseStorage | None:
+  """What `connect` returns; InputError for what it and a bad URL raise."""
+  # SQLAlchemy comes with Optuna.
   import sqlalchemy.exc
 
   try:
-    return _open_database(address)
+    return connect(address)
   except (
     sqlalchemy.exc.SQLAlchemyError,
     StorageInternalError,
+    sqlite3.Error,
     ImportError,
     RuntimeError,
     ValueError,
@@ -71,11 +83,18 @@ def existing_storage(storage: str | os.PathLike[str]) -> BaseStorage | None:
     InputError: as open_storage.
   """
   check_storage(storage)
-  address = os.fspath(storage)
+  address = _at_home(os.fspath(storage))
   if "://" not in address:
     return read_journal(address)
-  path = _sqlite_path(address)
-  return _connect(address, {}) if path and holds_a_study(path) else None
+  return _database(address, _look_into)
+
+
+def _look_into(url: str) -> BaseStorage | None:
+  path = _sqlite_path(url)
+  # Optuna would make what is missing of its tables.
+  if not path or not holds_a_study(path):
+    return None
+  return _connect(url, {"connect_args": {"timeout": _BUSY_SECONDS}})
 
 
 def check_storage(storage: str | os.PathLike[str]) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import optuna
@@ -128,12 +128,14 @@ def find_study(
   fingerprint: Mapping[str, Any],
   direction: Literal["minimize", "maximize"] = "minimize",
   described: Mapping[str, str] = types.MappingProxyType({}),
+  unknown: Collection[str] = (),
 ) -> Study | None:
   """The study that open_study would go on with, to look at; writes nothing.
 
   Args:
     storage, name, direction, described: as for open_study.
-    fingerprint: as far as it is known.
+    fingerprint: all of it but the keys of `unknown`.
+    unknown: keys whose values are not known yet.
 
   Returns:
     None where there is none, or where looking would need a connection.
@@ -147,7 +149,7 @@ def find_study(
     return None
   study = optuna.load_study(study_name=name, storage=there)
   _check_direction(study, direction)
-  check_known(study, fingerprint, described)
+  check_known(study, fingerprint, described, unknown)
   return study
 
 

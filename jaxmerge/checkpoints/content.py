@@ -14,6 +14,7 @@ from etils import epath
 
 from jaxmerge.checkpoints.metadata import (
   CARRIED_FILES,
+  CODE,
   imported,
   read_metadata,
 )
@@ -42,6 +43,7 @@ _WEIGHTS = re.compile(
   r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)"
   r"|(model\.safetensors|pytorch_model\.bin)\.index\.json"
 )
+_MAP = "auto_map"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _IMPORTED = re.compile(
   r"^\s*from\s+\.(?:(\w+)\s+import|\s*import\s+(\w+))", re.MULTILINE
@@ -96,7 +98,14 @@ def _why_not_a_model(path: epath.Path) -> str:
   read_origin(path, imported({}, "", {}, {}))
   open_tensors(path)
   names = {*CARRIED_FILES, TOKENIZER, CARD, ORIGIN, *_code(path, config)}
+  if (path / ORIGIN).exists():
+    listed = read_json((path / ORIGIN).read_bytes()).get(CODE)
+    names |= set(filter(_is_code, listed if isinstance(listed, list) else []))
   return _strangers(path, lambda n: n in names or _WEIGHTS.fullmatch(n))
+
+
+def _is_code(name: Any) -> bool:
+  return isinstance(name, str) and bool(re.fullmatch(r"[^/]+\.py", name))
 
 
 def _is_our_card(text: bytes) -> bool:
@@ -105,10 +114,10 @@ def _is_our_card(text: bytes) -> bool:
 
 def _code(path: epath.Path, config: dict[str, Any]) -> set[str]:
   """Files of code that the model or its tokenizer names, or these import."""
-  maps = [config.get("auto_map")]
+  maps = [config.get(_MAP)]
   if (path / _TOKENIZER_CONFIG).exists():
     value = read_json((path / _TOKENIZER_CONFIG).read_bytes())
-    maps += [value.get("auto_map")] if isinstance(value, dict) else []
+    maps += [value.get(_MAP)] if isinstance(value, dict) else []
   named = itertools.chain(*(m.values() for m in maps if isinstance(m, dict)))
   todo = [
     word.rpartition("--")[2].partition(".")[0]

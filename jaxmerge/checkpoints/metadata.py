@@ -206,13 +206,18 @@ def origin(metadata: Metadata) -> dict[str, Any]:
   return {"format": FORMAT, **{key: getattr(metadata, key) for key in _ORIGIN}}
 
 
+# In jaxmerge.json: files of code that lie there because the inputs had them.
+CODE = "code"
+
+
 def with_origin(metadata: Metadata, value: Any) -> Metadata:
   """Metadata with what `origin` gave.
 
   Raises:
     ValueError: the value is something else.
   """
-  if not isinstance(value, dict) or value.keys() != {"format", *_ORIGIN}:
+  keys = {"format", *_ORIGIN}
+  if not isinstance(value, dict) or value.keys() - {CODE} != keys:
     raise ValueError(f"it does not have the keys {', '.join(_ORIGIN)}")
   if value["format"] != FORMAT:
     raise ValueError(f"it is not of format {FORMAT}")

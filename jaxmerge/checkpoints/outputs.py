@@ -122,7 +122,9 @@ def _same(one: epath.Path, other: epath.Path) -> bool:
 def _places(path: epath.Path) -> list[epath.Path]:
   """A path and all that it lies in, by each name that it has on the way."""
   if "://" in str(path):
-    return [path, *path.parents]
+    # A bucket is the root; what is above it is nobody's.
+    above = [p for p in path.parents if str(p).partition("://")[2].strip("/")]
+    return [path, *(p for p in above if "://" in str(p))]
   return [place for level in _levels(str(path)) for place in level]
 
 

@@ -12,6 +12,7 @@ from etils import epath
 from jaxmerge.checkpoints.leaves import Leaf
 from jaxmerge.checkpoints.metadata import (
   CARRIED_FILES,
+  CODE,
   Metadata,
   describe_leaf,
   imported,
@@ -152,7 +153,8 @@ def write_beside(
   card = model_card(read_json(files[CONFIG]), metadata, is_known=is_known)
   write_text(path / CARD, card)
   if metadata is not None:
-    write_json(path / ORIGIN, origin(metadata))
+    code = sorted(name for name in files if name.endswith(".py"))
+    write_json(path / ORIGIN, origin(metadata) | ({CODE: code} if code else {}))
 
 
 def read_files(path: epath.Path) -> dict[str, str]:

@@ -58,7 +58,17 @@ def form_of(path: str) -> str:
     head = file.read(_HEAD_BYTES)
   if head.startswith(codecs.BOM_UTF8):
     return "byte-order mark"
-  return _other_encoding(head) if b"\0" in head else ""
+  other = _other_encoding(head) if b"\0" in head else ""
+  # What is not UTF-8 has always been skipped.
+  return other if other and _is_utf8(Path(path).read_bytes()) else ""
+
+
+def _is_utf8(content: bytes) -> bool:
+  try:
+    content.decode()
+  except UnicodeDecodeError:
+    return False
+  return True
 
 
 def _other_encoding(head: bytes) -> str:

@@ -55,21 +55,22 @@ def on_first_process(action: Callable[[], _T]) -> _T | None:
     What the action returned, None in the other processes.
 
   Raises:
-    InputError: in the first process what the action raised, in the others
-      that it did.
+    Exception: in the first process what the action raised.
+    InputError: in the others, that it did.
   """
-  problems: list[str] = []
+  raised: Exception | None = None
   found: _T | None = None
   if is_first_process():
     try:
       found = action()
-    except InputError as error:
-      problems = error.problems
+    except Exception as error:  # noqa: BLE001  (the others must hear of any)
+      raised = error
   if jax.process_count() > 1:
-    refused = multihost_utils.broadcast_one_to_all(np.int32(bool(problems)))
-    if refused and not is_first_process():
-      problems = ["process 0 of the job refused its input and says why"]
-  check(problems)
+    ended = multihost_utils.broadcast_one_to_all(np.int32(raised is not None))
+    if ended and not is_first_process():
+      raise InputError("process 0 of the job has ended and says why")
+  if raised is not None:
+    raise raised
   return found
 
 

@@ -73,7 +73,7 @@ def write_report(
   page = _render(title, results, images, facts, commands, trials)
   check_report_directory(directory)
   try:
-    with files_of_directory(directory) as folder:
+    with files_of_directory(directory, first="report.html") as folder:
       write_results(folder / RESULTS, results)
       for name, image in images.items():
         (folder / f"{name}.png").write_bytes(image)

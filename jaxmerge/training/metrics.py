@@ -45,7 +45,7 @@ class MetricsWriter:
     workdir = epath.Path(workdir)
     self._path = workdir / NAME
     kept, rest = _saved_lines(self._path, restored_step, digest)
-    self.cut = len(rest)
+    self.cut = sum(line.endswith(b"\n") for line in rest)
     if rest:
       write_text(self._path, b"".join(kept).decode())
     self._hash = hashlib.sha256(b"".join(kept))

@@ -17,6 +17,7 @@ from jaxmerge.checkpoints.metadata import (
   hash_text,
   read_metadata,
 )
+from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import make_directory, write_json, write_text
 from jaxmerge.reading import read_json
@@ -28,7 +29,7 @@ TOKENIZER = "tokenizer.json"
 # What else a run keeps in its workdir, beside its checkpoints.
 _OF_A_RUN = (TOKENIZER, METRICS)
 _HASHES = ("content", "corpus")
-_DERIVED = ("run_id", "vocabulary")
+_DERIVED = ("run_id", "vocabulary", "held_out")
 # Keys that change how far, how often and where. A mesh changes rounding.
 _FREE = ("num_steps", "log_every", "mesh", "eval_batch_size", "data.cache_dir")
 
@@ -59,7 +60,12 @@ def known_parts(
     for key, value in flatten(config).items()
     if key not in _FREE and key.split(".")[0] not in _FREE
   }
-  return {"config": kept, "parent": parent, "content": content}
+  return {
+    "config": kept,
+    "parent": parent,
+    "content": content,
+    "held_out": WINDOWS,
+  }
 
 
 def identity(
@@ -133,6 +139,17 @@ def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
       else ("it started from random parameters, not from an --init_from")
     )
   return f"{key} was {known.get(key)!r}, is now {now.get(key)!r}"
+
+
+def note_on_validation(workdir: epath.PathLike) -> str:
+  """What to know of a run that began under another rule for held-out text."""
+  run = read_json((epath.Path(workdir) / NAME).read_text())
+  if run.get("held_out") == WINDOWS:
+    return ""
+  return (
+    "validation losses so far are of the heads of documents; from here on of "
+    "windows drawn from all of their text, on which losses are lower"
+  )
 
 
 def check_tokenizer(workdir: epath.PathLike, tokenizer: str) -> None:
