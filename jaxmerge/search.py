@@ -322,7 +322,7 @@ def _output_problems(
   report = workdir / config.report
   study = study_address(config, workdir)
   problems = Problems()
-  problems(lambda: check_can_make(workdir / "search" / config.name))
+  problems(lambda: check_can_make(path.parent))
   is_blocked = bool(problems.found)
   problems(lambda: check_output(path, overwrite=True, inputs=read))
   problems(lambda: check_place(report / "report.html", inputs=read))
