@@ -218,3 +218,12 @@ def test_a_pipe_in_an_evaluation_is_not_waited_for(workdir, capsys, name):
   os.mkfifo(output / name)
   said = refused(capsys, "evaluate", workdir, f"--output={output}")
   assert "not an earlier evaluation" in said
+
+
+def test_a_directory_that_is_no_checkpoint_is_not_searched(workdir, capsys):
+  os.mkfifo(workdir.parent / "pipe")
+  said = refused(
+    capsys, "pretrain", workdir.parent / "new", f"--init_from={workdir.parent}"
+  )
+  assert "is not a whole checkpoint" in said
+  assert "not a file" not in said

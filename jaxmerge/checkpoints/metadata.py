@@ -228,8 +228,9 @@ def read_metadata(path: epath.PathLike) -> Metadata:
   """
   path = epath.Path(path)
   try:
-    check_no_pipes(path)
-    metadata = from_json(read_json(read_file(path / "metadata/metadata")))
+    text = read_file(path / "metadata/metadata")
+    check_no_pipes(path)  # of a checkpoint: the typed path may be all of /tmp
+    metadata = from_json(read_json(text))
     _check_step(path, metadata)
     return metadata
   except InputError as error:
