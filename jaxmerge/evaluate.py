@@ -37,7 +37,7 @@ from jaxmerge.files import check_can_make, make_directory, user_path, write_json
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
-from jaxmerge.reading import read_json
+from jaxmerge.reading import read_file, read_json
 from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
 
@@ -122,7 +122,7 @@ def _check_output(output: epath.Path, inputs: Sequence[epath.Path]) -> None:
 
 def _is_evaluation(file: epath.Path) -> bool:
   try:
-    value = read_json(file.read_text())
+    value = read_json(read_file(file))
   except (OSError, ValueError):
     return False
   keys = {"split", "sequences", "tokens", "rows"}

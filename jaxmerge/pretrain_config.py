@@ -6,7 +6,11 @@ from ml_collections import config_dict
 
 from jaxmerge import runner
 from jaxmerge.data import sections
-from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
+from jaxmerge.data.tokenizer import (
+  SMALLEST_VOCABULARY,
+  load_tokenizer,
+  vocabulary_size,
+)
 from jaxmerge.errors import InputError, Problems
 from jaxmerge.model.config import DecoderConfig, option_types
 from jaxmerge.parallel.mesh import make_mesh
@@ -136,6 +140,12 @@ def _vocabulary_size(data: config_dict.ConfigDict) -> int:
   A short text may give fewer tokens than asked for.
   """
   if not data.tokenizer_path:
+    if data.vocab_size < SMALLEST_VOCABULARY:
+      raise InputError(
+        f"config.data.vocab_size must be at least {SMALLEST_VOCABULARY} (256 "
+        f"bytes and the end of text), got {data.vocab_size}; 0 goes with a "
+        "config.data.tokenizer_path"
+      )
     return data.vocab_size
   size = vocabulary_size(load_tokenizer(data.tokenizer_path))
   if data.vocab_size not in (0, size):

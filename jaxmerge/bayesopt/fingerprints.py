@@ -31,11 +31,7 @@ def check_fingerprint(
   has_trials = bool(study.get_trials(deepcopy=False))
   found = study.user_attrs.get(FINGERPRINT)
   if found is None:
-    if has_trials:
-      raise InputError(
-        f"the study {study.study_name!r} was not made by this program:"
-        f" choose another name"
-      )
+    _check_new(study, has_trials)
     study.set_user_attr(_DESCRIBED, dict(described))
     study.set_user_attr(FINGERPRINT, wanted)
     found = study.user_attrs[FINGERPRINT]
@@ -55,11 +51,23 @@ def check_known(
     unknown: keys whose values are not known yet.
   """
   wanted = json.loads(json.dumps(dict(fingerprint)))
+  has_trials = bool(study.get_trials(deepcopy=False))
   found = study.user_attrs.get(FINGERPRINT)
   if isinstance(found, dict):
     found = {key: v for key, v in found.items() if key not in unknown}
-  if found is not None:  # of a study that another searcher has just begun
+  if found is not None:
     _compare(study, found, wanted, described)
+  else:  # another searcher may have just begun it
+    _check_new(study, has_trials)
+
+
+def _check_new(study: Study, has_trials: bool) -> None:
+  """Refuses a study without a fingerprint that has trials."""
+  if has_trials:
+    raise InputError(
+      f"the study {study.study_name!r} does not say what it is for: another "
+      "program has made it, or its journal is damaged; choose another name"
+    )
 
 
 def _compare(

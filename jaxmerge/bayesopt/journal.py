@@ -172,7 +172,11 @@ class _MendingBackend(JournalFileBackend):
           raise InputError(_damaged(self._file_path, line, problem))
         record.pop(CHECKSUM, None)
         yield record
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (
+      json.JSONDecodeError,
+      UnicodeDecodeError,
+      RecursionError,
+    ) as error:
       raise InputError(
         _damaged(self._file_path, line + 1, "it is no JSON")
       ) from error

@@ -233,8 +233,11 @@ def read_metadata(path: epath.PathLike) -> Metadata:
   """
   path = epath.Path(path)
   try:
-    check_no_pipes(path)
-    return from_json(read_json(read_file(path / "metadata/metadata")))
+    text = read_file(path / "metadata/metadata")
+    check_no_pipes(path)  # of a checkpoint: the typed path may be all of /tmp
+    metadata = from_json(read_json(text))
+    _check_step(path, metadata)
+    return metadata
   except InputError as error:
     raise InputError(
       [f"{path} is damaged: {problem}" for problem in error.problems]
@@ -248,6 +251,15 @@ def read_metadata(path: epath.PathLike) -> Metadata:
     raise InputError(
       f"{path} is damaged: its metadata is no JSON: {error}"
     ) from error
+
+
+def _check_step(path: epath.Path, metadata: Metadata) -> None:
+  """Refuses a step of a run under the number of another one."""
+  of_a_run = path.parent.name == "checkpoints" and path.name.isdecimal()
+  if of_a_run and path.name != str(metadata.step):
+    raise InputError(
+      f"its metadata is of step {metadata.step}: the directory was renamed"
+    )
 
 
 def tree_of_leaves(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -231,8 +231,8 @@ def _verify(
   found = digests(tree)
   check(
     f"{path} is damaged: {item} {name} does not match its digest"
-    for name, leaf in leaves.items()
-    if found.get(name) != leaf["digest"]
+    for name in sorted(found.keys() | leaves.keys())
+    if name not in leaves or found.get(name) != leaves[name]["digest"]
   )
 
 
@@ -286,7 +286,8 @@ def restore_training(
   path = absolute(path)
   metadata = read_metadata(path)
   restored = _restore(path, "opt_state", opt_state)
-  _verify(path, "opt_state", restored, metadata.leaves["opt_state"])
+  leaves = metadata.leaves.get("opt_state", {})
+  _verify(path, "opt_state", restored, leaves)
   positions = [p.stem for p in (path / "data").glob("process_*-of-*.json")]
   counts = {int(name.rpartition("-")[2]) for name in positions}
   if counts and jax.process_count() not in counts:

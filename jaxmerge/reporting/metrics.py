@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from jaxmerge.errors import InputError, check
-from jaxmerge.reading import read_json
+from jaxmerge.reading import read_file, read_json
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -21,7 +21,7 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
   """
   path = epath.Path(path)
   try:
-    lines = path.read_bytes().split(b"\n")
+    lines = read_file(path).split(b"\n")
   except OSError as error:
     raise InputError(
       f"cannot read {path}: {error.strerror or error}"

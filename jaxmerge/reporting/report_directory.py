@@ -5,6 +5,7 @@ import json
 from etils import epath
 
 from jaxmerge.errors import InputError, check
+from jaxmerge.reading import read_file
 from jaxmerge.reporting.captions import FIGURES
 
 PAGE, RESULTS = "report.html", "results.json"
@@ -52,18 +53,17 @@ def _directory_problems(directory: epath.Path) -> list[str]:
 
 
 def _is_page(path: epath.Path) -> bool:
-  if not path.exists() or path.is_dir():
+  try:
+    page = read_file(path)
+  except OSError:
     return False
-  page = path.read_bytes()
   return any(mark in page for mark in _MARKS)
 
 
 def _is_results(path: epath.Path) -> bool:
   """Whether it is a results.json, of any version."""
-  if not path.exists() or path.is_dir():
-    return False
   try:
-    value = json.loads(path.read_bytes())
+    value = json.loads(read_file(path))
     return "last" in [row["name"] for row in value["rows"]]
-  except (ValueError, TypeError, KeyError, RecursionError):
+  except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return False

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 
 from jaxmerge.errors import InputError
 from jaxmerge.files import write_text
-from jaxmerge.reading import read_json
+from jaxmerge.reading import read_file, read_json
 
 NAME = "metrics.jsonl"
 _MOST_NAMED = 5
@@ -93,7 +93,7 @@ def _saved_lines(
   path: epath.Path, step: int, digest: str
 ) -> tuple[list[bytes], list[bytes]]:
   """The lines of steps 1 to `step`, and what comes after them."""
-  lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+  lines = read_file(path).splitlines(keepends=True) if path.exists() else []
   steps = [_step_of(line) for line in lines]
   problems = [
     f"line {number} is not a record of a step"

@@ -20,7 +20,7 @@ from jaxmerge.checkpoints.metadata import (
 from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import make_directory, write_json, write_text
-from jaxmerge.reading import read_json
+from jaxmerge.reading import read_file, read_json
 from jaxmerge.training.metrics import NAME as METRICS
 from jaxmerge.training.metrics import check_saved
 
@@ -78,14 +78,28 @@ def identity(
     corpus: fingerprint of the tokens.
     vocabulary: tokens that there are; a short text gives fewer than asked for.
   """
-  decides = {key: parts[key] for key in ("config", "parent")}
-  run_id = hash_text(canonical_json({**decides, "corpus": corpus}))[:16]
-  return {
-    **parts,
-    "corpus": corpus,
-    "vocabulary": vocabulary,
-    "run_id": run_id,
-  }
+  whole = {**parts, "corpus": corpus, "vocabulary": vocabulary}
+  return {**whole, "run_id": _run_id(whole)}
+
+
+def _run_id(run: Mapping[str, Any]) -> str:
+  decides = {key: run[key] for key in ("config", "parent", "corpus")}
+  return hash_text(canonical_json(decides))[:16]
+
+
+def _read(path: epath.Path) -> Mapping[str, Any]:
+  """A run.json; ValueError where it is none, or was changed."""
+  value = read_json(read_file(path))
+  if not isinstance(value, dict) or not isinstance(value.get("config"), dict):
+    raise ValueError("it does not say what run it is of")
+  lacking = [key for key in ("parent", "corpus", "run_id") if key not in value]
+  if lacking:
+    raise ValueError(f"it has no {', '.join(lacking)}")
+  if value["run_id"] != _run_id(value):
+    raise ValueError(
+      "what it says was changed: its run_id is of something else"
+    )
+  return value
 
 
 def check_workdir(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
@@ -100,18 +114,23 @@ def check_workdir(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
   """
   workdir = epath.Path(workdir)
   path = workdir / NAME
+  trail = workdir / "checkpoints"
+  if trail.exists() and not trail.is_dir():
+    raise InputError(f"{trail} is not a directory: no checkpoint can be saved")
   if not path.exists():
     found = [name for name in _OF_A_RUN if (workdir / name).exists()]
-    if found and not (workdir / "checkpoints").exists():
+    if found and not trajectory.steps_in(workdir):
       raise InputError(
         f"{workdir} has {' and '.join(found)}, but no {NAME}: it is not the "
         "workdir of a run; name another one"
       )
     return
   try:
-    before = read_json(path.read_text())
-    known = flatten(before)
-  except (OSError, ValueError, AttributeError) as error:
+    known = flatten(_read(path))
+  except OSError as error:
+    why = error.strerror or error
+    raise InputError(f"{path} cannot be read: {why}") from error
+  except ValueError as error:
     raise InputError(f"{path} is damaged: {error}") from error
   now = flatten(run)
   check(
@@ -160,7 +179,7 @@ def check_tokenizer(workdir: epath.PathLike, tokenizer: str) -> None:
     tokenizer: a tokenizer.json, "" where it is yet to be trained.
   """
   saved = epath.Path(workdir) / TOKENIZER
-  if tokenizer and saved.exists() and saved.read_text() != tokenizer:
+  if tokenizer and saved.exists() and read_file(saved) != tokenizer.encode():
     raise InputError(
       f"{workdir} is the workdir of another run: its {TOKENIZER} is not that "
       "of config.data.tokenizer_path"
@@ -211,9 +230,15 @@ def claim(
   """
   check_workdir(workdir, run)
   path = make_directory(workdir) / NAME
+  saved = path.parent / TOKENIZER
   if not path.exists():
     write_json(path, run)
-  write_text(path.parent / TOKENIZER, tokenizer)
+  elif saved.exists() and read_file(saved) != tokenizer.encode():
+    raise InputError(
+      f"{saved} is not what the run began with: restore it, or remove it and "
+      "the same command writes it again"
+    )
+  write_text(saved, tokenizer)
 
 
 @contextlib.contextmanager
