@@ -65,8 +65,8 @@ def _check_new(study: Study, has_trials: bool) -> None:
   """Refuses a study without a fingerprint that has trials."""
   if has_trials:
     raise InputError(
-      f"the study {study.study_name!r} does not say what it is for: another "
-      "program has made it, or its journal is damaged; choose another name"
+      f"the study {study.study_name!r} was not made by this program, or what "
+      "it is for was taken out of it: choose another name"
     )
 
 
