@@ -327,7 +327,7 @@ def output_problems(
   report = workdir / config.report
   study = study_address(config, workdir)
   problems = Problems()
-  problems(lambda: check_can_make(path.parent))
+  problems(lambda: check_can_make(workdir / "search" / config.name / "merged"))
   is_blocked = bool(problems.found)
   if checkpoints:
     path = merged_path(config, workdir, checkpoints)

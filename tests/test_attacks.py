@@ -205,10 +205,10 @@ def test_a_journal_of_nul_bytes_is_refused_by_its_line(workdir, capsys):
 
 def test_a_study_with_trials_and_no_purpose_is_refused_at_once():
   study = optuna.create_study()
-  check_known(study, {"seed": 0}, {})
+  check_known(study, {"seed": 0}, {}, ())
   study.enqueue_trial({})
-  with pytest.raises(InputError, match="not made by this program"):
-    check_known(study, {"seed": 0}, {})
+  with pytest.raises(InputError, match="does not say what it is for"):
+    check_known(study, {"seed": 0}, {}, ())
 
 
 @pytest.mark.parametrize("name", ["evaluation.json"])

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxmerge import files, flag_values
+from jaxmerge.bayesopt.storage import address_problems
 from jaxmerge.bayesopt.study import find_study, open_study
 from jaxmerge.checkpoints import outputs
 from jaxmerge.checkpoints.content import why_not_a_checkpoint
@@ -225,3 +226,12 @@ def test_a_run_of_before_is_told_that_its_validation_text_changes(tmp_path):
   (tmp_path / "run.json").write_text(json.dumps(before))
   run.claim(tmp_path, now, "{}")
   assert "heads of documents" in run.note_on_validation(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "address", ["sqlite://", "sqlite:///", "sqlite:///:memory:"]
+)
+def test_a_study_in_memory_would_be_lost(address):
+  [problem] = address_problems(address)
+  assert "would be lost" in problem
+  assert not address_problems("sqlite:////tmp/study.db")

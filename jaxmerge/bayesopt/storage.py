@@ -182,6 +182,8 @@ def address_problems(address: str) -> list[str]:
     return [f"the study storage {shown} is no address: {reason}"]
   except ImportError as error:
     return [f"the study storage {shown} needs a package: {error}"]
+  if address.startswith("sqlite") and not _sqlite_path(address):
+    return [f"the study storage {shown} is in memory: the study would be lost"]
   return []
 
 

@@ -255,8 +255,8 @@ def read_metadata(path: epath.PathLike) -> Metadata:
 
 def _check_step(path: epath.Path, metadata: Metadata) -> None:
   """Refuses a step of a run under the number of another one."""
-  of_a_run = path.parent.name == "checkpoints" and path.name.isdecimal()
-  if of_a_run and path.name != str(metadata.step):
+  trail = metadata.kind == "trained" and path.parent.name == "checkpoints"
+  if trail and path.name.isdecimal() and path.name != str(metadata.step):
     raise InputError(
       f"its metadata is of step {metadata.step}: the directory was renamed"
     )
