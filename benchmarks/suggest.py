@@ -6,18 +6,22 @@ Prints the median time of one suggestion after the first compile, at 8 to 40
 finished trials, on a line (two checkpoints) and on the simplex of six, and the
 ratio of each peer to ours. Needs the extra [bench]. The peers get the simplex
 as five stick-breaking parameters in a box; everybody gets the same scores.
+
+  python benchmarks/suggest.py --twelve    (2 minutes; needs no peer)
+
+Prints CPU-seconds of a suggestion for twelve checkpoints, with groups of
+weights and with gradients, and what compiling its program costs once.
 """
 
 import os
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 import optuna
-import skopt
-from bayes_opt import BayesianOptimization
 from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler
 
@@ -79,6 +83,8 @@ def _optuna_gp(sticks: np.ndarray, losses: np.ndarray) -> float:
 
 
 def _scikit_optimize(sticks: np.ndarray, losses: np.ndarray) -> float:
+  import skopt
+
   optimizer = skopt.Optimizer(
     [(0.0, 1.0)] * sticks.shape[1],
     base_estimator="GP",
@@ -97,6 +103,8 @@ def _scikit_optimize(sticks: np.ndarray, losses: np.ndarray) -> float:
 
 
 def _bayes_opt(sticks: np.ndarray, losses: np.ndarray) -> float:
+  from bayes_opt import BayesianOptimization
+
   bounds = {f"s_{i}": (0.0, 1.0) for i in range(sticks.shape[1])}
   optimizer = BayesianOptimization(
     f=None, pbounds=bounds, random_state=0, verbose=0
@@ -126,9 +134,39 @@ def _medians(num_weights: int, num_trials: int) -> dict[str, float]:
   return {name: statistics.median(values) for name, values in times.items()}
 
 
+def _twelve() -> None:
+  """CPU-seconds a suggestion of ours, of 12 weights after 8 trials."""
+  print("| groups | gradients | CPU-seconds | the first, which compiles |")
+  print("|---|---|---|---|")
+  for groups, gradients in ((1, False), (1, True), (4, False), (4, True)):
+    names = [[f"{g}/w_{k}" for k in range(12)] for g in range(groups)]
+    flat = [name for group in names for name in group]
+    sampler = GPHedgeSampler(
+      seed=0, simplex=names, use_gradients=gradients, starts=np.eye(12)[-3:]
+    )
+    study = optuna.create_study(sampler=sampler)
+    space = {name: FloatDistribution(0.0, 1.0) for name in flat}
+    target = np.random.default_rng(0).dirichlet(np.ones(12), groups).ravel()
+    spent = []
+    for _ in range(12):
+      began = time.process_time()
+      trial = study.ask(space)
+      spent.append(time.process_time() - began)
+      gap = np.array([trial.params[name] for name in flat]) - target
+      slopes = dict(zip(flat, (2 * gap).tolist(), strict=True))
+      trial.set_user_attr("gradient", slopes)
+      study.tell(trial, float((gap**2).sum()))
+    median = statistics.median(spent[7:])
+    yes = "yes" if gradients else "no"
+    print(f"| {groups} | {yes} | {median:.2f} | {max(spent):.1f} |", flush=True)
+
+
 def main() -> None:
   warnings.simplefilter("ignore")
   optuna.logging.set_verbosity(optuna.logging.ERROR)
+  if "--twelve" in sys.argv:
+    _twelve()
+    return
   print(
     f"Median seconds a suggestion of {_REPEATS}, {os.cpu_count()} CPU cores;"
   )

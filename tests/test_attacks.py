@@ -207,7 +207,7 @@ def test_a_study_with_trials_and_no_purpose_is_refused_at_once():
   study = optuna.create_study()
   check_known(study, {"seed": 0}, {}, ())
   study.enqueue_trial({})
-  with pytest.raises(InputError, match="does not say what it is for"):
+  with pytest.raises(InputError, match="not made by this program"):
     check_known(study, {"seed": 0}, {}, ())
 
 

@@ -4,7 +4,7 @@
       --inputs=runs/quickstart@700,runs/quickstart/search/pair/merged/700
 
 Ten seconds on 2 CPU cores. Every loss is compared, sequence by sequence, with
-that of the first input: about -0.08 nats/token for the merged checkpoint.
+that of the first input: about -0.09 nats/token for the merged checkpoint.
 """
 
 from ml_collections import config_dict
