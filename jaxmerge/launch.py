@@ -5,6 +5,7 @@ this module imports nothing heavy. As a library a verb installs no handler.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -25,6 +26,20 @@ _RAISED: dict[int, type[KeyboardInterrupt]] = {
 # `timeout`, job managers and terminals signal a process and then its group:
 # what comes so soon after the first is the same wish.
 _SAME_SECONDS = 0.5
+
+
+# Python passes over what is raised in a finalizer, and in this callback of
+# JAX's, and goes on.
+_SWALLOWING = ("__del__", "_xla_gc_callback")
+_AGAIN_SECONDS = 0.02
+
+
+def _is_swallowed(frame: types.FrameType | None) -> bool:
+  while frame is not None:
+    if frame.f_code.co_name in _SWALLOWING:
+      return True
+    frame = frame.f_back
+  return False
 
 
 class _Signals:
@@ -55,8 +70,11 @@ class _Signals:
     threading.Thread(target=self._watch, args=(read,), daemon=True).start()
 
   def _unwind(self, number: int, frame: types.FrameType | None) -> None:
-    del frame
     if self._first:
+      return
+    if _is_swallowed(frame):  # once more, when that call has returned
+      again = functools.partial(os.kill, os.getpid(), number)
+      threading.Timer(_AGAIN_SECONDS, again).start()
       return
     self._first = number
     # What threads, finalizers and libraries say of it is not for the user.

@@ -236,3 +236,22 @@ def test_a_search_says_how_many_trials_are_finished(
     "jaxmerge.search: interrupted; 2 of 5 trials are finished; the same "
     "command goes on from there"
   )
+
+
+@pytest.mark.parametrize("name", ["__del__", "_xla_gc_callback"])
+def test_a_signal_in_a_finalizer_is_not_passed_over(name):
+  """What is raised there is printed and forgotten."""
+  process = body(f"""
+import os, signal
+class Held:
+  pass
+def {name}(self):
+  os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(0.1)
+Held.__del__ = lambda self: {name}(self)
+Held()
+wait()
+""")
+  returned, lines = told(process)
+  assert returned == 130
+  assert len(lines) == 1

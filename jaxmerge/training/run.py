@@ -114,9 +114,9 @@ def check_workdir(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
   """
   workdir = epath.Path(workdir)
   path = workdir / NAME
-  trail = workdir / "checkpoints"
-  if trail.exists() and not trail.is_dir():
-    raise InputError(f"{trail} is not a directory: no checkpoint can be saved")
+  for folder in (workdir / "checkpoints", workdir / "tensorboard"):
+    if folder.exists() and not folder.is_dir():
+      raise InputError(f"{folder} is not a directory, as a run needs it")
   if not path.exists():
     found = [name for name in _OF_A_RUN if (workdir / name).exists()]
     if found and not trajectory.steps_in(workdir):
