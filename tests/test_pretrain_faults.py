@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxmerge import locks, pretrain, runner
+from jaxmerge import convert, locks, pretrain, runner
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.errors import Diverged, InputError
 from jaxmerge.training.loop import Plan, train
@@ -179,6 +179,18 @@ def test_a_refused_parent_does_not_take_the_workdir(tiny_run, tmp_path):
   config.num_steps = 4
   pretrain.train(config, workdir, init_from=f"{tiny_run}@8", progress=quiet)
   assert (workdir / "checkpoints/4").exists()
+
+
+def test_a_run_starts_from_a_hugging_face_directory(tiny_run, tmp_path):
+  convert.convert(f"{tiny_run}@8", tmp_path / "hf", "hf")
+  config = tiny_config()
+  config.num_steps = 1
+  first = []
+  for name, parent in (("a", f"{tiny_run}@8"), ("b", str(tmp_path / "hf"))):
+    pretrain.train(config, tmp_path / name, init_from=parent, progress=quiet)
+    [line] = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+    first.append(json.loads(line))
+  assert first[0] == first[1]
 
 
 def _run_of_files(tmp_path, **changed):
