@@ -17,7 +17,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from jaxmerge import owner
 from jaxmerge.bayesopt.identity import check_journal_file
 from jaxmerge.bayesopt.records import (
-  CHECKSUM,
+  bare,
   parsed,
   problem_of,
   sealed_line,
@@ -154,9 +154,11 @@ class _MendingBackend(JournalFileBackend):
     try:
       # Nobody has read the torn line: readers leave a line without an end.
       _cut_torn_line(pathlib.Path(self._file_path))
-      with open(self._file_path, "ab") as journal:
-        for log in logs:
-          journal.write(sealed_line(log))
+      with open(self._file_path, "ab+") as journal:
+        journal.seek(0)
+        first = 1 + sum(1 for _ in journal)
+        for number, log in enumerate(logs, start=first):
+          journal.write(sealed_line(log, number))
         journal.flush()
         os.fsync(journal.fileno())
     finally:
@@ -167,11 +169,10 @@ class _MendingBackend(JournalFileBackend):
     try:
       for record in super().read_logs(log_number_from):
         line += 1
-        problem = problem_of(record)
+        problem = problem_of(record, line)
         if problem:
           raise InputError(_damaged(self._file_path, line, problem))
-        record.pop(CHECKSUM, None)
-        yield record
+        yield bare(record)
     except (
       json.JSONDecodeError,
       UnicodeDecodeError,
@@ -213,7 +214,7 @@ def _check_lines(path: pathlib.Path) -> None:
   problems = [
     _damaged(path, number, problem)
     for number, line in enumerate(lines, start=1)
-    if (problem := problem_of(parsed(line)))
+    if (problem := problem_of(parsed(line), number))
   ]
   shown = problems[:_MOST_SHOWN]
   if len(problems) > len(shown):

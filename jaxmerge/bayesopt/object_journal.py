@@ -21,7 +21,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from jaxmerge.bayesopt.journal import replay
 from jaxmerge.bayesopt.records import (
-  CHECKSUM,
+  bare,
   creates_study,
   parsed,
   problem_of,
@@ -95,7 +95,7 @@ class ObjectJournal(BaseJournalBackend):
         problem = problem_of(log)
         if problem:
           raise self._damaged(number, problem)
-        log.pop(CHECKSUM, None)
+        log = bare(log)
         number += 1
         self._next = max(self._next, number)
         yield log

@@ -11,6 +11,9 @@ from typing import Any
 from optuna.storages.journal._storage import JournalOperation
 
 CHECKSUM = "jaxmerge_checksum"
+# Which line of its file a record is: lines that are missing, doubled or in
+# another order are seen. The checksum is of this too.
+LINE = "jaxmerge_line"
 _OPERATIONS = frozenset(JournalOperation)
 
 
@@ -30,8 +33,14 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
   return {**record, CHECKSUM: _checksum(record)}
 
 
-def sealed_line(record: dict[str, Any]) -> bytes:
-  return _dumps(sealed(record)).encode() + b"\n"
+def sealed_line(record: dict[str, Any], number: int) -> bytes:
+  """The line of that number in a file, from 1."""
+  return _dumps(sealed({**record, LINE: number})).encode() + b"\n"
+
+
+def bare(record: dict[str, Any]) -> dict[str, Any]:
+  """The record as Optuna gave it."""
+  return {k: v for k, v in record.items() if k not in (CHECKSUM, LINE)}
 
 
 def is_record(record: Any) -> bool:
@@ -57,13 +66,20 @@ def creates_study(record: Any) -> bool:
   )
 
 
-def problem_of(record: Any) -> str:
-  """What is wrong with an entry of a journal; "" if nothing is."""
+def problem_of(record: Any, number: int | None = None) -> str:
+  """What is wrong with an entry of a journal; "" if nothing is.
+
+  Args:
+    record: what JSON gave.
+    number: of its line, from 1; None where it lies in no file.
+  """
   if not is_record(record):
     return "it is no record of a study"
   rest = {key: value for key, value in record.items() if key != CHECKSUM}
   if CHECKSUM in record and record[CHECKSUM] != _checksum(rest):
     return "it was changed after it had been written"
+  if number is not None and record.get(LINE, number) != number:
+    return f"it was written as line {record[LINE]}: lines are missing or moved"
   return ""
 
 

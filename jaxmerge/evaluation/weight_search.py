@@ -19,7 +19,13 @@ from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.space import simplices_of
 from jaxmerge.bayesopt.study import Ending, open_study, run_study
 from jaxmerge.bayesopt.trials import is_scored, observations, recommended
-from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
+from jaxmerge.errors import check
+from jaxmerge.evaluation.objective import (
+  WEIGHTS,
+  Domain,
+  MergedLoss,
+  make_objective,
+)
 from jaxmerge.merging import coefficients
 
 _STARTS = "starts"
@@ -112,6 +118,7 @@ def open_weight_study(
     num_trials=num_trials,
     described=described,
   )
+  _check_trials(study, domain)
   if _STARTS not in study.user_attrs:
     study.set_user_attr(
       _STARTS, unit_starts(starts, domain, num_trials, use_gradients)
@@ -125,6 +132,22 @@ def open_weight_study(
     starts=study.user_attrs[_STARTS],
   )
   return study
+
+
+def _check_trials(study: Study, domain: Domain) -> None:
+  """Refuses a study of which parts have been lost.
+
+  Raises:
+    InputError: names finished trials that lack what every one has.
+  """
+  names = {name for row in domain.names_GxK for name in row}
+  check(
+    f"the study {study.study_name!r} is damaged: trial {trial.number} is "
+    "finished and lacks its weights; restore it, or choose another name"
+    for trial in study.get_trials(deepcopy=False)
+    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    and not (names <= trial.params.keys() and WEIGHTS in trial.user_attrs)
+  )
 
 
 def ended(study: Study, num_trials: int) -> list[FrozenTrial]:

@@ -369,3 +369,52 @@ def test_a_store_address_that_is_a_file_is_refused(tmp_path):
       look(f"file://{tmp_path}/mine")
   assert (tmp_path / "mine").read_text() == "mine"
   assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def _lines(path):
+  return path.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    lambda lines: lines[:4] + lines[5:],
+    lambda lines: lines[:4] + [lines[3]] + lines[4:],
+    lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]],
+    lambda lines: [lines[0], *lines[2:]],
+  ],
+)
+def test_lines_that_are_missing_doubled_or_moved_are_refused(tmp_path, how):
+  path = tmp_path / "study.journal"
+  storage = open_storage(path)
+  study = optuna.create_study(storage=storage, study_name="a")
+  for value in (1.0, 2.0, 3.0):
+    study.add_trial(optuna.trial.create_trial(value=value))
+  study.set_user_attr("x", 1)
+  study.set_user_attr("y", 2)
+  study.set_user_attr("z", 3)
+  whole = _lines(path)
+  assert len(whole) > 6
+  path.write_bytes(b"".join(how(whole)))
+  before = path.read_bytes()
+  with pytest.raises(InputError, match="lines are missing or moved"):
+    open_storage(path)
+  assert path.read_bytes() == before
+  path.write_bytes(b"".join(whole))
+  assert (
+    len(optuna.load_study(study_name="a", storage=open_storage(path)).trials)
+    == 3
+  )
+
+
+def test_lines_of_other_programs_among_ours_are_counted(tmp_path):
+  path = tmp_path / "study.journal"
+  study = optuna.create_study(storage=open_storage(path), study_name="a")
+  theirs = optuna.load_study(
+    study_name="a",
+    storage=JournalStorage(JournalFileBackend(str(path))),
+  )
+  theirs.set_user_attr("note", "of a dashboard")
+  study.set_user_attr("x", 1)
+  again = optuna.load_study(study_name="a", storage=open_storage(path))
+  assert again.user_attrs == {"note": "of a dashboard", "x": 1}
