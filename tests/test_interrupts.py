@@ -50,6 +50,8 @@ def start(*argv: str) -> subprocess.Popen:
     stderr=subprocess.PIPE,
     text=True,
     env={**os.environ, "PYTHONPATH": str(ROOT)},
+    # A background job of a shell ignores SIGINT, and so would its children.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
   )
 
 
