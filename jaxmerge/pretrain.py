@@ -232,7 +232,10 @@ def _loop(
   )
 
   def save(step: int, state: TrainState) -> None:
-    lines = metrics.digest if metrics else ""
+    lines = ""
+    if metrics is not None:
+      metrics.sync()
+      lines = metrics.digest
     described = functools.partial(describe, metrics=lines)
     store.save_step(
       manager, step, state.params, state.opt_state, ready.iterator, described

@@ -8,6 +8,7 @@ has saved.
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -77,6 +78,12 @@ class MetricsWriter:
   def digest(self) -> str:
     """sha256 of all lines so far."""
     return self._hash.hexdigest()
+
+  def sync(self) -> None:
+    """Brings the lines to the disk: a checkpoint must not outlive them."""
+    if "://" not in str(self._path) and self._path.exists():
+      with self._path.open("rb") as file:
+        os.fsync(file.fileno())
 
   def close(self) -> None:
     self._events.close()
