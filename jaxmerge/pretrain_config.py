@@ -114,6 +114,7 @@ def model_of(config: config_dict.ConfigDict) -> DecoderConfig:
 def optimizer_of(
   config: config_dict.ConfigDict,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimiser that a config asks for, and its learning-rate schedule."""
   knobs = config.optimizer
   schedule = optimizer.warmup_constant(knobs.learning_rate, knobs.warmup_steps)
   adamw = optimizer.adamw(

@@ -42,6 +42,7 @@ def seconds_a_trial(
   place: Place,
   tokens: int,
 ) -> float:
+  """Expected seconds of a trial: to merge, to score and to suggest."""
   leaves = named_leaves(abstract).values()
   count, groups = len(domain.steps), len(domain.groups.names_G)
   scoring = trial_seconds(
@@ -75,6 +76,7 @@ def plan(
   seconds: float,
   before: Study | None,
 ) -> str:
+  """What a search will do, a line a fact."""
   size = _tree_bytes(abstract_params(checkpoints[0].metadata))
   count = len(checkpoints)
   done = 0

@@ -64,6 +64,7 @@ def open_own_study(
   domain: Domain,
   scorer: Scorer,
 ) -> Study:
+  """Opens or goes on with the study; see weight_search.open_weight_study."""
   source = config.data.source or checkpoints[-1].metadata.data["source"]
   corpus = scorer.corpus.fingerprint
   return weight_search.open_weight_study(
