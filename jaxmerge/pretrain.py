@@ -82,8 +82,8 @@ def train(
   if dry_run:
     print(plan(config, mesh))
     return
-  if workdir.exists():  # before minutes of work that would be in vain
-    distributed.on_first_process(lambda: _check_free(workdir))
+  # Before minutes of work that would be in vain.
+  distributed.on_first_process(lambda: _check_free(workdir))
   ready = _prepare(config, mesh, workdir, parent, parts, progress)
   # Whatever can be refused has been before the workdir is taken.
   with contextlib.ExitStack() as stack:
@@ -113,8 +113,9 @@ def _lock(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _check_free(workdir: epath.Path) -> None:
-  with _lock(workdir):
-    pass
+  if workdir.exists():
+    with _lock(workdir):
+      pass
 
 
 class _Ready(NamedTuple):

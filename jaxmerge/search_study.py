@@ -48,13 +48,16 @@ def find_own_study(
     use_gradients=config.use_gradients,
     starts=tuple(config.starts),
   )
-  return find_study(
+  study = find_study(
     study_address(config, workdir),
     config.name,
     fingerprint={**weights, **_fingerprint(config, checkpoints)},
     described=_described(workdir, checkpoints),
     unknown=("corpus",),
   )
+  if study is not None:
+    weight_search.check_trials(study, domain)
+  return study
 
 
 def open_own_study(

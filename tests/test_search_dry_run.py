@@ -118,11 +118,29 @@ def test_another_search_under_a_name_is_refused_at_once(
   assert contents(tmp_path) == before
 
 
+def test_a_study_that_lost_parts_is_refused_before_it_is_touched(
+  searched, monkeypatch
+):
+  """One of before, whose records say nothing of their line."""
+  monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
+  journal = searched / "search/pair/study.journal"
+  ours = r',"jaxmerge_\w+":("\w+"|\d+)'
+  lines = re.sub(ours, "", journal.read_text()).splitlines(keepends=True)
+  [lost, *_] = [line for line in lines if '"param_name":"w_0"' in line]
+  lines.remove(lost)
+  journal.write_text("".join(lines))
+  before = contents(searched)
+  for dry_run in (True, False):
+    with pytest.raises(InputError, match="lacks its weights"):
+      search.search(tiny_config(), searched, dry_run=dry_run, progress=quiet)
+  assert contents(searched) == before
+
+
 def test_a_study_of_other_held_out_windows_is_refused(searched):
   """As one made before windows were drawn by a hash."""
   journal = searched / "search/pair/study.journal"
   rule = '"held_out":"by a hash of document and window",'
-  text = re.sub(r',"jaxmerge_checksum":"\w+"', "", journal.read_text())
+  text = re.sub(r',"jaxmerge_\w+":("\w+"|\d+)', "", journal.read_text())
   assert rule in text
   journal.write_text(text.replace(rule, ""))
   with pytest.raises(InputError, match="without held_out"):

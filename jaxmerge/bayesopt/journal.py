@@ -148,6 +148,8 @@ class _MendingBackend(JournalFileBackend):
   every later one, would stop there.
   """
 
+  _counted = (0, 0)  # bytes of the file, and the whole lines in them
+
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
     lock = OwnedLock(self._file_path)
     lock.acquire()
@@ -155,10 +157,14 @@ class _MendingBackend(JournalFileBackend):
       # Nobody has read the torn line: readers leave a line without an end.
       _cut_torn_line(pathlib.Path(self._file_path))
       with open(self._file_path, "ab+") as journal:
-        journal.seek(0)
-        first = 1 + sum(1 for _ in journal)
-        for number, log in enumerate(logs, start=first):
+        size, count = self._counted
+        if size > os.fstat(journal.fileno()).st_size:  # another file is there
+          size = count = 0
+        journal.seek(size)
+        count += sum(1 for _ in journal)
+        for number, log in enumerate(logs, start=count + 1):
           journal.write(sealed_line(log, number))
+        self._counted = (journal.tell(), count + len(logs))
         journal.flush()
         os.fsync(journal.fileno())
     finally:

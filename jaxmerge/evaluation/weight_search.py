@@ -118,7 +118,7 @@ def open_weight_study(
     num_trials=num_trials,
     described=described,
   )
-  _check_trials(study, domain)
+  check_trials(study, domain)
   if _STARTS not in study.user_attrs:
     study.set_user_attr(
       _STARTS, unit_starts(starts, domain, num_trials, use_gradients)
@@ -134,7 +134,7 @@ def open_weight_study(
   return study
 
 
-def _check_trials(study: Study, domain: Domain) -> None:
+def check_trials(study: Study, domain: Domain) -> None:
   """Refuses a study of which parts have been lost.
 
   Raises:
