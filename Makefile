@@ -2,20 +2,47 @@
 # make test         everything, from a bare clone to the tested package
 # make check        lint, format, types, contracts, then make test
 # make install      only the environment, in .venv
+#
+# LANE=newest does the same with the jax that GPU images have, in .venv-newest.
+# SHORT=1 leaves out the tests that start and kill processes.
 
-PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print(1)' 2>/dev/null),$(p))))
+LANE ?= default
+ifeq ($(LANE),default)
+  VENV := .venv
+  LOCK := requirements.lock
+  SERIES := 3.11 3.12
+  RIGHT := sys.version_info >= (3, 11)
+  NEEDS := 3.11 or newer
+else ifeq ($(LANE),newest)
+  VENV := .venv-newest
+  LOCK := requirements.newest.lock
+  SERIES := 3.12
+  RIGHT := sys.version_info[:2] == (3, 12)
+  NEEDS := 3.12
+  # GPJax's metadata forbid this jax, so nothing may be resolved anew.
+  NO_DEPS := --no-deps
+else
+  $(error LANE is default or newest, not $(LANE))
+endif
+
+# An interpreter is believed after it has run: pyenv's shims exist and fail,
+# and distributions ship Pythons that cannot make an environment.
+TRY := -c 'import ensurepip, sys; sys.exit(not ($(RIGHT)))' >/dev/null 2>&1
+PYENV = $(wildcard $(foreach s,$(SERIES),$(shell pyenv root 2>/dev/null)/versions/$(s).*/bin/python))
+PYTHON ?= $(firstword $(foreach p,$(SERIES:%=python%) python3 $(PYENV),$(shell $(p) $(TRY) && echo $(p))))
 WORKDIR ?= runs/quickstart
-BIN := .venv/bin
-INSTALLED := .venv/.installed
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 
 .PHONY: install quickstart test check lock format
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "jaxmerge needs Python 3.11 or newer" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+$(INSTALLED): $(LOCK) pyproject.toml
+	@found="$(PYTHON)"; $${found:-false} $(TRY) || { \
+	  echo "jaxmerge (LANE=$(LANE)) needs Python $(NEEDS); name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(NO_DEPS) --require-hashes -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -23,7 +50,7 @@ quickstart: install
 	$(BIN)/python -m jaxmerge.quickstart --workdir=$(WORKDIR)
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(if $(SHORT),--ignore=tests/multiprocess)
 
 check: install
 	$(BIN)/ruff check .
@@ -36,8 +63,11 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Needs `uv`; the lock holds exact versions and hashes, and names no index.
+# Needs `uv`; the locks hold exact versions and hashes, and name no index.
+COMPILE := uv pip compile pyproject.toml --extra dev --universal \
+  --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-annotate --no-header --upgrade
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-annotate --no-header --upgrade --output-file requirements.lock
+	$(COMPILE) --python-version 3.11 --output-file requirements.lock
+	$(COMPILE) --python-version 3.12 --output-file requirements.newest.lock \
+	  --override requirements.newest.override

@@ -86,11 +86,11 @@ def main() -> None:
   arguments = parser.parse_args()
   config = DecoderConfig(
     vocab_size=32_000,
-    width=arguments.width,
-    depth=arguments.depth,
-    num_heads=arguments.width // 64,
-    num_kv_heads=arguments.width // 64,
-    mlp_width=arguments.width * 8 // 3 // 128 * 128,
+    hidden_size=arguments.width,
+    num_hidden_layers=arguments.depth,
+    num_attention_heads=arguments.width // 64,
+    num_key_value_heads=arguments.width // 64,
+    intermediate_size=arguments.width * 8 // 3 // 128 * 128,
     dtype="bfloat16",
   )
   trees = [make_tree(config, 0)]

@@ -26,7 +26,7 @@ from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.trees import TreesOnDevices
+from jaxmerge.merging.resident import TreesOnDevices
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 from jaxmerge.runner import set_up_jax

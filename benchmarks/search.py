@@ -58,12 +58,12 @@ def ours(
   """The weights that the search verb would hand over."""
   from jaxmerge.bayesopt.sampler import GPHedgeSampler
   from jaxmerge.bayesopt.trials import recommended
-  from jaxmerge.merging import coefficients
+  from jaxmerge.merging import weight_rules
 
   count = shown.num_weights
   names = [f"w_{k}" for k in range(count)]
-  order = coefficients.default_starts(count, use_gradients)
-  starts = coefficients.starts(order, count)[: max(budget // 2, 1)]
+  order = weight_rules.default_starts(count, use_gradients)
+  starts = weight_rules.starts(order, count)[: max(budget // 2, 1)]
   sampler = GPHedgeSampler(
     seed=seed,
     simplex=names,

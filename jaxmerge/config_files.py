@@ -1,19 +1,39 @@
-"""Config files: found, run, and compared with a verb's schema."""
+"""Config files: found, run, and filled with the defaults of a verb's keys."""
 
+import contextvars
+import dataclasses
+import importlib
 import importlib.util
-import math
 import pathlib
-import typing
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
 import jaxmerge
+from jaxmerge.config_fields import as_kind, chosen_rows, flatten, nested, rows
+from jaxmerge.config_reading import structure_problems
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import expanded
 
-Schema = Mapping[str, Any]
+# The config of each verb, imported when it is needed.
+CONFIGS = {
+  "pretrain": "jaxmerge.training.config:PretrainConfig",
+  "merge": "jaxmerge.merging.config:MergeConfig",
+  "search": "jaxmerge.evaluation.config:SearchConfig",
+  "evaluate": "jaxmerge.evaluation.config:EvaluateConfig",
+}
+# The verb that a config file is being loaded for, for the files it loads.
+_loading: contextvars.ContextVar[str] = contextvars.ContextVar(
+  "loading", default=""
+)
+
+
+def config_class(verb: str) -> type:
+  """The dataclass of a verb's config."""
+  module, _, name = CONFIGS[verb].partition(":")
+  return getattr(importlib.import_module(module), name)
 
 
 def config_path(name: str) -> str:
@@ -50,17 +70,53 @@ def _exists(path: pathlib.Path) -> bool:
     raise InputError(f"config file {path} {reason}") from error
 
 
-def load_config(name: str) -> config_dict.ConfigDict:
-  """Loads a config as `--config=name` does; for notebooks and tests.
+def load_config(name: str, verb: str = "") -> config_dict.ConfigDict:
+  """Loads a config file as `--config=name` does, with its verb's defaults.
+
+  Knobs of what a key such as `optimizer.name` chooses are left out where the
+  file does not say them: their defaults depend on that key.
+
+  For notebooks, tests, and config files that change a few keys of another.
+
+  Args:
+    name: of the file; `configs/...` are those that jaxmerge carries.
+    verb: whose config it is. Without one the directory's name says it, as in
+      `configs/search/`, or the verb that is loading the file.
 
   Raises:
-    InputError: there is no such file, it does not run, or gives no ConfigDict.
+    InputError: there is no such file, it does not run, gives no ConfigDict, or
+      has keys that the verb has not.
   """
-  file, _, argument = config_path(name).partition(":")
+  path = config_path(name)
+  folder = pathlib.Path(path.partition(":")[0]).parent.name
+  verb = verb or (folder if folder in CONFIGS else _loading.get())
+  if verb not in CONFIGS:
+    raise InputError(
+      f"config file {name}: give the verb that it is for, one of "
+      f"{', '.join(CONFIGS)}, as in load_config({name!r}, verb='search')"
+    )
+  config = run_config_file(path, verb)
+  flat = flatten(config)
+  check(structure_problems(config_class(verb), flat))
+  return filled(config_class(verb), flat, knobs=False)
+
+
+def run_config_file(path: str, verb: str) -> config_dict.ConfigDict:
+  """What the function get_config of a file gives, checked for nothing else.
+
+  Args:
+    path: from config_path.
+    verb: whose config it is, for other files that it loads.
+  """
+  file, _, argument = path.partition(":")
   spec = importlib.util.spec_from_file_location("jaxmerge_config", file)
   if spec is None or spec.loader is None:
     raise InputError(f"config file {file} is not a Python file")
   module = importlib.util.module_from_spec(spec)
+  folder = str(pathlib.Path(file).absolute().parent)
+  if folder not in sys.path:  # as for a script: its neighbours can be imported
+    sys.path.append(folder)
+  token = _loading.set(verb)
   try:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -72,6 +128,8 @@ def load_config(name: str) -> config_dict.ConfigDict:
   except BaseException as error:
     what = f"{type(error).__name__}: {error}"
     raise InputError(f"config file {file} does not run: {what}") from error
+  finally:
+    _loading.reset(token)
   if not isinstance(config, config_dict.ConfigDict):
     raise InputError(
       f"get_config of config file {file} must return an ml_collections "
@@ -86,72 +144,30 @@ def load_config(name: str) -> config_dict.ConfigDict:
   return config
 
 
-def check_config(
-  config: Mapping[str, Any], schema: Schema, prefix: str = "config."
-) -> None:
-  """Refuses a config that has not exactly the keys and types of the schema.
+def filled(
+  cls: type, config: Mapping[str, Any], *, knobs: bool = True
+) -> config_dict.ConfigDict:
+  """A config with every key of a verb: its own values, else the defaults.
 
   Args:
-    config: a ConfigDict.
-    schema: for each key its type, or the schema of a section.
-
-  Raises:
-    InputError: lists every unknown and missing key and every wrong type.
+    cls: the verb's config.
+    config: of right keys and types, flat.
+    knobs: with those of all records, or only those that `config` says.
   """
-  check(_config_problems(config, schema, prefix))
-
-
-def _config_problems(
-  config: Mapping[str, Any], schema: Schema, prefix: str
-) -> list[str]:
-  problems = [
-    f"unknown config key {prefix}{key}" for key in config if key not in schema
-  ]
-  for key, kind in schema.items():
-    if key not in config:
-      problems.append(f"missing config key {prefix}{key}")
-    elif isinstance(kind, Mapping):
-      if isinstance(config[key], Mapping | config_dict.ConfigDict):
-        problems += _config_problems(config[key], kind, f"{prefix}{key}.")
-      else:
-        problems.append(f"{prefix}{key} must be a section of keys")
+  known = chosen_rows(cls, config)
+  every = {row.name: row for row in rows(cls)} | known
+  full: dict[str, Any] = {}
+  for name, row in every.items():
+    value = config.get(name)
+    if value is None and row.record and not knobs:
+      continue
+    if value is not None:
+      full[name] = as_kind(value, row.kind)
+    elif row.default is not dataclasses.MISSING:
+      full[name] = row.default
     else:
-      problems += _value_problems(f"{prefix}{key}", config[key], kind)
-  return problems
-
-
-def _value_problems(name: str, value: Any, kind: Any) -> list[str]:
-  of_tuple = typing.get_args(kind)  # (the elements' type, ...)
-  if of_tuple:
-    is_right = isinstance(value, tuple | list) and all(
-      _is_a(element, of_tuple[0]) for element in value
-    )
-  else:
-    is_right = _is_a(value, kind)
-  if not is_right:
-    return [f"{name} must be {_kind_name(kind)}, got {value!r}"]
-  if isinstance(value, float) and not math.isfinite(value):
-    return [f"{name} must be a finite number, got {value}"]
-  return []
-
-
-_EXAMPLES = {str: "('a', 'b') or ('a',)", int: "(1, 2) or (1,)"}
-
-
-def _kind_name(kind: Any) -> str:
-  of_tuple = typing.get_args(kind)
-  if not of_tuple:
-    return kind.__name__
-  [element, _] = of_tuple
-  return f"a tuple of {element.__name__}, as {_EXAMPLES[element]}"
-
-
-def _is_a(value: Any, kind: type) -> bool:
-  if isinstance(value, bool):
-    return kind is bool
-  if kind is float:
-    return isinstance(value, int | float)
-  return isinstance(value, kind)
+      full[name] = config_dict.placeholder(row.kind)
+  return config_dict.ConfigDict(nested(full))
 
 
 def strings_of(

@@ -28,12 +28,14 @@ from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.checkpoints.sources import load_params, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.data import sections
-from jaxmerge.errors import Problems, check
+from jaxmerge.config_reading import read
+from jaxmerge.errors import Problems
 from jaxmerge.evaluation import paired
+from jaxmerge.evaluation.config import EvaluateConfig
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.heldout_loss import Score
 from jaxmerge.files import check_can_make, make_directory, user_path, write_json
+from jaxmerge.merging.resident import choose_place
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
@@ -41,16 +43,7 @@ from jaxmerge.reading import read_file, read_json
 from jaxmerge.shown import presentable
 from jaxmerge.training.loop import Progress
 
-SCHEMA: runner.Schema = {
-  "split": str,
-  "sequences": int,
-  "seq_len": int,
-  "batch_size": int,
-  "data": dict(sections.OTHER_CORPUS),
-  "mesh": {"data": int, "fsdp": int, "tensor": int},
-}
 _FILE = "evaluation.json"
-_SPLITS = ("train", "search", "report", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Evaluation:
 
 
 def evaluate(
-  config: config_dict.ConfigDict,
+  config: config_dict.ConfigDict | EvaluateConfig,
   inputs: Sequence[str],
   *,
   output: epath.PathLike = "",
@@ -85,22 +78,23 @@ def evaluate(
   """
   distributed.check_single_process("evaluate")
   problems = Problems()
-  problems(lambda: check_config(config))
+  settings = problems(lambda: read(EvaluateConfig, config))
   checkpoints = problems(lambda: open_models(inputs)) or []
-  read = [checkpoint.path for checkpoint in checkpoints]
+  paths = [checkpoint.path for checkpoint in checkpoints]
   if output:
-    problems(lambda: _check_output(user_path(output), read))
+    problems(lambda: _check_output(user_path(output), paths))
   problems.check()
+  assert settings is not None
   trajectory.check_comparable(checkpoints)
   with _locked(output):
-    scores = _scores(config, checkpoints, progress)
+    scores = _scores(settings, checkpoints, progress)
     rows = _rows(checkpoints, scores)
-    print(presentable(_table(rows, config.split)))
+    print(presentable(_table(rows, settings.split)))
     if output:
       write_json(
         make_directory(output) / _FILE,
         {
-          "split": config.split,
+          "split": settings.split,
           "sequences": len(scores[0].losses_N),
           "tokens": int(scores[0].targets_N.sum()),
           "rows": [dataclasses.asdict(row) for row in rows],
@@ -143,22 +137,24 @@ def _locked(output: epath.PathLike) -> contextlib.AbstractContextManager[None]:
 
 
 def _scores(
-  config: config_dict.ConfigDict,
+  config: EvaluateConfig,
   checkpoints: Sequence[Checkpoint],
   progress: Progress,
 ) -> list[Score]:
   first = checkpoints[0].metadata
-  mesh = make_mesh(**config.mesh)
+  mesh = make_mesh(**vars(config.mesh))
+  where = shardings(abstract_params(first), mesh)
+  budget = config.memory_budget_gb
+  choose_place(checkpoints[:1], where, merged_trees=1, memory_budget_gb=budget)
   scorer = open_scorer(
     first,
     mesh,
     batch_size=config.batch_size,
-    settings=sections.other_corpus(config.data),
+    data=config.data,
     seq_len=config.seq_len,
     progress=lambda text: progress("data", 0, 0, text),
   )
   heldout = scorer.on(config.split, config.sequences)
-  where = shardings(abstract_params(first), mesh)
   scores = []
   for number, checkpoint in enumerate(checkpoints, start=1):
     scores.append(heldout(load_params(checkpoint, where)))
@@ -185,28 +181,6 @@ def _rows(
   return rows
 
 
-def check_config(config: config_dict.ConfigDict) -> None:
-  """Refuses what is wrong with a config whatever the inputs."""
-  runner.check_config(config, SCHEMA)
-  check(_problems(config))
-
-
-def _problems(config: config_dict.ConfigDict) -> list[str]:
-  problems = [
-    f"config.{key} must be positive, got {config[key]}"
-    for key in ("sequences", "batch_size")
-    if config[key] < 1
-  ]
-  if config.seq_len < 0:
-    problems.append(f"config.seq_len must be >= 0, got {config.seq_len}")
-  problems += sections.other_corpus_problems(config.data)
-  if config.split not in _SPLITS:
-    problems.append(
-      f"config.split must be one of {', '.join(_SPLITS)}, got {config.split!r}"
-    )
-  return problems
-
-
 def _table(rows: Sequence[Evaluation], split: str) -> str:
   width = max(len(row.name) for row in rows)
   lines = [
@@ -225,7 +199,7 @@ def main(argv: Sequence[str]) -> None:
   flags = runner.parse(
     argv,
     doc=__doc__ or "",
-    configs={"config": None},
+    configs={"config": ("evaluate", None)},
     strings={
       "inputs": (
         None,

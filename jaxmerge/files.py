@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from etils import epath
 
-from jaxmerge import owner
+from jaxmerge import process_liveness
 from jaxmerge.errors import InputError
 
 _SETTLE_SECONDS = 0.2
@@ -76,7 +76,7 @@ def human_bytes(size: float) -> str:
 
 def _temporary_name(path: epath.Path, what: str = "tmp") -> epath.Path:
   """A name of this process beside a path, which tells whose it is."""
-  me = owner.this_process()
+  me = process_liveness.this_process()
   end = f"{me.host}-{me.pid}-{uuid.uuid4().hex[:8]}"
   return path.parent / f".{path.name}.{what}-{end}"
 
@@ -94,7 +94,7 @@ def _leftovers(path: epath.Path, what: str) -> list[epath.Path]:
   return [
     name
     for name, match in found
-    if match[1] == owner.this_process().host
+    if match[1] == process_liveness.this_process().host
     and not psutil.pid_exists(int(match[2]))
   ]
 
@@ -170,11 +170,16 @@ def check_memory(what: str, size: float) -> None:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
+  """As write_bytes, in UTF-8."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
   """Writes a file under a temporary name, then renames it into place."""
   path = epath.Path(path)
   temporary = _temporary_name(path)
   try:
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)

@@ -8,21 +8,70 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import filelock
 from etils import epath
 
-from jaxmerge import owner
+from jaxmerge import process_liveness
 from jaxmerge.errors import InputError
 from jaxmerge.files import make_directory, resolved
 
 _SUFFIX = ".jaxmerge-lock"
 
 
+def _sign(descriptor: int) -> os.stat_result:
+  """Writes who holds a lock into its file; returns which file that is."""
+  me = process_liveness.this_process()
+  now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+  text = json.dumps({"pid": me.pid, "host": me.host, "since": now})
+  os.ftruncate(descriptor, 0)
+  os.pwrite(descriptor, text.encode(), 0)
+  return os.fstat(descriptor)
+
+
+def take(
+  file: epath.PathLike, *, wait: bool = True, poll_seconds: float = 0.05
+) -> Callable[[], None]:
+  """Acquires a lock of the operating system, in whose file it says who has it.
+
+  Args:
+    file: carries the lock; a link there is refused.
+    wait: for another holder to end.
+    poll_seconds: between two looks whether it has.
+
+  Returns:
+    The call that releases the lock and removes its file.
+
+  Raises:
+    filelock.Timeout: another has it, and `wait` is false.
+    OSError: the file system cannot keep one there.
+  """
+  taken: list[os.stat_result] = []
+  # Not a soft lock where there is no flock: that would outlive its process.
+  lock = filelock.FileLock(
+    file,
+    fallback_to_soft=False,
+    on_acquired=lambda descriptor: taken.append(_sign(descriptor)),
+  )
+  lock.acquire(blocking=wait, poll_interval=poll_seconds)
+
+  def release() -> None:
+    # While it is still held: whoever has opened the file before looks again
+    # when it gets the lock of a file that is gone.
+    with contextlib.suppress(OSError):
+      if os.path.samestat(os.lstat(file), taken[0]):
+        os.unlink(file)
+    lock.release()
+
+  return release
+
+
 @contextlib.contextmanager
-def exclusive(path: epath.PathLike, what: str) -> Iterator[None]:
-  """Holds the lock of a path for as long as the block runs; never waits.
+def exclusive(
+  path: epath.PathLike, what: str, *, wait: bool = False
+) -> Iterator[None]:
+  """Holds the lock of a path for as long as the block runs.
 
   The lock is a hidden file beside the path, `.<name>.jaxmerge-lock`, so that
   the path itself need not exist. It is removed at the end; one that a killed
@@ -32,6 +81,7 @@ def exclusive(path: epath.PathLike, what: str) -> Iterator[None]:
   Args:
     path: what is written; links are followed.
     what: its name in the message, such as "the workdir runs/a".
+    wait: for another holder to end, instead of raising.
 
   Raises:
     InputError: another process, or another block of this one, holds the lock;
@@ -42,20 +92,8 @@ def exclusive(path: epath.PathLike, what: str) -> Iterator[None]:
     yield
     return
   make_directory(file.parent)
-  taken: list[os.stat_result] = []
-
-  def sign(descriptor: int) -> None:
-    me = owner.this_process()
-    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-    text = json.dumps({"pid": me.pid, "host": me.host, "since": now})
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text.encode(), 0)
-    taken.append(os.fstat(descriptor))
-
-  # Not a soft lock where there is no flock: that would outlive its process.
-  lock = filelock.FileLock(file, fallback_to_soft=False, on_acquired=sign)
   try:
-    lock.acquire(blocking=False)
+    release = take(file, wait=wait)
   except filelock.Timeout:
     raise InputError(f"{what} is in use by {_holder(file)}") from None
   except OSError as error:
@@ -65,12 +103,7 @@ def exclusive(path: epath.PathLike, what: str) -> Iterator[None]:
   try:
     yield
   finally:
-    # While it is still held: whoever has opened the file before looks again
-    # when it gets the lock of a file that is gone.
-    with contextlib.suppress(OSError):
-      if os.path.samestat(os.lstat(file), taken[0]):
-        os.unlink(file)
-    lock.release()
+    release()
 
 
 def lock_file(path: epath.PathLike) -> epath.Path:

@@ -18,45 +18,33 @@ import math
 from collections.abc import Sequence
 
 import jax
-import psutil
 from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge import flag_values, locks, runner
 from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.data import sections
+from jaxmerge.config_reading import examine
 from jaxmerge.errors import Problems, check
 from jaxmerge.files import check_can_make, free_bytes, user_path
-from jaxmerge.merging import methods
-from jaxmerge.merging.average import normalise
-from jaxmerge.merging.jobs import (
-  Job,
+from jaxmerge.merging import method as methods
+from jaxmerge.merging.config import MergeConfig
+from jaxmerge.merging.merge_plan import (
+  MergePlan,
   Progress,
-  WeightGroups,
-  grouped,
-  plan,
+  describe,
+  plan_merge,
   run_streamed,
-  sized,
 )
+from jaxmerge.merging.method import METHODS, Method
 from jaxmerge.parallel import distributed
+from jaxmerge.parallel.mesh import host_budget
 from jaxmerge.shown import presentable
-
-SCHEMA: runner.Schema = {
-  "method": str,
-  **{key: type(value) for key, value in methods.DEFAULTS.items()},
-  "search_sequences": int,
-  "batch_size": int,
-  "seq_len": int,
-  "data": dict(sections.OTHER_CORPUS),
-  "mesh": {"data": int, "fsdp": int, "tensor": int},
-}
 
 
 def merge(
-  config: config_dict.ConfigDict,
+  config: config_dict.ConfigDict | MergeConfig,
   inputs: Sequence[str],
   output: epath.PathLike,
   *,
@@ -75,9 +63,10 @@ def merge(
       directories, of any model; oldest first where the method minds their
       order.
     output: a new step directory of kind `merged`, or Hugging Face directory.
-    weights: one per input, for methods that take them; with config.bands one
-      per input for each group: the embeddings, the bands, the head.
-    memory_budget_gb: GiB for parameters in memory; 0: half of what is free.
+    weights: one per input, for methods that take them; with
+      config.layer_groups one per input for each group: the embeddings, the
+      bands, the head.
+    memory_budget_gb: instead of the config's, unless 0.
     overwrite: replace an existing output.
     allow_unrelated: merge checkpoints of different runs or tokenizers, and
       measure on a corpus that has changed since training.
@@ -88,11 +77,14 @@ def merge(
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
   """
-  runner.check_config(config, SCHEMA)
   distributed.check_single_process("merge")
   output = user_path(output)
-  job = _open(
-    config,
+  settings, problems = examine(MergeConfig, config)
+  check(problems if settings is None else ())
+  assert settings is not None
+  plan = _open(
+    settings,
+    problems,
     inputs,
     output,
     weights,
@@ -101,106 +93,81 @@ def merge(
     allow_unrelated,
   )
   if dry_run:
-    print(presentable(plan(job, free_bytes(output))))
+    print(presentable(describe(plan, free_bytes(output))))
     return
   with locks.exclusive(output, f"the output {output}"):
-    if methods.METHODS[job.method].data:
+    if plan.method.data:
       # Imported here: data and model are not needed by any other method.
       from jaxmerge.evaluation.measured_merge import run_measured
 
       run_measured(
-        job,
-        config,
+        plan,
+        settings,
         output,
         overwrite=overwrite,
         allow_unrelated=allow_unrelated,
         progress=progress,
       )
     else:
-      run_streamed(job, output, overwrite=overwrite, progress=progress)
+      run_streamed(plan, output, overwrite=overwrite, progress=progress)
   progress("merge", 0, 0, f"saved {output}")
 
 
 def _open(
-  config: config_dict.ConfigDict,
+  config: MergeConfig,
+  wrong: Sequence[str],
   inputs: Sequence[str],
   output: epath.Path,
   weights: Sequence[float],
   budget_gb: float,
   overwrite: bool,
   allow_unrelated: bool,
-) -> Job:
+) -> MergePlan:
   """Checks everything that can be known before an array is read."""
-  name = config.method
-  parameters = {key: config[key] for key in methods.DEFAULTS}
-  problems = Problems(
-    methods.problems(name, len(inputs), weights, parameters)
-    + [
-      f"config.{key} must be positive, got {config[key]}"
-      for key in ("search_sequences", "batch_size")
-      if config[key] < 1
-    ]
-    + [
-      f"config.mesh.{axis} must be positive, or -1, got {size}"
-      for axis, size in config.mesh.items()
-      if size < 1 and size != -1
-    ]
-    + (
-      [f"config.seq_len must be at least 0, got {config.seq_len}"]
-      if config.seq_len < 0
-      else []
+  problems = Problems(wrong)
+  method, knobs = METHODS.get(config.method), config.knobs
+  if method is not None:
+    asked = (method, len(inputs), weights, knobs)
+    found = methods.problems(*asked)
+    problems.extend(
+      found if found or wrong else methods.weight_problems(*asked)
     )
-    + sections.other_corpus_problems(config.data)
-    + (
-      []
-      if math.isfinite(budget_gb) and budget_gb >= 0
-      else [f"--memory_budget_gb must be at least 0, got {budget_gb}"]
-    )
-  )
+  if not (math.isfinite(budget_gb) and budget_gb >= 0):
+    problems.add(f"--memory_budget_gb must be at least 0, got {budget_gb}")
   problems(lambda: check_can_make(output.parent))
   sources = problems(lambda: trajectory.open_inputs(inputs)) or []
-  opened = config.base and problems(
-    lambda: trajectory.open_inputs([config.base])
+  of_base = getattr(knobs, "base", "")
+  opened = (
+    problems(lambda: trajectory.open_inputs([of_base])) if of_base else None
   )
   base = opened[0] if opened else None
   read = [source.path for source in [*sources, *(opened or [])]]
   problems(lambda: check_output(output, overwrite=overwrite, inputs=read))
-  if sources and name in methods.METHODS:
-    problems(lambda: _check_sources(config, sources, base, allow_unrelated))
+  if sources and method is not None:
+    problems(
+      lambda: _check_sources(config, method, sources, base, allow_unrelated)
+    )
   problems.check()
-  groups: WeightGroups | None = None
-  if parameters["bands"]:
-    trajectory.check_step_directories(sources)
-    tree = abstract_params(sources[0].metadata)
-    groups = grouped(tree, parameters["bands"], weights)
-    weights = groups.mean_weights
-  fixed = methods.fixed_weights(name, len(inputs), weights, parameters)
-  if name in ("slerp", "karcher") and sum(w != 0 for w in weights) == 1:
-    fixed = list(normalise(weights))  # one end of the arc is that tree
-  budget = budget_gb * 2**30 or psutil.virtual_memory().available / 2
-  return sized(
-    Job(
-      name,
-      parameters,
-      sources,
-      base,
-      fixed or list(weights),
-      fixed is not None,
-      budget,
-      groups,
-    ),
-    output,
+  assert method is not None
+  return plan_merge(
+    method,
+    knobs,
+    sources,
+    base,
+    weights,
+    budget=host_budget(budget_gb or config.memory_budget_gb),
+    output=output,
   )
 
 
 def _check_sources(
-  config: config_dict.ConfigDict,
+  config: MergeConfig,
+  method: Method,
   sources: Sequence[Checkpoint],
   base: Checkpoint | None,
   allow_unrelated: bool,
 ) -> None:
   """Lists why these sources cannot be merged by that method."""
-  method = methods.METHODS[config.method]
   problems = Problems()
   together = [*([base] if base else []), *sources]
   problems(
@@ -228,7 +195,7 @@ def _order_problems(sources: Sequence[Checkpoint]) -> list[str]:
 
 
 def _needs_devices(config: config_dict.ConfigDict) -> bool:
-  method = methods.METHODS.get(config.get("method"))
+  method = METHODS.get(config.get("method"))
   return method is not None and method.data
 
 
@@ -236,7 +203,7 @@ def main(argv: Sequence[str]) -> None:
   flags = runner.parse(
     argv,
     doc=f"{__doc__}{methods.help_text()}",
-    configs={"config": None},
+    configs={"config": ("merge", None)},
     strings={
       "inputs": (
         None,
@@ -246,10 +213,10 @@ def main(argv: Sequence[str]) -> None:
       "output": (None, "the directory to write, of the inputs' format"),
       "weights": (
         "",
-        "one number per input, for methods that take them; with config.bands "
-        "for each group",
+        "one number per input, for methods that take them; with "
+        "config.layer_groups for each group",
       ),
-      "memory_budget_gb": ("0", "GiB for parameters; 0: half of what is free"),
+      "memory_budget_gb": ("0", "another spelling of config.memory_budget_gb"),
     },
     booleans={
       "overwrite": "replace an existing output",

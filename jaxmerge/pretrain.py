@@ -29,12 +29,12 @@ from jaxmerge.checkpoints import merged, metadata, store, trajectory
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.checkpoints.sources import open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.config_fields import to_flat
 from jaxmerge.data import cache, heldout, pipeline, settings
-from jaxmerge.data.tokenizer import load_tokenizer, vocabulary_size
+from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.errors import Problems, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.files import check_can_make, user_path
-from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.rules import batch_share
 from jaxmerge.pretrain_config import (
@@ -44,6 +44,7 @@ from jaxmerge.pretrain_config import (
   plan,
 )
 from jaxmerge.training import loop, run
+from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.state import TrainState
 from jaxmerge.training.trainer import (
@@ -53,7 +54,7 @@ from jaxmerge.training.trainer import (
 
 
 def train(
-  config: config_dict.ConfigDict,
+  config: config_dict.ConfigDict | PretrainConfig,
   workdir: epath.PathLike,
   *,
   init_from: str = "",
@@ -64,7 +65,7 @@ def train(
 
   Args:
     config: as configs/pretrain/quickstart.py.
-    workdir: gets run.json, tokenizer.json, metrics.jsonl, tensorboard/ and
+    workdir: gets run.json, its tokenizer, metrics.jsonl, tensorboard/ and
       checkpoints/<step>/{params, opt_state, data, metadata}.
     init_from: an input whose parameters the run starts from.
     dry_run: print the plan and stop after the checks.
@@ -77,7 +78,7 @@ def train(
     Diverged: a loss is not finite; nothing of that is saved.
   """
   workdir = user_path(workdir)
-  mesh = check_config(config)
+  config, mesh = check_config(config)
   parent, parts = _check_run(config, mesh, workdir, init_from)
   if dry_run:
     print(plan(config, mesh))
@@ -89,7 +90,7 @@ def train(
   with contextlib.ExitStack() as stack:
     distributed.on_first_process(lambda: stack.enter_context(_lock(workdir)))
     distributed.on_first_process(
-      lambda: run.claim(workdir, ready.identity, ready.tokenizer)
+      lambda: run.claim(workdir, ready.identity, ready.corpus.tokenizer)
     )
     manager = store.open_manager(workdir)
     stack.enter_context(contextlib.closing(manager))
@@ -139,13 +140,9 @@ class _Ready(NamedTuple):
   validation: HeldOutLoss
   fresh: TrainState | None
 
-  @property
-  def tokenizer(self) -> str:
-    return self.corpus.tokenizer.to_str()
-
 
 def _prepare(
-  config: config_dict.ConfigDict,
+  config: PretrainConfig,
   mesh: Mesh,
   workdir: epath.Path,
   parent: Checkpoint | None,
@@ -156,17 +153,17 @@ def _prepare(
   corpus = settings.open_corpus(
     config.data, progress=lambda text: progress("data", 0, 0, text)
   )
-  size = vocabulary_size(corpus.tokenizer)
+  size = corpus.tokenizer.size
   if size < config.data.vocab_size:
     asked = f"config.data.vocab_size {config.data.vocab_size}"
     progress("data", 0, 0, f"the text gives {size} tokens, not the {asked}")
-  model = DecoderConfig(vocab_size=size, **config.model)
+  model = model_of(config, size)
   trainer = Trainer.build(model, mesh, *optimizer_of(config))
-  identity = run.identity(parts, corpus=corpus.fingerprint, vocabulary=size)
-  run.check_workdir(workdir, identity)
+  identity = run.check_workdir(
+    workdir, run.identity(parts, corpus=corpus.fingerprint, vocabulary=size)
+  )
   if parent is not None:
-    tokenizer = corpus.tokenizer.to_str()
-    check(start_problems(parent, trainer.config, tokenizer))
+    check(start_problems(parent, trainer.config, corpus.tokenizer))
   share, shares = batch_share(mesh)
   iterator = pipeline.train_iterator(
     corpus.splits["train"],
@@ -201,7 +198,7 @@ def _first_state(
 
 
 def _loop(
-  config: config_dict.ConfigDict,
+  config: PretrainConfig,
   ready: _Ready,
   state: TrainState,
   start: int,
@@ -222,12 +219,13 @@ def _loop(
     parent=parent.name if parent else "",
     model=trainer.config.to_dict(),
     data={
-      **run.flatten(config.data),
+      **to_flat(config.data),
+      "globs": list(config.data.globs),
       "seq_len": config.seq_len,
       "content": ready.identity["content"],
     },
     corpus=corpus.fingerprint,
-    tokenizer=ready.tokenizer,
+    tokenizer=corpus.tokenizer,
     tokens_per_step=plan.tokens_per_step,
     skipped=corpus.skipped.numbers,
   )
@@ -257,7 +255,7 @@ def _loop(
 
 
 def _check_run(
-  config: config_dict.ConfigDict,
+  config: PretrainConfig,
   mesh: Mesh,
   workdir: epath.Path,
   init_from: str,
@@ -273,18 +271,20 @@ def _check_run(
   opened = problems(lambda: open_models([init_from])) if init_from else []
   parent = opened[0] if opened else None
   path = config.data.tokenizer_path
-  tokenizer = load_tokenizer(path).to_str() if path else ""
+  tokenizer = load_tokenizer(path) if path else None
   if parent is not None:
     problems.extend(start_problems(parent, model_of(config), tokenizer))
   content = problems(lambda: settings.content_hash(config.data))
   problems.check()
   parts = run.known_parts(
-    config.to_dict(),
+    to_flat(config),
     content=content or "",
     parent=merged.identity(parent) if parent else "",
+    tokenizer=tokenizer.hash if tokenizer else "",
   )
   run.check_workdir(workdir, parts)
-  run.check_tokenizer(workdir, tokenizer)
+  if tokenizer is not None:
+    run.check_tokenizer(workdir, tokenizer)
   run.check_trail(workdir)
   return parent, parts
 
@@ -304,7 +304,7 @@ def _say_where(
 
 
 def _validation(
-  config: config_dict.ConfigDict,
+  config: PretrainConfig,
   trainer: Trainer,
   corpus: cache.TokenizedCorpus,
 ) -> HeldOutLoss:
@@ -321,7 +321,7 @@ def main(argv: Sequence[str]) -> None:
   flags = runner.parse(
     argv,
     doc=__doc__ or "",
-    configs={"config": None},
+    configs={"config": ("pretrain", None)},
     strings={
       "workdir": (None, "where the run lives; the same command resumes it"),
       "init_from": ("", "a checkpoint whose parameters the run starts from"),

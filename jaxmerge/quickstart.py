@@ -13,13 +13,17 @@ from jaxmerge import launch
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("quickstart"))
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge import evaluate, pretrain, runner, search
+from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError, check
+from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
 from jaxmerge.files import user_path
 from jaxmerge.training.loop import Progress
 
@@ -72,22 +76,27 @@ def _problems(
   configs: dict[str, config_dict.ConfigDict], workdir: epath.Path
 ) -> list[str]:
   """Everything that can be known before the minutes of training."""
-  problems = []
-  verbs = {"pretrain": pretrain, "search": search, "evaluate": evaluate}
-  for name, verb in verbs.items():
+  problems: list[str] = []
+  checks: dict[str, Any] = {
+    "pretrain": pretrain.check_config,
+    "search": functools.partial(read, SearchConfig),
+    "evaluate": functools.partial(read, EvaluateConfig),
+  }
+  found: dict[str, Any] = {}
+  for name, examine in checks.items():
     try:
-      verb.check_config(configs[name])
+      found[name] = examine(configs[name])
     except InputError as error:
       problems += [f"{name}: {problem}" for problem in error.problems]
   if not problems:
-    run = configs["pretrain"]
+    run, _ = found["pretrain"]
     saved = {*range(0, run.num_steps, run.save_every), run.num_steps} - {0}
     problems = [
-      f"search: config.steps has {step}, which the run will not save"
-      for step in configs["search"].steps
+      f"search: config.checkpoint_steps has {step}, which the run will not save"
+      for step in found["search"].checkpoint_steps
       if step not in saved
     ]
-    written = search.output_problems(configs["search"], workdir, ())
+    written = search.output_problems(found["search"], workdir, ())
     problems += [f"search: {problem}" for problem in written]
   return problems
 
@@ -96,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
   flags = runner.parse(
     argv,
     doc=__doc__ or "",
-    configs=CONFIGS,
+    configs={verb: (verb, file) for verb, file in CONFIGS.items()},
     strings={"workdir": ("runs/quickstart", "where the run lives")},
     booleans={},
   )

@@ -13,6 +13,7 @@ import shlex
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING
 from typing import Any
 
 import jax
@@ -20,9 +21,16 @@ from absl import flags
 from etils import epath
 from ml_collections import config_dict, config_flags
 
-from jaxmerge.config_files import Schema as Schema
-from jaxmerge.config_files import check_config as check_config
-from jaxmerge.config_files import config_path, load_config, strings_of
+from jaxmerge.config_fields import Row, flatten, rows
+from jaxmerge.config_files import (
+  config_class,
+  config_path,
+  filled,
+  run_config_file,
+  strings_of,
+)
+from jaxmerge.config_files import load_config as load_config
+from jaxmerge.config_reading import structure_problems, unknown_key
 from jaxmerge.errors import (
   Diverged,
   InputError,
@@ -35,6 +43,8 @@ from jaxmerge.parallel import distributed
 from jaxmerge.progress import TerminalProgress as TerminalProgress
 from jaxmerge.shown import presentable
 
+# A config flag: the verb whose config it is, and its default file.
+Config = tuple[str, str | None]
 # Flags that absl takes for its own, and reads files for.
 _OF_ABSL = re.compile("--(flagfile|undefok)(=|$)")
 # Flags that name one path; --inputs names several.
@@ -46,7 +56,7 @@ def parse(
   argv: Sequence[str],
   *,
   doc: str,
-  configs: Mapping[str, str | None],
+  configs: Mapping[str, Config],
   strings: Mapping[str, tuple[str | None, str]],
   booleans: Mapping[str, str],
   read: Mapping[str, Callable[[str, str], Any]] = types.MappingProxyType({}),
@@ -56,14 +66,15 @@ def parse(
   Args:
     argv: the words after the command.
     doc: printed by --help.
-    configs: config flags with their default file; None: required.
+    configs: config flags with the verb whose config it is and their default
+      file, None: required.
     strings: string flags with default and help; default None: required.
     booleans: boolean flags, all false by default, with help.
     read: for string flags that are no plain text, functions of the flag's name
       and text, as `split_list`; the text may be empty.
 
   Returns:
-    One attribute per flag; a config flag's is its ConfigDict.
+    One attribute per flag; a config flag's is its ConfigDict of all keys.
 
   Raises:
     InputError: lists every unknown flag, unknown config key and missing flag.
@@ -73,7 +84,7 @@ def parse(
     print(_help(doc, configs, strings, booleans))
     raise SystemExit(0)
   typed, wrong = _at_home(_joined(argv, [*configs, *strings]))
-  argv, problems = _resolve(typed, configs)
+  found, argv, problems = _resolve(typed, configs)
   of_absl = [word for word in argv if _OF_ABSL.match(word)]
   problems += [f"unknown flag {word}" for word in of_absl]
   argv = [word for word in argv if word not in of_absl]
@@ -84,8 +95,10 @@ def parse(
   for name, help_text in booleans.items():
     flags.DEFINE_bool(name, False, help_text, flag_values=values)
   words = ["jaxmerge", *argv]
-  for name in configs:
-    config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=words)
+  for name, full in found.items():
+    config_flags.DEFINE_config_dict(
+      name, full, flag_values=values, sys_argv=words
+    )
   for word in argv:  # one by one: absl stops at the first that it refuses
     try:
       rest = values(["jaxmerge", word], known_only=True)[1:]
@@ -95,7 +108,7 @@ def parse(
       kind = "flag" if word.startswith("-") else "argument"
       problems += [f"unknown {kind} {unknown}" for unknown in rest]
   required = [name for name, (default, _) in strings.items() if default is None]
-  required += [name for name, default in configs.items() if default is None]
+  required += [name for name, (_, file) in configs.items() if file is None]
   problems += [
     f"flag --{name} is required"
     for name in required
@@ -106,23 +119,21 @@ def parse(
     for name, (default, _) in strings.items()
     if default and name not in read and "" in _words(typed, name)[-1:]
   ]
-  for name in configs:
-    config = values[name].value
-    if isinstance(config, config_dict.ConfigDict):
-      problems += text_problems(strings_of(config, name))
+  for name in found:
+    problems += text_problems(strings_of(values[name].value or {}, name))
   problems += text_problems(
     (f"--{name}", part)
     for name in strings
     for word in _words(typed, name)
     for part in word.split(",")
   )
-  found = Problems(problems)
-  names = [*strings, *booleans, *configs]
+  told = Problems(problems)
+  names = [*strings, *booleans, *found]
   given = {name: values[name].value for name in names}
   for name, reader in read.items():
     text = given[name] or ""
-    given[name] = found(functools.partial(reader, name, text))
-  found.check()
+    given[name] = told(functools.partial(reader, name, text))
+  told.check()
   return types.SimpleNamespace(**given)
 
 
@@ -164,37 +175,53 @@ def _at_home(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _resolve(
-  argv: Sequence[str], configs: Mapping[str, str | None]
-) -> tuple[list[str], list[str]]:
-  """Finds the config files and drops overrides of keys they do not have."""
-  resolved: list[str] = []
+  argv: Sequence[str], configs: Mapping[str, Config]
+) -> tuple[dict[str, config_dict.ConfigDict], list[str], list[str]]:
+  """Loads the config files, and takes from the words what is wrong with them.
+
+  Returns:
+    The config of each flag with every key, before what is typed; the words
+    that are left, without the files' names; the problems.
+  """
   problems: list[str] = []
-  loaded: dict[str, config_dict.ConfigDict] = {}
-  named = {name for name in configs if _words(argv, name)}
-  for name in configs:
-    path = [configs[name], *_words(argv, name)][-1]
+  full: dict[str, config_dict.ConfigDict] = {}
+  for name, (verb, default) in configs.items():
+    path = [default, *_words(argv, name)][-1]
     if path is None:
       continue
+    cls = config_class(verb)
     try:
-      loaded[name] = load_config(path)
-      resolved.append(f"--{name}={config_path(path)}")
+      config = run_config_file(config_path(path), verb)
     except InputError as error:
       problems += error.problems
+      continue
+    # What there is besides depends on keys such as --config.optimizer.name.
+    flat = flatten(config)
+    for selector in {row.selector for row in rows(cls) if row.record}:
+      for typed in _words(argv, f"{name}.{selector}"):
+        flat[selector] = typed
+    wrong = structure_problems(cls, flat, f"{name}.")
+    if wrong:
+      problems += wrong
+    else:
+      full[name] = filled(cls, flat)
+  words: list[str] = []
   for word in argv:
-    flag, _, _ = word.lstrip("-").partition("=")
+    flag, equals, _ = word.lstrip("-").partition("=")
     name, dot, key = flag.partition(".")
-    if flag in named and word.startswith("-") and "=" in word:
-      continue
-    if name in configs and dot and word.startswith("-"):
-      if "=" not in word:
-        problems.append(f"write {word}=VALUE")
-      elif name in loaded and not _has_key(loaded[name], key):
-        problems.append(f"unknown config key {flag}")
-      elif name in loaded:
-        resolved.append(word)
-      continue
-    resolved.append(word)
-  return resolved, problems
+    if name not in configs or not word.startswith("-"):
+      words.append(word)
+    elif dot and not equals:
+      problems.append(f"write {word}=VALUE")
+    elif dot and name in full:
+      known = flatten(full[name])
+      if key in known:
+        words.append(word)
+      else:
+        problems.append(unknown_key(flag, known))
+    elif not equals:
+      words.append(word)
+  return full, words, problems
 
 
 def _words(argv: Sequence[str], name: str) -> list[str]:
@@ -202,22 +229,14 @@ def _words(argv: Sequence[str], name: str) -> list[str]:
   return [word.removeprefix(prefix) for word in argv if word.startswith(prefix)]
 
 
-def _has_key(config: Any, key: str) -> bool:
-  for part in key.split("."):
-    if not isinstance(config, config_dict.ConfigDict) or part not in config:
-      return False
-    config = config[part]
-  return True
-
-
 def _help(
   doc: str,
-  configs: Mapping[str, str | None],
+  configs: Mapping[str, Config],
   strings: Mapping[str, tuple[str | None, str]],
   booleans: Mapping[str, str],
 ) -> str:
   lines = [doc.strip(), "", "Flags:"]
-  for name, default in configs.items():
+  for name, (_, default) in configs.items():
     needed = "required" if default is None else f"default {default}"
     lines.append(f"  --{name}=FILE  a config file ({needed});")
     lines.append(f"      --{name}.key=value overrides one of its keys")
@@ -225,7 +244,17 @@ def _help(
     needed = " (required)" if value is None else ""
     lines.append(f"  --{name}=VALUE  {text}{needed}")
   lines += [f"  --{name}  {text}" for name, text in booleans.items()]
+  for name, (verb, _) in configs.items():
+    lines += ["", f"Keys of --{name}, with their defaults:"]
+    lines += [_help_of_key(row) for row in rows(config_class(verb))]
   return "\n".join(lines)
+
+
+def _help_of_key(row: Row) -> str:
+  default = "required" if row.default is MISSING else repr(row.default)
+  said = [part for part in (row.record, row.key.allowed) if part]
+  told = f" [{'; '.join(said)}]" if said else ""
+  return f"  {row.name} = {default}  {row.key.help}{told}"
 
 
 @contextlib.contextmanager

@@ -17,15 +17,12 @@ if __name__ == "__main__":  # before the imports, which take seconds
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from etils import epath
 from ml_collections import config_dict
 from optuna.study import Study
-from optuna.trial import FrozenTrial
 
 from jaxmerge import flag_values, runner
-from jaxmerge.bayesopt.journal import one_at_a_time
 from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.bayesopt.storage import check_storage
 from jaxmerge.checkpoints import trajectory
@@ -34,9 +31,10 @@ from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.checkpoints.sources import as_model, numbered, open_models
 from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.data import sections
+from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation import weight_search
+from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.held_out_splits import (
   check_batch,
   open_scorer,
@@ -48,15 +46,18 @@ from jaxmerge.files import (
   make_directory,
   user_path,
 )
+from jaxmerge.locks import exclusive
 from jaxmerge.merging.groups import layer_groups, one_group
-from jaxmerge.merging.trees import choose_place, open_trees
+from jaxmerge.merging.resident import choose_place, open_trees
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
-from jaxmerge.reporting.comparison import Comparison
-from jaxmerge.reporting.report_directory import check_report_directory
-from jaxmerge.reporting.search_report import SearchFacts, write_search_report
-from jaxmerge.search_config import check_config
+from jaxmerge.reporting.page import check_report_directory
+from jaxmerge.reporting.rows import Comparison
+from jaxmerge.reporting.search_report import (
+  FinishedSearch,
+  write_search_report,
+)
 from jaxmerge.search_plan import merged_path, plan, seconds_a_trial
 from jaxmerge.search_study import (
   find_own_study,
@@ -72,7 +73,7 @@ _WRITTEN = "written"
 
 
 def search(
-  config: config_dict.ConfigDict,
+  config: config_dict.ConfigDict | SearchConfig,
   workdir: epath.PathLike,
   *,
   inputs: Sequence[str] = (),
@@ -102,19 +103,19 @@ def search(
       a study of that name.
   """
   workdir = user_path(workdir)
-  check_config(config)
+  config = read(SearchConfig, config)
   distributed.check_single_process("search")
   began = time.time()
   merged_of, trail = _checkpoints(config, workdir, inputs, progress)
   trajectory.check_mergeable(merged_of, allow_unrelated=allow_unrelated)
-  mesh = make_mesh(**config.mesh)
+  mesh = make_mesh(**vars(config.mesh))
   abstract = abstract_params(merged_of[-1].metadata)
   where = shardings(abstract, mesh)
   domain = Domain(
     steps=[c.metadata.step for c in merged_of],
     groups=(
-      layer_groups(abstract, config.bands)
-      if config.bands
+      layer_groups(abstract, int(config.layer_groups))
+      if config.layer_groups
       else one_group(abstract)
     ),
     reach=Reach(config.alpha, config.beta),
@@ -129,7 +130,7 @@ def search(
   check_batch(config.batch_size, mesh)
   text = text_of(
     merged_of[-1].metadata,
-    settings=sections.other_corpus(config.data),
+    data=config.data,
     seq_len=config.seq_len,
     allow_unrelated=allow_unrelated,
   )
@@ -147,7 +148,7 @@ def search(
     merged_of[-1].metadata,
     mesh,
     batch_size=config.batch_size,
-    settings=sections.other_corpus(config.data),
+    data=config.data,
     seq_len=config.seq_len,
     allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),
@@ -161,23 +162,22 @@ def search(
   study = open_own_study(config, workdir, merged_of, domain, scorer)
   try:
     best = run_trials(study, config, merged, domain, progress)
-    return _write(
-      config,
-      _Found(
-        workdir,
-        merged_of,
-        trail,
-        where,
-        domain,
-        merged,
-        Comparison(domain.steps, trees, search_split, report_split),
-        study,
-        best,
+    trials = weight_search.ended(study, config.num_trials)
+    found = FinishedSearch(
+      workdir=workdir,
+      comparison=Comparison(
+        domain, trees, trail, where, search_split, report_split
       ),
-      began,
-      commands,
-      progress,
+      trials=trials,
+      told=weight_search.told(study, domain, trials, config.use_gradients),
+      best=best,
+      baselines=tuple(config.baselines),
+      seed=config.seed,
+      merged=merged_path(config, workdir, merged_of),
+      commands=commands,
+      corpus=config.data.source or merged_of[-1].metadata.data["source"],
     )
+    return _write(config, study, merged_of, merged, found, began, progress)
   except KeyboardInterrupt as error:
     done = len(weight_search.ended(study, config.num_trials))
     error.add_note(
@@ -187,89 +187,51 @@ def search(
     raise
 
 
-class _Found(NamedTuple):
-  """A search that has ended."""
-
-  workdir: epath.Path
-  merged_of: list[Checkpoint]
-  trail: list[Checkpoint]
-  where: Any
-  domain: Domain
-  merged: MergedLoss
-  comparison: Comparison
-  study: Study
-  best: FrozenTrial
-
-
 def _write(
-  config: config_dict.ConfigDict,
-  found: _Found,
+  config: SearchConfig,
+  study: Study,
+  merged_of: Sequence[Checkpoint],
+  merged: MergedLoss,
+  found: FinishedSearch,
   began: float,
-  commands: Sequence[str],
   progress: Progress,
 ) -> epath.Path:
   """Saves the best merge and the report, unless another searcher has."""
-  workdir, study, domain, best = (
-    found.workdir,
-    found.study,
-    found.domain,
-    found.best,
-  )
-  path = merged_path(config, workdir, found.merged_of)
+  workdir, path, best = found.workdir, found.merged, found.best
+  domain = found.comparison.domain
   weights_GxK = domain.weights(best.params)
-  trials = weight_search.ended(study, config.num_trials)
-  folder = make_directory(workdir / "search" / config.name)
+  folder = make_directory(workdir / "search" / config.study_name)
   result = {
-    "trials": len(trials),
+    "trials": len(found.trials),
     "chosen": best.number,
-    "report": config.report,
+    "report": config.report_dir,
     "baselines": list(config.baselines),
   }
-  with one_at_a_time(folder / "writer"):
+  with exclusive(folder / "writer", f"the merge in {folder}", wait=True):
     at, written = study.user_attrs.get(_WRITTEN, (0.0, None))
-    is_here = path.exists() and (workdir / config.report).exists()
+    is_here = path.exists() and (workdir / config.report_dir).exists()
     if is_here and at > began and written == result:
       progress("search", 0, 0, f"another searcher has written {path}")
       return path
     groups = dict(zip(domain.groups.names_G, weights_GxK))
     save_merged(
       path,
-      found.merged.merge(weights_GxK),
-      found.merged_of,
+      merged.merge(weights_GxK),
+      merged_of,
       Recipe(
         "gp_hedge",
         domain.mean_weights(best.params),
-        groups=groups if config.bands else {},
+        groups=groups if config.layer_groups else {},
       ),
       overwrite=True,
     )
-    write_search_report(
-      workdir / config.report,
-      found.comparison,
-      SearchFacts(
-        workdir=workdir,
-        trail=found.trail,
-        where=found.where,
-        trials=trials,
-        told=weight_search.told(study, domain, trials, config.use_gradients),
-        best=best,
-        domain=domain,
-        merge=found.merged.merge,
-        baselines=tuple(config.baselines),
-        seed=config.seed,
-        merged=path,
-        commands=commands,
-        corpus=config.data.source
-        or found.merged_of[-1].metadata.data["source"],
-      ),
-      progress,
-    )
+    write_search_report(workdir / config.report_dir, found, progress)
     study.set_user_attr(_WRITTEN, (time.time(), result))
   return path
 
 
 def _checkpoints(
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   workdir: epath.Path,
   inputs: Sequence[str],
   progress: Progress,
@@ -283,7 +245,7 @@ def _checkpoints(
     trail = chosen
   else:
     saved = trajectory.saved_steps(workdir)
-    steps = sorted(set(config.steps)) or saved[-2:]
+    steps = sorted(set(config.checkpoint_steps)) or saved[-2:]
     chosen = [as_model(c) for c in trajectory.open_steps(workdir, steps)]
     trail = []
     for step in saved:
@@ -303,16 +265,15 @@ def _checkpoints(
       "config.baselines: cma_es is for three checkpoints or more (of a pair "
       "it would be a random search)"
     )
-  if inputs and config.steps:
-    progress(
-      "search", 0, 0, f"config.steps {config.steps} give way to --inputs"
-    )
+  if inputs and config.checkpoint_steps:
+    given = f"config.checkpoint_steps {config.checkpoint_steps}"
+    progress("search", 0, 0, f"{given} give way to --inputs")
   check(problems + output_problems(config, workdir, chosen))
   return chosen, trail
 
 
 def output_problems(
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
 ) -> list[str]:
@@ -324,10 +285,11 @@ def output_problems(
     checkpoints: to be merged; none where they are not there yet.
   """
   read = [checkpoint.path for checkpoint in checkpoints]
-  report = workdir / config.report
+  report = workdir / config.report_dir
   study = study_address(config, workdir)
   problems = Problems()
-  problems(lambda: check_can_make(workdir / "search" / config.name / "merged"))
+  folder = workdir / "search" / config.study_name
+  problems(lambda: check_can_make(folder / "merged"))
   is_blocked = bool(problems.found)
   if checkpoints:
     path = merged_path(config, workdir, checkpoints)
@@ -345,7 +307,7 @@ def main(argv: Sequence[str]) -> None:
   flags = runner.parse(
     argv,
     doc=__doc__ or "",
-    configs={"config": None},
+    configs={"config": ("search", None)},
     strings={
       "workdir": (None, "the run; the same command goes on with its search"),
       "inputs": (

@@ -5,41 +5,41 @@ from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
-from ml_collections import config_dict
 from optuna.study import Study
 
 from jaxmerge.bayesopt.surrogate import expected_seconds
 from jaxmerge.checkpoints.metadata import abstract_params
 from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.evaluation import weight_search
+from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.cost import trial_seconds
 from jaxmerge.evaluation.objective import Domain
 from jaxmerge.files import human_bytes
-from jaxmerge.merging.trees import Place
+from jaxmerge.merging.resident import Placement
 from jaxmerge.parallel.rules import named_leaves
 
 
 def merged_path(
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
 ) -> epath.Path:
   step = checkpoints[-1].metadata.step
-  return workdir / "search" / config.name / "merged" / str(step)
+  return workdir / "search" / config.study_name / "merged" / str(step)
 
 
-def _num_starts(config: config_dict.ConfigDict, domain: Domain) -> int:
+def _num_starts(config: SearchConfig, domain: Domain) -> int:
   points = weight_search.unit_starts(
-    config.starts, domain, config.num_trials, config.use_gradients
+    config.initial_weights, domain, config.num_trials, config.use_gradients
   )
   return len(points)
 
 
 def seconds_a_trial(
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   abstract: Any,
   domain: Domain,
-  place: Place,
+  place: Placement,
   tokens: int,
 ) -> float:
   """Expected seconds of a trial: to merge, to score and to suggest."""
@@ -68,11 +68,11 @@ def _tree_bytes(abstract: Any) -> int:
 
 
 def plan(
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
   domain: Domain,
-  place: Place,
+  place: Placement,
   seconds: float,
   before: Study | None,
 ) -> str:
@@ -108,6 +108,6 @@ def plan(
     ("trees", place.where),
     ("memory", f"{human_bytes(place.needed)} for parameters"),
     ("write", f"{merged_path(config, workdir, checkpoints)}"),
-    ("report", f"{workdir / config.report}"),
+    ("report", f"{workdir / config.report_dir}"),
   )
   return "\n".join(f"{name:>16}: {value}" for name, value in rows)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
-from ml_collections import config_dict
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,6 +14,7 @@ from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import weight_search
+from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.held_out_splits import Scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss, weights_of
 from jaxmerge.reporting import table
@@ -22,7 +22,7 @@ from jaxmerge.training.loop import Progress
 
 
 def _fingerprint(
-  config: config_dict.ConfigDict, checkpoints: Sequence[Checkpoint]
+  config: SearchConfig, checkpoints: Sequence[Checkpoint]
 ) -> dict[str, Any]:
   """What tells a search from others, but for its weights and its corpus."""
   return {
@@ -35,7 +35,7 @@ def _fingerprint(
 
 
 def find_own_study(
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
   domain: Domain,
@@ -46,11 +46,11 @@ def find_own_study(
     seed=config.seed,
     acquisitions=tuple(config.acquisitions),
     use_gradients=config.use_gradients,
-    starts=tuple(config.starts),
+    starts=tuple(config.initial_weights),
   )
   study = find_study(
     study_address(config, workdir),
-    config.name,
+    config.study_name,
     fingerprint={**weights, **_fingerprint(config, checkpoints)},
     described=_described(workdir, checkpoints),
     unknown=("corpus",),
@@ -61,7 +61,7 @@ def find_own_study(
 
 
 def open_own_study(
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   workdir: epath.Path,
   checkpoints: Sequence[Checkpoint],
   domain: Domain,
@@ -72,12 +72,12 @@ def open_own_study(
   corpus = scorer.corpus.fingerprint
   return weight_search.open_weight_study(
     study_address(config, workdir),
-    config.name,
+    config.study_name,
     domain,
     seed=config.seed,
     acquisitions=tuple(config.acquisitions),
     use_gradients=config.use_gradients,
-    starts=tuple(config.starts),
+    starts=tuple(config.initial_weights),
     num_trials=config.num_trials,
     fingerprint={**_fingerprint(config, checkpoints), "corpus": corpus},
     described={
@@ -97,14 +97,14 @@ def _described(
   return {"inputs": inputs}
 
 
-def study_address(config: config_dict.ConfigDict, workdir: epath.Path) -> str:
-  own = workdir / "search" / config.name / "study.journal"
+def study_address(config: SearchConfig, workdir: epath.Path) -> str:
+  own = workdir / "search" / config.study_name / "study.journal"
   return config.storage or str(own)
 
 
 def run_trials(
   study: Study,
-  config: config_dict.ConfigDict,
+  config: SearchConfig,
   merged: MergedLoss,
   domain: Domain,
   progress: Progress,
@@ -148,7 +148,7 @@ def run_trials(
   )
   if best is None:
     raise InputError(
-      f"no trial of the search {config.name!r} has a loss; each one's reason "
-      "is its user attribute 'failure' in the study"
+      f"no trial of the search {config.study_name!r} has a loss; each one's "
+      "reason is its user attribute 'failure' in the study"
     )
   return best

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -13,10 +14,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pytest  # noqa: E402
-
-
-def no_progress(stage: str, done: int, total: int, note: str) -> None:
-  del stage, done, total, note
 
 
 def _trials_of(workdir: pathlib.Path) -> list[tuple]:
@@ -54,9 +51,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
   Tests that change it make a copy.
   """
-  from jaxmerge import pretrain, runner
+  from jaxmerge import pretrain
+  from tests.helpers import config_of, quiet
 
   workdir = tmp_path_factory.mktemp("tiny") / "run"
-  config = runner.load_config(str(ROOT / "configs/pretrain/tiny.py"))
-  pretrain.train(config, workdir, progress=no_progress)
+  pretrain.train(config_of("pretrain"), workdir, progress=quiet)
   return workdir
+
+
+@pytest.fixture
+def workdir(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+  """A copy of the tiny run, to be changed."""
+  return pathlib.Path(shutil.copytree(tiny_run, tmp_path / "run"))

@@ -5,7 +5,6 @@ Nothing is written, and nothing waits for ever.
 
 import json
 import os
-import pathlib
 import shutil
 
 import optuna
@@ -16,21 +15,14 @@ from jaxmerge.bayesopt.fingerprints import check_known
 from jaxmerge.checkpoints.metadata import canonical_json, hash_text
 from jaxmerge.errors import InputError
 from jaxmerge.training import run
+from tests.helpers import ROOT, contents
 
-ROOT = pathlib.Path(__file__).parents[1]
 VERBS = {
   "pretrain": pretrain,
   "search": search,
   "evaluate": evaluate,
   "merge": merge,
 }
-
-
-@pytest.fixture
-def workdir(tiny_run, tmp_path):
-  copy = tmp_path / "run"
-  shutil.copytree(tiny_run, copy)
-  return copy
 
 
 def words_of(verb, workdir):
@@ -45,21 +37,14 @@ def words_of(verb, workdir):
   return words
 
 
-def everything(folder):
-  return {
-    str(p.relative_to(folder)): p.read_bytes() if p.is_file() else p.is_dir()
-    for p in sorted(folder.rglob("*"))
-  }
-
-
 def refused(capsys, verb, workdir, *more):
   """What a verb says that must refuse, and must leave all as it is."""
-  before = everything(workdir.parent)
+  before = contents(workdir.parent)
   words = [*words_of(verb, workdir), *more]
   code = runner.run(verb, lambda: VERBS[verb].main(words))
   said = capsys.readouterr().err
   assert code == 2, said
-  assert everything(workdir.parent) == before
+  assert contents(workdir.parent) == before
   return said
 
 

@@ -23,8 +23,8 @@ from jaxmerge.checkpoints.metadata import canonical_json, hash_text
 from jaxmerge.checkpoints.trajectory import saved_steps
 from jaxmerge.errors import InputError
 from jaxmerge.reading import read_json
+from tests.helpers import ROOT, config_of
 
-ROOT = pathlib.Path(__file__).parent.parent
 DEEP = "[" * 100_000
 VERBS = {
   "pretrain": (pretrain, "pretrain/tiny"),
@@ -103,7 +103,7 @@ def test_configs_that_are_no_python_file(tmp_path, capsys):
     ("pretrain", "--config.data.globs=(1,2)", "a tuple of str, as ('a', 'b')"),
     ("pretrain", "--config.optimizer.b1=nan", "must be a finite number"),
     ("search", "--config.beta=inf", "must be a finite number"),
-    ("search", "--config.steps=('a',)", "a tuple of int, as (1, 2)"),
+    ("search", "--config.checkpoint_steps=('a',)", "a tuple of int, as (1, 2)"),
     ("search", "--config.baselines=(1,)", "a tuple of str"),
     ("merge", "--config.scale=inf", "config.scale must be a finite number"),
     ("merge", "--config.mesh.data=0", "config.mesh.data must be positive"),
@@ -256,11 +256,11 @@ CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
   "parent": put("parent", to="\ud800"),
   "tokenizer": put("tokenizer", to=3),
   "model": put("model", to=[]),
-  "model without a key": put("model", to={"width": 64}),
-  "width": put("model", "width", to="64"),
-  "epsilon": put("model", "norm_eps", to=float("nan")),
+  "model without a key": put("model", to={"hidden_size": 64}),
+  "hidden_size": put("model", "hidden_size", to="64"),
+  "epsilon": put("model", "rms_norm_eps", to=float("nan")),
   "rope": put("model", "rope_scaling", to={"kind": 3}),
-  "another width": put("model", "mlp_width", to=3),
+  "another width": put("model", "intermediate_size", to=3),
   "data": put("data", to=[]),
   "data's globs": put("data", "globs", to=[1]),
   "data's source": put("data", "source", to=None),
@@ -335,10 +335,10 @@ def test_a_pipe_among_the_arrays_is_not_waited_for(step, tmp_path):
 def test_a_study_says_what_its_hashes_stand_for(tiny_run, tmp_path):
   run = tmp_path / "run"
   shutil.copytree(tiny_run, run)
-  config = runner.load_config(str(ROOT / "configs/search/tiny.py"))
+  config = config_of("search")
   config.num_trials = 2
   search.search(config, run, progress=lambda *args: None)
-  config.steps = (12, 16)
+  config.checkpoint_steps = (12, 16)
   config.seq_len = 16
   with pytest.raises(InputError) as error:
     search.search(config, run, progress=lambda *args: None)

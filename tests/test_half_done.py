@@ -16,9 +16,10 @@ from jaxmerge.checkpoints.content import why_not_a_checkpoint
 from jaxmerge.checkpoints.metadata import imported
 from jaxmerge.checkpoints.tensor_trees import write_beside
 from jaxmerge.data.local_documents import form_of
+from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
 from jaxmerge.errors import InputError
 from jaxmerge.parallel import distributed
-from jaxmerge.reporting.report_directory import check_report_directory
+from jaxmerge.reporting.page import check_report_directory
 from jaxmerge.shown import without_secrets
 from jaxmerge.training import run
 
@@ -220,11 +221,12 @@ def test_a_long_address_of_a_database_is_no_path_and_shows_no_password():
 def test_a_run_of_before_is_told_that_its_validation_text_changes(tmp_path):
   parts = run.known_parts({"seed": 0}, content="text", parent="")
   now = run.identity(parts, corpus="corpus", vocabulary=300)
-  run.claim(tmp_path, now, "{}")
+  tokenizer = train_tokenizer(["a text"], vocab_size=257)
+  run.claim(tmp_path, now, tokenizer)
   assert run.note_on_validation(tmp_path) == ""
   before = {k: v for k, v in now.items() if k != "held_out"}
   (tmp_path / "run.json").write_text(json.dumps(before))
-  run.claim(tmp_path, now, "{}")
+  run.claim(tmp_path, now, tokenizer)
   assert "heads of documents" in run.note_on_validation(tmp_path)
 
 

@@ -1,7 +1,6 @@
 """SIGINT and SIGTERM at any moment: one line, which is true, and a code."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -13,8 +12,8 @@ from functools import partial
 import pytest
 
 from jaxmerge import convert, errors, evaluate, merge, runner, search
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 BOTH = [(signal.SIGINT, 130), (signal.SIGTERM, 4)]
 VERBS = ["pretrain", "merge", "search", "evaluate", "convert", "quickstart"]
 # The program says that it begins its imports, and then takes long over jax.

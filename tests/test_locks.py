@@ -53,6 +53,27 @@ def test_the_second_is_told_who_holds_it_and_a_dead_one_holds_nothing(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_patient_block_comes_after_the_one_before_it(tmp_path):
+  path, order = tmp_path / "run", []
+
+  def wait():
+    with locks.exclusive(path, "the run", wait=True):
+      order.append("second")
+
+  thread = threading.Thread(target=wait)
+  with locks.exclusive(path, "the run"):
+    thread.start()
+    time.sleep(0.2)
+    order.append("first")
+  thread.join()
+  assert order == ["first", "second"]
+  # One that is killed is waited for no longer.
+  with hold(path) as process:
+    process.send_signal(signal.SIGKILL)
+    wait()
+  assert not list(tmp_path.iterdir())
+
+
 def test_nothing_remains_and_the_path_need_not_exist(tmp_path):
   with locks.exclusive(tmp_path / "a/b", "the output"):
     assert [p.name for p in (tmp_path / "a").iterdir()] == [".b.jaxmerge-lock"]

@@ -1,40 +1,31 @@
 """The merge verb: every method on a run's checkpoints, and what is refused."""
 
 import dataclasses
-import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from jaxmerge import merge, runner
+from jaxmerge import merge
 from jaxmerge.checkpoints.metadata import describe_leaves, read_metadata
 from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
 from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import layer_groups
-from jaxmerge.merging.methods import METHODS
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def quiet(stage, done, total, note):
-  del stage, done, total, note
+from jaxmerge.merging.method import METHODS
+from tests.helpers import config_of, quiet
 
 
 def _config(run, method, **changes):
-  config = runner.load_config(str(ROOT / "configs/merge/uniform.py"))
-  config.update(
-    {
-      "method": method,
-      "search_sequences": 8,
-      "batch_size": 8,
-      "base": f"{run}@4" if METHODS[method].base else "",
-      **changes,
-    }
-  )
-  return config
+  settings = {
+    "method": method,
+    "search_sequences": 8,
+    "batch_size": 8,
+    "base": f"{run}@4" if METHODS[method].base else "",
+    **changes,
+  }
+  return config_of("merge", "uniform", **settings)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -42,12 +33,12 @@ def test_every_method_gives_a_checkpoint(tiny_run, tmp_path, method):
   steps = (
     [8, 12] if METHODS[method].base or METHODS[method].most else [4, 8, 12]
   )
-  weights = [0.3, 0.7] if METHODS[method].weights == "one" else []
+  weights = [0.3, 0.7] if METHODS[method].weights == "required" else []
   if method == "weights":
     steps = steps[-2:]
-  uses_window = "newest" in METHODS[method].parameters
+  uses_window = "window" in METHODS[method].uses
   merge.merge(
-    _config(tiny_run, method, **({"newest": 1} if uses_window else {})),
+    _config(tiny_run, method, **({"window": 1} if uses_window else {})),
     [f"{tiny_run}@{step}" for step in steps],
     tmp_path / "out",
     weights=weights,
@@ -58,7 +49,7 @@ def test_every_method_gives_a_checkpoint(tiny_run, tmp_path, method):
   assert metadata.step == 12
   assert metadata.provenance["method"] == method
   recipe = metadata.provenance.get("recipe", {})
-  assert recipe.keys() == set(METHODS[method].parameters)
+  assert recipe.keys() == set(METHODS[method].uses)
   sources = metadata.provenance["sources"]
   assert [source["step"] for source in sources] == steps
   merged = restore_params(tmp_path / "out")
@@ -85,7 +76,7 @@ def test_inputs_out_of_order_are_refused(tiny_run, tmp_path):
 def test_the_plan_names_the_base_and_what_is_read(tiny_run, tmp_path, capsys):
   inputs = [f"{tiny_run}@{step}" for step in (8, 12)]
   for method, words in (("ties", "base  "), ("lawa", "0.000000")):
-    changes = {"newest": 1} if method == "lawa" else {}
+    changes = {"window": 1} if method == "lawa" else {}
     merge.merge(
       _config(tiny_run, method, **changes),
       inputs,
@@ -100,7 +91,7 @@ def test_the_plan_names_the_base_and_what_is_read(tiny_run, tmp_path, capsys):
 def test_groups_of_layers_have_weights_of_their_own(tiny_run, tmp_path):
   rows = [[0.3, 0.7], [1.0, 0.0], [0.5, 0.5], [0.2, 0.8]]
   merge.merge(
-    _config(tiny_run, "weights", bands=2),
+    _config(tiny_run, "weights", layer_groups="2"),
     [f"{tiny_run}@8", f"{tiny_run}@12"],
     tmp_path / "out",
     weights=[w for row in rows for w in row],
@@ -115,7 +106,7 @@ def test_groups_of_layers_have_weights_of_their_own(tiny_run, tmp_path):
   )
   provenance = read_metadata(tmp_path / "out").provenance
   assert provenance["groups"]["band_0"] == [1.0, 0.0]
-  assert provenance["recipe"] == {"bands": 2}
+  assert provenance["recipe"] == {"layer_groups": "2"}
 
 
 def test_what_metadata_knows_not_to_be_finite_is_not_read(tiny_run, tmp_path):

@@ -3,9 +3,7 @@
 import functools
 import json
 import os
-import pathlib
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -15,12 +13,10 @@ import jaxmerge
 from jaxmerge.checkpoints import merged
 from jaxmerge.checkpoints.shards import open_tensors, write_tensors
 from jaxmerge.checkpoints.trajectory import open_inputs
-from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "merging"))
-import made  # noqa: E402
-from made import command, hugging_face, loaded  # noqa: E402
+from tests.helpers import DECODER
+from tests.merging import fixtures
+from tests.merging.fixtures import command, hugging_face, loaded
 
 
 def tensors(seed):
@@ -53,7 +49,7 @@ def test_files_are_those_of_the_latest_input(tmp_path, steps):
     for i, step in enumerate(steps)
   ]
   (paths[0] / "LICENSE").write_text("not carried")
-  made.run(paths, tmp_path / "out", allow_unrelated=True)
+  fixtures.run(paths, tmp_path / "out", allow_unrelated=True)
   latest = 0 if steps == (2, 1) else 1
   expected = {**files(latest), "tokenizer.json": '{"version": "1.0"}'}
   for name, text in expected.items():
@@ -67,7 +63,7 @@ def test_code_that_config_does_not_name_is_not_carried(tmp_path):
     hugging_face(tmp_path / f"in{i}", tensors(i), files={"setup.py": "1"})
     for i in (1, 2)
   ]
-  made.run(paths, tmp_path / "out", allow_unrelated=True)
+  fixtures.run(paths, tmp_path / "out", allow_unrelated=True)
   assert not (tmp_path / "out/setup.py").exists()
 
 
@@ -76,7 +72,7 @@ def test_a_binary_tokenizer_is_kept_byte_for_byte(tmp_path):
   paths = [hugging_face(tmp_path / f"in{i}", tensors(i)) for i in (1, 2)]
   for path in paths:
     (path / "tokenizer.model").write_bytes(content)
-  made.run(paths, tmp_path / "out", allow_unrelated=True)
+  fixtures.run(paths, tmp_path / "out", allow_unrelated=True)
   assert (tmp_path / "out/tokenizer.model").read_bytes() == content
 
 
@@ -85,7 +81,7 @@ def test_the_card_names_the_sources(tmp_path):
     hugging_face(tmp_path / f"in{i}", tensors(i), files=files(i), step=i)
     for i in (1, 2)
   ]
-  made.run(paths, tmp_path / "out", "weights", weights=[1, 3])
+  fixtures.run(paths, tmp_path / "out", "weights", weights=[1, 3])
   card = (tmp_path / "out/README.md").read_text()
   assert card.startswith("---\n")
   front = card.split("---\n")[1]
@@ -109,7 +105,7 @@ def test_the_origin_is_read_again(tmp_path):
   paths = [
     hugging_face(tmp_path / f"in{i}", tensors(i), step=i) for i in (5, 7)
   ]
-  made.run(
+  fixtures.run(
     paths,
     tmp_path / "out",
     "ties",
@@ -128,7 +124,7 @@ def test_the_origin_is_read_again(tmp_path):
   assert (recipe["density"], recipe["scale"]) == (0.5, 1.0)
   assert recipe["base"] == provenance["sources"][0]["params"]
   # It is an input like any other, of the same run.
-  made.run([paths[1], tmp_path / "out"], tmp_path / "twice")
+  fixtures.run([paths[1], tmp_path / "out"], tmp_path / "twice")
 
 
 def test_hashes_tell_sources_apart_and_say_nothing_of_what_was_not_read(
@@ -144,7 +140,7 @@ def test_hashes_tell_sources_apart_and_say_nothing_of_what_was_not_read(
     )
   ]
   weights = [1, 1, 1, 0]
-  made.run(paths, tmp_path / "out", "weights", weights=weights)
+  fixtures.run(paths, tmp_path / "out", "weights", weights=weights)
   value = json.loads((tmp_path / "out/jaxmerge.json").read_text())
   a, same, b, unread = (s["params"] for s in value["provenance"]["sources"])
   assert a == same != b
@@ -155,7 +151,7 @@ def test_hashes_tell_sources_apart_and_say_nothing_of_what_was_not_read(
 def test_a_damaged_origin_is_refused(tmp_path, capsys, text):
   path = hugging_face(tmp_path / "a", tensors(1), step=1)
   if text is None:
-    text = json.dumps({**made.origin(1), "step": "1"})
+    text = json.dumps({**fixtures.origin(1), "step": "1"})
   (path / "jaxmerge.json").write_text(text)
   words = [f"--inputs={path},{path}", f"--output={tmp_path / 'out'}"]
   assert command(*words) == 2
@@ -171,14 +167,14 @@ def test_shards_of_the_output(tmp_path, monkeypatch):
   paths = [
     hugging_face(tmp_path / f"in{i}", tensors(i), step=i) for i in (1, 2)
   ]
-  made.run(paths, tmp_path / "out")
+  fixtures.run(paths, tmp_path / "out")
   assert len(list((tmp_path / "out").glob("*.safetensors"))) == 2
   found = open_tensors(tmp_path / "out")
   assert list(found) == list(tensors(1))
   for name, array in found.items():
     mean = (tensors(1)[name] + tensors(2)[name]) / 2
     np.testing.assert_allclose(np.asarray(array), mean, atol=2e-3)
-  made.run(paths, tmp_path / "out", overwrite=True)
+  fixtures.run(paths, tmp_path / "out", overwrite=True)
 
 
 def test_links_as_in_a_download_cache(tmp_path):
@@ -190,27 +186,17 @@ def test_links_as_in_a_download_cache(tmp_path):
     paths[-1].mkdir()
     for file in blobs.iterdir():
       (paths[-1] / file.name).symlink_to(file)
-  made.run(paths, tmp_path / "out")
+  fixtures.run(paths, tmp_path / "out")
   mean = (tensors(1)["a.weight"] + tensors(2)["a.weight"]) / 2
   np.testing.assert_allclose(loaded(tmp_path / "out")["a.weight"], mean)
   assert not (tmp_path / "out/model.safetensors").is_symlink()
 
 
 def test_a_known_model_is_loaded_again(tmp_path):
-  config = DecoderConfig(
-    vocab_size=50,
-    width=16,
-    depth=2,
-    num_heads=4,
-    num_kv_heads=2,
-    mlp_width=24,
-    tied=False,
-    vocab_multiple=32,
-  )
-  models = [Decoder(config, nnx.Rngs(seed)) for seed in (0, 1)]
+  models = [Decoder(DECODER, nnx.Rngs(seed)) for seed in (0, 1)]
   for i, model in enumerate(models):
     jaxmerge.save_model(model, tmp_path / f"in{i}", format="hf")
-  made.run(
+  fixtures.run(
     [tmp_path / "in0", tmp_path / "in1"],
     tmp_path / "out",
     "weights",

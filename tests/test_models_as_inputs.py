@@ -1,14 +1,13 @@
 """Hugging Face directories as inputs of search, evaluate and merge."""
 
 import json
-import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from jaxmerge import convert, evaluate, merge, runner, search
+from jaxmerge import convert, evaluate, merge, search
 from jaxmerge.checkpoints.metadata import abstract_params, read_metadata
 from jaxmerge.checkpoints.sources import load_params, numbered, open_models
 from jaxmerge.checkpoints.store import restore_params
@@ -16,13 +15,9 @@ from jaxmerge.checkpoints.trajectory import open_inputs
 from jaxmerge.errors import InputError
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
+from tests.helpers import config_of, quiet
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS = (8, 12)
-
-
-def quiet(stage, done, total, note):
-  del stage, done, total, note
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +36,6 @@ def foreign(exported, tmp_path):
     shutil.copytree(path, tmp_path / f"train_{number:03d}B")
     (tmp_path / f"train_{number:03d}B/jaxmerge.json").unlink()
   return [str(tmp_path / f"train_{n:03d}B") for n in (1, 2)]
-
-
-def _search_config(**changes):
-  config = runner.load_config(str(ROOT / "configs/search/tiny.py"))
-  config.update(changes)
-  return config
 
 
 def _same(a, b, metadata, **tolerance):
@@ -90,7 +79,7 @@ def test_a_search_finds_what_it_finds_among_the_steps(
     budget = 0.0003 if name == "theirs" else 0.0
     paths.append(
       search.search(
-        _search_config(memory_budget_gb=budget),
+        config_of("search", memory_budget_gb=budget),
         tmp_path / name,
         inputs=inputs,
         progress=quiet,
@@ -108,11 +97,11 @@ def test_a_search_finds_what_it_finds_among_the_steps(
 def test_a_foreign_model_needs_a_corpus_and_gets_numbers(foreign, tmp_path):
   with pytest.raises(InputError, match="says of which run it is"):
     search.search(
-      _search_config(), tmp_path / "run", inputs=foreign, progress=quiet
+      config_of("search"), tmp_path / "run", inputs=foreign, progress=quiet
     )
   with pytest.raises(InputError) as error:
     search.search(
-      _search_config(),
+      config_of("search"),
       tmp_path / "run",
       inputs=foreign,
       allow_unrelated=True,
@@ -121,7 +110,7 @@ def test_a_foreign_model_needs_a_corpus_and_gets_numbers(foreign, tmp_path):
   assert "config.data.source" in str(error.value)
   assert "config.seq_len" in str(error.value)
   assert not (tmp_path / "run").exists()
-  config = _own_corpus(_search_config())
+  config = _own_corpus(config_of("search"))
   search.search(
     config,
     tmp_path / "run",
@@ -149,7 +138,7 @@ def test_numbers_of_names_or_of_the_order(foreign, exported, tmp_path):
 
 
 def test_evaluate_takes_both_formats_together(tiny_run, exported):
-  config = runner.load_config(str(ROOT / "configs/evaluate/tiny.py"))
+  config = config_of("evaluate")
   rows = evaluate.evaluate(
     config, [f"{tiny_run}@8", exported[0], exported[1]], progress=quiet
   )
@@ -162,7 +151,7 @@ def test_evaluate_takes_both_formats_together(tiny_run, exported):
 def test_what_measures_merges_their_directories_too(
   tiny_run, exported, tmp_path, method
 ):
-  config = runner.load_config(str(ROOT / "configs/merge/uniform.py"))
+  config = config_of("merge", "uniform")
   config.update({"method": method, "search_sequences": 8, "batch_size": 8})
   steps = [f"{tiny_run}@{step}" for step in STEPS]
   merge.merge(config, steps, tmp_path / "steps", progress=quiet)

@@ -2,52 +2,18 @@
 
 import json
 import os
-import pathlib
 import shutil
 
 import pytest
 
-from jaxmerge import convert, evaluate, locks, merge, runner, search
+from jaxmerge import convert, evaluate, locks, merge, search
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError
+from tests.helpers import config_of, contents, merge_into, quiet
 
-ROOT = pathlib.Path(__file__).parent.parent
 AUTO_MAP = {"AutoModel": "modeling_x.Model", "AutoTokenizer": ["tok_x.T", None]}
-
-
-def quiet(stage, done, total, note):
-  del stage, done, total, note
-
-
-def config_of(verb, name="tiny"):
-  return runner.load_config(str(ROOT / f"configs/{verb}/{name}.py"))
-
-
-def merge_into(output, run, **kwargs):
-  merge.merge(
-    config_of("merge", "uniform"),
-    [f"{run}@4", f"{run}@8"],
-    output,
-    progress=quiet,
-    **kwargs,
-  )
-
-
-def tree(folder):
-  """All below a folder, with the contents of files and the ends of links."""
-  found = {}
-  for parent, folders, files in os.walk(folder):
-    for name in [*folders, *files]:
-      path = pathlib.Path(parent, name)
-      if path.is_symlink():
-        found[str(path)] = os.readlink(path)
-      elif path.is_file():
-        found[str(path)] = path.read_bytes()
-      else:
-        found[str(path)] = None
-  return found
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +79,10 @@ def test_one_file_more_stops_it(made, tmp_path, form, added):
   _ADDED[added](path)
   if added == "git":
     (path / ".git/HEAD").touch()
-  before = tree(path)
+  before = contents(path)
   with pytest.raises(InputError, match="is not a checkpoint, so .*it holds '"):
     check_output(path, overwrite=True)
-  assert tree(path) == before
+  assert contents(path) == before
 
 
 def web_project(path):
@@ -200,10 +166,10 @@ def test_what_is_no_checkpoint_is_not_replaced(tiny_run, tmp_path, make):
   path = tmp_path / "out"
   path.mkdir()
   make(path)
-  before = tree(tmp_path)
+  before = contents(tmp_path)
   with pytest.raises(InputError, match="is not a checkpoint, so --overwrite"):
     merge_into(path, tiny_run, overwrite=True)
-  assert tree(tmp_path) == before
+  assert contents(tmp_path) == before
 
 
 def damage(path, form):
@@ -285,7 +251,7 @@ def places(run, tmp_path):
 def test_no_verb_writes_among_the_checkpoints_of_a_run(run, tmp_path):
   outputs = places(run, tmp_path)
   model = load_model(run / "checkpoints/8")
-  before = tree(tmp_path)
+  before = contents(tmp_path)
   for output in outputs:
     for write in (
       lambda o: merge_into(o, run),
@@ -300,7 +266,7 @@ def test_no_verb_writes_among_the_checkpoints_of_a_run(run, tmp_path):
     ):
       with pytest.raises(InputError, match="lies among the checkpoints"):
         write(output)
-  assert tree(tmp_path) == before
+  assert contents(tmp_path) == before
 
 
 def test_beside_the_checkpoints_is_not_among_them(run, tmp_path):
@@ -330,7 +296,7 @@ def test_a_search_writes_nothing_among_checkpoints(run, tmp_path):
     search.search(config_of("search"), run, progress=quiet)
   (run / "report").unlink()
   (run / "search").symlink_to(run / "checkpoints/8")
-  before = tree(tmp_path)
+  before = contents(tmp_path)
   with pytest.raises(InputError, match="lies among the checkpoints"):
     search.search(config_of("search"), run, progress=quiet)
   (run / "search").unlink()
@@ -339,7 +305,7 @@ def test_a_search_writes_nothing_among_checkpoints(run, tmp_path):
   with pytest.raises(InputError, match="lies among the checkpoints"):
     search.search(config, run, progress=quiet)
   assert not (run / "search").exists()
-  assert len(tree(tmp_path)) == len(before) - 1
+  assert len(contents(tmp_path)) == len(before) - 1
 
 
 def test_a_search_looks_at_all_that_it_would_write_before_it_begins(run):
@@ -350,13 +316,13 @@ def test_a_search_looks_at_all_that_it_would_write_before_it_begins(run):
   (run / "report/results.json").write_text("[1]")
   config = config_of("search")
   config.storage = str(run / "run.json")
-  before = tree(run)
+  before = contents(run)
   with pytest.raises(InputError) as told:
     search.search(config, run, progress=quiet)
   assert len(told.value.problems) == 3
   for word in ("merged/12 is not a", "results.json is not", "holds no study"):
     assert word in str(told.value)
-  assert tree(run) == before
+  assert contents(run) == before
 
 
 @pytest.mark.parametrize("below", ["x", "params/x"])
@@ -365,7 +331,7 @@ def test_nothing_is_written_in_an_input(made, tmp_path, below):
   for path in (first, second):
     shutil.copytree(made / "merged", path)
   (tmp_path / "link").symlink_to("b")
-  before = tree(tmp_path)
+  before = contents(tmp_path)
   for output in (first / below, tmp_path / "link" / below):
     with pytest.raises(InputError, match="lies in the"):
       merge.merge(
@@ -384,7 +350,7 @@ def test_nothing_is_written_in_an_input(made, tmp_path, below):
         output=output,
         progress=quiet,
       )
-  assert tree(tmp_path) == before
+  assert contents(tmp_path) == before
 
 
 def test_what_holds_an_input_is_no_output(run, tmp_path):
@@ -452,7 +418,7 @@ def test_an_evaluation_is_checked_before_it_is_scored(
   (tmp_path / "mine/evaluation.json").write_text('{"grade": "A"}')
   (tmp_path / "file").touch()
   (tmp_path / "folder/evaluation.json").mkdir(parents=True)
-  before = tree(tmp_path)
+  before = contents(tmp_path)
   for name, says in (
     ("mine", "is not an earlier evaluation"),
     ("folder", "is not an earlier evaluation"),
@@ -466,7 +432,7 @@ def test_an_evaluation_is_checked_before_it_is_scored(
         output=tmp_path / name,
         progress=quiet,
       )
-  assert tree(tmp_path) == before
+  assert contents(tmp_path) == before
 
 
 def test_an_evaluation_replaces_an_earlier_one_alone(tiny_run, tmp_path):

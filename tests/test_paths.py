@@ -1,6 +1,5 @@
 """`~` is the home directory in every path, and never a folder of that name."""
 
-import pathlib
 import shutil
 import sqlite3
 
@@ -10,18 +9,9 @@ import jaxmerge
 from jaxmerge import convert, evaluate, files, merge, pretrain, runner, search
 from jaxmerge.bayesopt.storage import check_storage, open_storage
 from jaxmerge.data import local_text
-from jaxmerge.data.tokenizer import load_tokenizer
+from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.errors import InputError
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def quiet(stage, done, total, note):
-  del stage, done, total, note
-
-
-def config_file(verb, name):
-  return str(ROOT / f"configs/{verb}/{name}.py")
+from tests.helpers import ROOT, config_file, config_of, quiet
 
 
 @pytest.fixture
@@ -47,7 +37,7 @@ def test_only_the_beginning_is_expanded(home):
 
 @pytest.mark.parametrize("path", ["~nobody_here", "~nobody_here/x", "~~/x"])
 def test_a_home_that_is_not_there_is_refused(home, tiny_run, path):
-  config = runner.load_config(config_file("pretrain", "tiny"))
+  config = config_of("pretrain", "tiny")
   for use in (
     lambda: files.make_directory(path),
     lambda: files.absolute(path),
@@ -119,7 +109,7 @@ def test_commands(home, tiny_run):
 
 def test_functions(home, tiny_run):
   shutil.copytree(tiny_run, home / "run")
-  config = runner.load_config(config_file("merge", "uniform"))
+  config = config_of("merge", "uniform")
   config.method, config.base = "task_arithmetic", "~/run@4"
   inputs = ["~/run@8", "~/run@12"]
   merge.merge(config, inputs, "~/merged", progress=quiet)
@@ -129,7 +119,7 @@ def test_functions(home, tiny_run):
   convert.convert("~/merged", "~/hf", "hf")
   jaxmerge.save_model(jaxmerge.load_model("~/hf"), "~/again")
   evaluate.evaluate(
-    runner.load_config(config_file("evaluate", "tiny")),
+    config_of("evaluate", "tiny"),
     ["~/hf"],
     output="~/scores",
     progress=quiet,
@@ -150,7 +140,7 @@ def test_a_run_of_paths_below_the_home(home, tiny_run):
   for number in range(60):
     (home / "corpus" / f"{number}.txt").write_text(f"{number}\n{text}{number}")
   shutil.copy(tiny_run / "tokenizer.json", home)
-  config = runner.load_config(config_file("pretrain", "tiny"))
+  config = config_of("pretrain", "tiny")
   config.num_steps = config.save_every = 1
   config.data.source = "text_files"
   config.data.max_documents = 0

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -13,38 +12,16 @@ from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.errors import Diverged, InputError
 from jaxmerge.training.loop import Plan, train
 from jaxmerge.training.step import StepMetrics
+from tests.helpers import config_file, config_of, contents, no_corpus, quiet
 
-ROOT = pathlib.Path(__file__).parent.parent
-TINY = str(ROOT / "configs/pretrain/tiny.py")
-
-
-def quiet(stage: str, done: int, total: int, note: str) -> None:
-  del stage, done, total, note
-
-
-def tiny_config():
-  return runner.load_config(TINY)
-
-
-def contents(folder: pathlib.Path) -> dict[str, bytes]:
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
-  }
+TINY = config_file("pretrain")
 
 
 @pytest.fixture
-def unfinished(tiny_run, tmp_path):
+def unfinished(workdir):
   """A run that ended at step 12, with lines up to there."""
-  workdir = tmp_path / "run"
-  shutil.copytree(tiny_run, workdir)
   shutil.rmtree(workdir / "checkpoints/16")
   return workdir
-
-
-def no_corpus(*args, **kwargs):
-  raise AssertionError("a corpus is prepared before the cheap checks")
 
 
 def test_a_run_that_diverges_ends_with_exit_code_3(tmp_path, capsys):
@@ -132,10 +109,10 @@ def test_an_interrupt_names_the_step_that_is_saved(
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt) as error:
-    pretrain.train(tiny_config(), workdir, progress=interrupt)
+    pretrain.train(config_of("pretrain"), workdir, progress=interrupt)
   assert error.value.__notes__ == [note]
   pretrain.train(
-    tiny_config(), workdir, progress=lambda *args: said.append(args[3])
+    config_of("pretrain"), workdir, progress=lambda *args: said.append(args[3])
   )
   assert "metrics of 2 steps that were not saved are cut" in said
   for name in ("metrics.jsonl", "run.json"):
@@ -156,26 +133,28 @@ def test_metrics_that_are_not_those_of_the_run_stop_it(unfinished, monkeypatch):
   monkeypatch.setattr(pretrain.settings, "open_corpus", no_corpus)
   for dry_run in (True, False):
     with pytest.raises(InputError, match="does not hold exactly the steps"):
-      pretrain.train(tiny_config(), unfinished, dry_run=dry_run, progress=quiet)
+      pretrain.train(
+        config_of("pretrain"), unfinished, dry_run=dry_run, progress=quiet
+      )
   assert contents(unfinished) == before
 
 
 def test_a_refused_parent_does_not_take_the_workdir(tiny_run, tmp_path):
-  other = tiny_config()
-  other.model.depth = 3
+  other = config_of("pretrain")
+  other.model.num_hidden_layers = 3
   workdir = tmp_path / "run"
   damaged = tmp_path / "damaged"
   shutil.copytree(tiny_run, damaged)
   shutil.rmtree(damaged / "checkpoints/8/params")
   for config, parent in (
     (other, f"{tiny_run}@8"),
-    (tiny_config(), f"{damaged}@8"),
-    (tiny_config(), f"{tiny_run}@9"),
+    (config_of("pretrain"), f"{damaged}@8"),
+    (config_of("pretrain"), f"{tiny_run}@9"),
   ):
     with pytest.raises(InputError):
       pretrain.train(config, workdir, init_from=parent, progress=quiet)
     assert not workdir.exists()
-  config = tiny_config()
+  config = config_of("pretrain")
   config.num_steps = 4
   pretrain.train(config, workdir, init_from=f"{tiny_run}@8", progress=quiet)
   assert (workdir / "checkpoints/4").exists()
@@ -183,7 +162,7 @@ def test_a_refused_parent_does_not_take_the_workdir(tiny_run, tmp_path):
 
 def test_a_run_starts_from_a_hugging_face_directory(tiny_run, tmp_path):
   convert.convert(f"{tiny_run}@8", tmp_path / "hf", "hf")
-  config = tiny_config()
+  config = config_of("pretrain")
   config.num_steps = 1
   first = []
   for name, parent in (("a", f"{tiny_run}@8"), ("b", str(tmp_path / "hf"))):
@@ -200,7 +179,7 @@ def _run_of_files(tmp_path, **changed):
   if not text.exists():
     words = np.random.default_rng(0).integers(0, 99, 20_000)
     text.write_text("".join(f"word{w}\n" for w in words))
-  config = tiny_config()
+  config = config_of("pretrain")
   config.data.source = "text_files"
   config.data.globs = (f"{text.parent}/*.txt",)
   config.data.max_documents = 0
@@ -245,10 +224,12 @@ def test_what_is_not_the_run_is_refused_before_a_text_is_tokenized(
 def test_a_dry_run_reads_and_writes_nothing(unfinished, monkeypatch, capsys):
   monkeypatch.setattr(pretrain.settings, "open_corpus", no_corpus)
   before = contents(unfinished), sorted(os.listdir(unfinished.parent))
-  pretrain.train(tiny_config(), unfinished, dry_run=True, progress=quiet)
+  pretrain.train(
+    config_of("pretrain"), unfinished, dry_run=True, progress=quiet
+  )
   assert "300 tokens, or what the text gives" in capsys.readouterr().out
   new = unfinished.parent / "new"
-  pretrain.train(tiny_config(), new, dry_run=True, progress=quiet)
+  pretrain.train(config_of("pretrain"), new, dry_run=True, progress=quiet)
   after = contents(unfinished), sorted(os.listdir(unfinished.parent))
   assert after == before
 
@@ -259,13 +240,13 @@ def test_one_process_at_a_time_trains_in_a_workdir(unfinished):
     locks.exclusive(unfinished / "run.json", "the workdir"),
     pytest.raises(InputError, match="is in use by process .* since"),
   ):
-    pretrain.train(tiny_config(), unfinished, progress=quiet)
+    pretrain.train(config_of("pretrain"), unfinished, progress=quiet)
   assert contents(unfinished) == before
   inside = unfinished / "checkpoints/20"
   with pytest.raises(InputError, match="among the checkpoints of a run"):
-    pretrain.train(tiny_config(), inside, progress=quiet)
+    pretrain.train(config_of("pretrain"), inside, progress=quiet)
   assert contents(unfinished) == before
-  pretrain.train(tiny_config(), unfinished, progress=quiet)
+  pretrain.train(config_of("pretrain"), unfinished, progress=quiet)
   assert (unfinished / "checkpoints/16").exists()
 
 
@@ -275,9 +256,9 @@ def test_one_process_at_a_time_trains_in_a_workdir(unfinished):
     ("seq_len", 10**12),
     ("batch_size", 10**12),
     ("eval_batch_size", 10**15),
-    ("model.width", 10**9),
-    ("model.mlp_width", 10**13),
-    ("model.depth", 10**12),
+    ("model.hidden_size", 10**9),
+    ("model.intermediate_size", 10**13),
+    ("model.num_hidden_layers", 10**12),
     ("data.vocab_size", 10**13),
   ],
 )

@@ -1,19 +1,16 @@
 """Decoders beyond a Llama are options that a config may name."""
 
-import pathlib
-
 import pytest
 
-from jaxmerge import pretrain, runner
+from jaxmerge import pretrain
 from jaxmerge.errors import InputError
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.helpers import config_of
 
 
 def config_with(**options):
-  config = runner.load_config(str(ROOT / "configs/pretrain/tiny.py"))
+  config = config_of("pretrain")
   with config.unlocked():
-    config.model.update(options)
+    config.model = {**config.model.to_dict(), **options}
   return config
 
 

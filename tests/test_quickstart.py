@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import jaxmerge
-from jaxmerge import merge, quickstart, runner
+from jaxmerge import merge, quickstart
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
 from jaxmerge.pretrain import train
+from tests.helpers import ROOT, config_of, quiet
 
-ROOT = pathlib.Path(__file__).parent.parent
 VERBS = ("pretrain", "search", "evaluate")
 ROW = (
   "name evaluations weights search_loss report_loss report_delta_vs_last "
@@ -26,15 +26,8 @@ ROW = (
 )
 
 
-def quiet(stage: str, done: int, total: int, note: str) -> None:
-  del stage, done, total, note
-
-
 def tiny_configs() -> dict:
-  return {
-    verb: runner.load_config(str(ROOT / f"configs/{verb}/tiny.py"))
-    for verb in VERBS
-  }
+  return {verb: config_of(verb) for verb in VERBS}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +49,7 @@ def test_a_bad_config_stops_before_training(tmp_path):
     "evaluate",
   ]
   configs = tiny_configs()
-  configs["search"].steps = (8, 10, 20)
+  configs["search"].checkpoint_steps = (8, 10, 20)
   with pytest.raises(InputError, match=r"has 10.*\n.*has 20"):
     quickstart.quickstart(tmp_path / "run", configs, progress=quiet)
   assert not (tmp_path / "run").exists()
@@ -123,7 +116,7 @@ def test_another_search_of_the_same_name_is_refused(workdir):
 def test_a_run_starts_from_a_merged_checkpoint_but_never_resumes_it(
   workdir, tmp_path
 ):
-  config = tiny_configs()["pretrain"]
+  config = config_of("pretrain")
   config.num_steps = 4
   merged = workdir / "search/pair/merged/12"
   train(config, tmp_path / "child", init_from=str(merged), progress=quiet)
@@ -141,7 +134,7 @@ def test_a_run_starts_from_a_merged_checkpoint_but_never_resumes_it(
 
 
 def test_merging_by_hand(workdir, tmp_path):
-  config = runner.load_config(str(ROOT / "configs/merge/weights.py"))
+  config = config_of("merge", "weights")
   inputs = [f"{workdir}@4", f"{workdir}@8"]
   output = tmp_path / "merged"
   for dry_run in (True, False):

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -11,9 +10,9 @@ import pytest
 
 from jaxmerge import merge, pretrain, runner, search
 from jaxmerge.errors import InputError
+from tests.helpers import ROOT, config_file
 
-ROOT = pathlib.Path(__file__).parent.parent
-TINY = str(ROOT / "configs/pretrain/tiny.py")
+TINY = config_file("pretrain")
 
 
 def fails(module, argv, capsys) -> list[str]:
@@ -39,8 +38,8 @@ def test_all_bad_flags_are_in_one_message(tmp_path, capsys):
   )
   assert lines == [
     "jaxmerge.verb: error:",
-    "unknown config key config.sead",
-    "unknown config key config.model.dpeth",
+    "unknown config key config.sead; did you mean config.seed?",
+    "unknown config key config.model.dpeth; did you mean config.model.dtype?",
     "unknown flag --wrokdir=x",
     "unknown argument stray",
     "flag --workdir is required",
@@ -100,14 +99,15 @@ def test_keys_that_a_config_file_has_too_many_or_too_few(tmp_path):
   config = runner.load_config(TINY)
   with config.unlocked():
     config.extra = 1
-    del config.seed
-    config.model = config.model.to_dict() | {"width": "wide"}
+    del config.seed  # takes its default
+    del config.data.source
+    config.model = config.model.to_dict() | {"hidden_size": "wide"}
   with pytest.raises(InputError) as error:
     pretrain.train(config, tmp_path / "w", progress=print)
   assert error.value.problems == [
     "unknown config key config.extra",
-    "missing config key config.seed",
-    "config.model.width must be int, got 'wide'",
+    "config.model.hidden_size must be int, got 'wide'",
+    "missing config key config.data.source",
   ]
   assert not (tmp_path / "w").exists()
 
@@ -154,7 +154,7 @@ def test_steps_and_workdirs_that_are_not_there(tiny_run, tmp_path, capsys):
   config = f"--config={ROOT / 'configs/search/tiny.py'}"
   lines = fails(
     search,
-    [config, f"--workdir={tiny_run}", "--config.steps=(5, 8, 9)"],
+    [config, f"--workdir={tiny_run}", "--config.checkpoint_steps=(5, 8, 9)"],
     capsys,
   )
   assert len(lines) == 3

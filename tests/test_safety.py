@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import shutil
 import socket
 
@@ -11,43 +10,26 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmerge import (
-  evaluate,
   merge,
-  owner,
   pretrain,
+  process_liveness,
   quickstart,
-  runner,
-  search,
 )
 from jaxmerge.checkpoints import trajectory
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import held_out_splits
+from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.files import replace_directory, write_text
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.trees import TreesOnDevices
+from jaxmerge.merging.resident import TreesOnDevices
 from jaxmerge.parallel.mesh import make_mesh
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def quiet(stage: str, done: int, total: int, note: str) -> None:
-  del stage, done, total, note
-
-
-def config_of(verb: str, name: str = "tiny"):
-  return runner.load_config(str(ROOT / f"configs/{verb}/{name}.py"))
-
-
-def merge_into(output, tiny_run, **kwargs):
-  inputs = [f"{tiny_run}@4", f"{tiny_run}@8"]
-  merge.merge(
-    config_of("merge", "uniform"), inputs, output, progress=quiet, **kwargs
-  )
+from tests.helpers import config_of, merge_into, quiet
 
 
 def test_overwrite_replaces_a_checkpoint_and_nothing_else(tiny_run, tmp_path):
@@ -73,7 +55,7 @@ def test_nothing_is_written_among_the_checkpoints_of_a_run(tiny_run, tmp_path):
 
 def test_a_replacement_killed_half_way_is_taken_back(tmp_path):
   path = tmp_path / "out"
-  dead = f"{owner.this_process().host}-999999999-0123abcd"
+  dead = f"{process_liveness.this_process().host}-999999999-0123abcd"
   (tmp_path / f".out.old-{dead}").mkdir()
   (tmp_path / f".out.old-{dead}/kept").write_text("the earlier one")
   (tmp_path / f".out.tmp-{dead}").mkdir()
@@ -154,11 +136,11 @@ def test_settings_that_would_mean_nothing_are_refused():
   config = config_of("evaluate")
   config.data.max_documents = 5
   with pytest.raises(InputError, match="max_documents means nothing"):
-    evaluate.check_config(config)
+    read(EvaluateConfig, config)
   config = config_of("search")
-  config.report = "checkpoints"
+  config.report_dir = "checkpoints"
   with pytest.raises(InputError, match="the run's own checkpoints"):
-    search.check_config(config)
+    read(SearchConfig, config)
   config = config_of("pretrain")
   config.optimizer.learning_rate = -0.1
   config.optimizer.warmup_steps = -1
@@ -194,17 +176,17 @@ def test_a_container_that_numbers_its_processes_writes_files(
   tmp_path, monkeypatch
 ):
   """As in Docker: the numbering is a part of temporary names."""
-  monkeypatch.setattr(owner, "_INITIAL_NUMBERING", 0)
-  owner._host.cache_clear()
-  owner._described.cache_clear()
+  monkeypatch.setattr(process_liveness, "_INITIAL_NUMBERING", 0)
+  process_liveness._host.cache_clear()
+  process_liveness._described.cache_clear()
   try:
-    assert owner.this_process().host != socket.gethostname()
+    assert process_liveness.this_process().host != socket.gethostname()
     write_text(tmp_path / "new", "text")
     with replace_directory(tmp_path / "out") as temporary:
       temporary.mkdir()
   finally:
-    owner._host.cache_clear()
-    owner._described.cache_clear()
+    process_liveness._host.cache_clear()
+    process_liveness._described.cache_clear()
   assert (tmp_path / "new").read_text() == "text"
   assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "out"]
 

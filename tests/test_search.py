@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 import shutil
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from jaxmerge import runner, search
+from jaxmerge import search
 from jaxmerge.bayesopt.study import FAILURE
 from jaxmerge.checkpoints.metadata import describe_leaves, read_metadata
 from jaxmerge.checkpoints.store import restore_params, save_params
@@ -20,21 +19,11 @@ from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import layer_groups
 from jaxmerge.shown import without_secrets
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.helpers import config_of
 
 
 def _config(**changes):
-  config = runner.load_config(str(ROOT / "configs/search/tiny.py"))
-  config.steps = (4, 8, 12)
-  config.update(changes)
-  return config
-
-
-@pytest.fixture
-def workdir(tiny_run, tmp_path):
-  shutil.copytree(tiny_run, tmp_path / "run")
-  return tmp_path / "run"
+  return config_of("search", **{"checkpoint_steps": (4, 8, 12), **changes})
 
 
 class _Notes:
@@ -59,12 +48,12 @@ def test_everything_on(workdir):
   config = _config(
     num_trials=6,
     beta=0.3,
-    bands=1,
+    layer_groups="1",
     use_gradients=True,
     early_stop=True,
     batch_size=4,
     acquisitions=("ei", "thompson"),
-    starts=("uniform",),
+    initial_weights=("uniform",),
     baselines=baselines,
   )
   path = search.search(config, workdir, progress=_Notes())
@@ -130,10 +119,10 @@ def test_every_problem_of_a_config_at_once(workdir):
   config = _config(
     alpha=1.0,
     beta=-0.5,
-    bands=-1,
+    layer_groups="-1",
     num_trials=1,
     max_tokens=-1,
-    starts=("latest",),
+    initial_weights=("latest",),
     baselines=("bayes",),
     acquisitions=("eii",),
   )
@@ -143,10 +132,10 @@ def test_every_problem_of_a_config_at_once(workdir):
   for word in (
     "config.alpha",
     "config.beta",
-    "config.bands",
+    "config.layer_groups",
     "config.num_trials",
     "config.max_tokens",
-    "config.starts",
+    "config.initial_weights",
     "config.baselines",
     "config.acquisitions",
   ):
@@ -155,16 +144,16 @@ def test_every_problem_of_a_config_at_once(workdir):
     {"baselines": ("grid", "grid")},
     {"acquisitions": ("ei", "ei")},
     {"acquisitions": (["ei"],)},
-    {"steps": (4.0, 8)},
+    {"checkpoint_steps": (4.0, 8)},
     {"seed": 2**32},
     {"max_seconds": math.nan},
-    {"steps": (8, 12), "baselines": ("cma_es",)},
-    {"report": "metrics.jsonl"},
+    {"checkpoint_steps": (8, 12), "baselines": ("cma_es",)},
+    {"report_dir": "metrics.jsonl"},
   ):
     with pytest.raises(InputError):
       search.search(_config(**wrong), workdir, dry_run=True, progress=_Notes())
   with pytest.raises(InputError, match="from 1 to"):
-    search.search(_config(bands=99), workdir, progress=_Notes())
+    search.search(_config(layer_groups="99"), workdir, progress=_Notes())
 
 
 def test_a_larger_budget_goes_on_with_the_same_first_trials(workdir):
@@ -197,7 +186,7 @@ def test_a_diverged_checkpoint_costs_trials_and_not_the_search(workdir):
   assert names[-1] == "gp_hedge"
   with pytest.raises(InputError, match="step 4 has parameters"):
     search.search(
-      _config(name="g", use_gradients=True), workdir, progress=_Notes()
+      _config(study_name="g", use_gradients=True), workdir, progress=_Notes()
     )
 
 

@@ -1,48 +1,20 @@
 """What a search refuses, and tells, before a text is tokenized."""
 
-import pathlib
 import re
-import shutil
 
 import pytest
 
-from jaxmerge import runner, search
+from jaxmerge import search
 from jaxmerge.bayesopt.study import find_study
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import held_out_splits
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def quiet(stage: str, done: int, total: int, note: str) -> None:
-  del stage, done, total, note
-
-
-def tiny_config(**changes):
-  config = runner.load_config(str(ROOT / "configs/search/tiny.py"))
-  for key, value in changes.items():
-    config[key] = value
-  return config
-
-
-def contents(folder: pathlib.Path) -> dict[str, bytes]:
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
-  }
-
-
-def no_corpus(*args, **kwargs):
-  raise AssertionError("a corpus is prepared before the cheap checks")
+from tests.helpers import config_of, contents, no_corpus, quiet
 
 
 @pytest.fixture
-def searched(tiny_run, tmp_path):
+def searched(workdir):
   """A run with a search of two trials, which five are to follow."""
-  workdir = tmp_path / "run"
-  shutil.copytree(tiny_run, workdir)
-  search.search(tiny_config(num_trials=2), workdir, progress=quiet)
+  search.search(config_of("search", num_trials=2), workdir, progress=quiet)
   return workdir
 
 
@@ -53,7 +25,7 @@ def test_a_dry_run_reads_the_study_and_writes_nothing(
   before = contents(searched)
   folders = sorted(p.name for p in searched.parent.iterdir())
   capsys.readouterr()
-  search.search(tiny_config(), searched, dry_run=True, progress=quiet)
+  search.search(config_of("search"), searched, dry_run=True, progress=quiet)
   plan = capsys.readouterr().out
   assert "2 of 5 trials are finished" in plan
   seconds, left, total = re.search(
@@ -63,7 +35,7 @@ def test_a_dry_run_reads_the_study_and_writes_nothing(
   assert float(total) == pytest.approx(3 * float(seconds), abs=0.05)
   assert 0 < float(seconds) < 20
   search.search(
-    tiny_config(name="new"),
+    config_of("search", study_name="new"),
     searched,
     dry_run=True,
     progress=quiet,
@@ -78,12 +50,17 @@ def test_more_checkpoints_and_gradients_take_longer(
 ):
   monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
   found = []
+  four = (4, 8, 12, 16)
   for changes in (
     {},
-    {"steps": (4, 8, 12, 16), "bands": 2},
-    {"steps": (4, 8, 12, 16), "bands": 2, "use_gradients": True},
+    {"checkpoint_steps": four, "layer_groups": "2"},
+    {
+      "checkpoint_steps": four,
+      "layer_groups": "2",
+      "use_gradients": True,
+    },
   ):
-    config = tiny_config(num_trials=30, **changes)
+    config = config_of("search", num_trials=30, **changes)
     search.search(config, tiny_run, dry_run=True, progress=quiet)
     plan = capsys.readouterr().out
     found.append(float(re.search(r"about ([\d.]+) s a trial", plan)[1]))
@@ -93,24 +70,25 @@ def test_more_checkpoints_and_gradients_take_longer(
 
 @pytest.mark.parametrize("storage", ["", "sqlite"])
 def test_another_search_under_a_name_is_refused_at_once(
-  tiny_run, tmp_path, monkeypatch, storage
+  workdir, tmp_path, monkeypatch, storage
 ):
-  workdir = tmp_path / "run"
-  shutil.copytree(tiny_run, workdir)
   where = f"sqlite:///{tmp_path}/study.db" if storage else ""
-  config = tiny_config(num_trials=2, storage=where)
+  config = config_of("search", num_trials=2, storage=where)
   search.search(config, workdir, progress=quiet)
   before = contents(tmp_path)
   monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
   for change, words in (
     ({"seed": 1}, r"another seed \(0, now 1\)"),
-    ({"steps": (12, 16)}, r"inputs \(steps 8, 12, now steps 12, 16\)"),
+    (
+      {"checkpoint_steps": (12, 16)},
+      r"inputs \(steps 8, 12, now steps 12, 16\)",
+    ),
     ({"seq_len": 16}, r"without seq_len \(now 16\)"),
   ):
     for dry_run in (True, False):
       with pytest.raises(InputError, match=words):
         search.search(
-          tiny_config(storage=where, **change),
+          config_of("search", storage=where, **change),
           workdir,
           dry_run=dry_run,
           progress=quiet,
@@ -132,7 +110,9 @@ def test_a_study_that_lost_parts_is_refused_before_it_is_touched(
   before = contents(searched)
   for dry_run in (True, False):
     with pytest.raises(InputError, match="lacks its weights"):
-      search.search(tiny_config(), searched, dry_run=dry_run, progress=quiet)
+      search.search(
+        config_of("search"), searched, dry_run=dry_run, progress=quiet
+      )
   assert contents(searched) == before
 
 
@@ -144,7 +124,7 @@ def test_a_study_of_other_held_out_windows_is_refused(searched):
   assert rule in text
   journal.write_text(text.replace(rule, ""))
   with pytest.raises(InputError, match="without held_out"):
-    search.search(tiny_config(), searched, dry_run=True, progress=quiet)
+    search.search(config_of("search"), searched, dry_run=True, progress=quiet)
 
 
 def test_a_changed_corpus_is_refused_before_it_is_tokenized(
@@ -154,9 +134,15 @@ def test_a_changed_corpus_is_refused_before_it_is_tokenized(
   monkeypatch.setattr(held_out_splits, "content_hash", lambda s: "another")
   for dry_run in (True, False):
     with pytest.raises(InputError, match="is no longer what step 12 was tr"):
-      search.search(tiny_config(), tiny_run, dry_run=dry_run, progress=quiet)
+      search.search(
+        config_of("search"), tiny_run, dry_run=dry_run, progress=quiet
+      )
   search.search(
-    tiny_config(), tiny_run, dry_run=True, allow_unrelated=True, progress=quiet
+    config_of("search"),
+    tiny_run,
+    dry_run=True,
+    allow_unrelated=True,
+    progress=quiet,
   )
 
 

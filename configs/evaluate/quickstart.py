@@ -14,22 +14,4 @@ def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
   config.split = "report"
   config.sequences = 128
-  # Targets in a sequence; 0 is as in training.
-  config.seq_len = 0
-  config.batch_size = 16
-
-  # "" scores on the corpus that the first input was trained on.
-  config.data = config_dict.ConfigDict()
-  config.data.source = ""
-  config.data.globs = ()
-  config.data.data_dir = ""
-  config.data.split = ""
-  config.data.text_feature = "text"
-  config.data.max_documents = 0
-  config.data.cache_dir = ""
-
-  config.mesh = config_dict.ConfigDict()
-  config.mesh.data = -1
-  config.mesh.fsdp = 1
-  config.mesh.tensor = 1
   return config

@@ -8,11 +8,11 @@ A quarter of a minute on 2 CPU cores, most of it compiling.
 
 from ml_collections import config_dict
 
-from jaxmerge.runner import load_config
+import jaxmerge
 
 
 def get_config() -> config_dict.ConfigDict:
-  config = load_config("configs/evaluate/quickstart.py")
+  config = jaxmerge.load_config("configs/evaluate/quickstart.py")
   config.sequences = 16
   config.batch_size = 8
   return config

@@ -8,11 +8,11 @@ Half a minute on 2 CPU cores, most of it compiling.
 
 from ml_collections import config_dict
 
-from jaxmerge.runner import load_config
+import jaxmerge
 
 
 def get_config() -> config_dict.ConfigDict:
-  config = load_config("configs/pretrain/quickstart.py")
+  config = jaxmerge.load_config("configs/pretrain/quickstart.py")
   config.num_steps = 16
   config.batch_size = 8
   config.seq_len = 32
@@ -22,10 +22,10 @@ def get_config() -> config_dict.ConfigDict:
   config.eval_batch_size = 8
   config.data.vocab_size = 300
   config.data.max_documents = 60
-  config.model.width = 32
-  config.model.depth = 2
-  config.model.num_heads = 2
-  config.model.num_kv_heads = 1
-  config.model.mlp_width = 64
+  config.model.hidden_size = 32
+  config.model.num_hidden_layers = 2
+  config.model.num_attention_heads = 2
+  config.model.num_key_value_heads = 1
+  config.model.intermediate_size = 64
   config.optimizer.warmup_steps = 2
   return config

@@ -13,8 +13,8 @@ the real files yet.
 
 from ml_collections import config_dict
 
-from jaxmerge.runner import load_config
+import jaxmerge
 
 
 def get_config() -> config_dict.ConfigDict:
-  return load_config("configs/search/pythia.py")
+  return jaxmerge.load_config("configs/search/pythia.py")

@@ -20,12 +20,12 @@ Not run on the real files yet: minutes and gain are not known.
 
 from ml_collections import config_dict
 
-from jaxmerge.runner import load_config
+import jaxmerge
 
 
 def get_config() -> config_dict.ConfigDict:
-  config = load_config("configs/search/quickstart.py")
-  config.steps = ()
+  config = jaxmerge.load_config("configs/search/quickstart.py")
+  config.checkpoint_steps = ()
   config.data.source = "python_source"
   config.data.max_documents = 2000
   config.seq_len = 1024

@@ -9,15 +9,15 @@ checkpoint, step 900.
 
 from ml_collections import config_dict
 
-from jaxmerge.runner import load_config
+import jaxmerge
 
 
 def get_config() -> config_dict.ConfigDict:
-  config = load_config("configs/search/quickstart.py")
-  config.name = "six"
-  config.steps = (400, 500, 600, 700, 800, 900)
+  config = jaxmerge.load_config("configs/search/quickstart.py")
+  config.study_name = "six"
+  config.checkpoint_steps = (400, 500, 600, 700, 800, 900)
   config.num_trials = 20
   # The parabola is the baseline to beat with many checkpoints.
   config.baselines = ("grid", "random", "quadratic", "cma_es")
-  config.report = "report_six"
+  config.report_dir = "report_six"
   return config

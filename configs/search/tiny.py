@@ -7,12 +7,12 @@ Half a minute on 2 CPU cores, most of it compiling.
 
 from ml_collections import config_dict
 
-from jaxmerge.runner import load_config
+import jaxmerge
 
 
 def get_config() -> config_dict.ConfigDict:
-  config = load_config("configs/search/quickstart.py")
-  config.steps = (8, 12)
+  config = jaxmerge.load_config("configs/search/quickstart.py")
+  config.checkpoint_steps = (8, 12)
   config.num_trials = 5
   config.search_sequences = 16
   config.report_sequences = 16

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt import leases
 from jaxmerge.bayesopt.limits import Limit, Limits, exceeded
+from jaxmerge.bayesopt.optuna_adapter import read_trials
 
 Ending = Literal["done"] | Limit
 # While others are at work, the storage is asked at growing intervals.
@@ -19,9 +20,7 @@ _LONGEST_PAUSE_SECONDS = 2.0
 
 def _slots(study: Study, num_trials: int) -> list[FrozenTrial]:
   """The trials of the budget; their costs and states are read anew."""
-  # Optuna may hold trials from before for samplers that use them.
-  study._thread_local.cached_all_trials = None
-  return [t for t in study.get_trials(deepcopy=False) if t.number < num_trials]
+  return [t for t in read_trials(study) if t.number < num_trials]
 
 
 def _limit(

@@ -7,6 +7,7 @@ from typing import Any
 from optuna.study import Study
 
 from jaxmerge.errors import InputError, check
+from jaxmerge.old_names import renamed
 
 FINGERPRINT = "fingerprint"
 # Beside it, for people: what its hashes stand for.
@@ -80,6 +81,7 @@ def _compare(
     raise InputError(
       f"the study {study.study_name!r} is damaged: its fingerprint is {found!r}"
     )
+  found = renamed(found)
   before = study.user_attrs.get(_DESCRIBED, {})
   check(
     f"the study {study.study_name!r} was made "

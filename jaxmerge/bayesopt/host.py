@@ -1,43 +1,28 @@
 """Where the Gaussian process runs: in float64 on one CPU device and thread."""
 
 import contextlib
-import ctypes
 import functools
-import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-import scipy
+import threadpoolctl
 from jax.sharding import AxisType, Mesh
 
 
 @functools.cache
-def _blas() -> ctypes.CDLL | None:
-  """SciPy's own OpenBLAS, that XLA calls for Cholesky; None if it has none."""
-  package = pathlib.Path(scipy.__file__).parent
-  for folder in (package.parent / "scipy.libs", package / ".dylibs"):
-    for path in sorted(folder.glob("libscipy_openblas*")):
-      library = ctypes.CDLL(str(path))
-      if hasattr(library, "scipy_openblas_set_num_threads"):
-        return library
-  return None
+def _libraries() -> threadpoolctl.ThreadpoolController:
+  """Found once: it reads the list of all loaded libraries, for 2 ms."""
+  import scipy.linalg  # noqa: F401  (loads the BLAS that XLA's Cholesky calls)
+
+  return threadpoolctl.ThreadpoolController()
 
 
-@contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
   # OpenBLAS splits a 32 x 32 matrix over its threads, which then wait for each
   # other: on a busy machine of two cores a suggestion took 0.8 s, not 0.05.
-  library = _blas()
-  if library is None:
-    yield
-    return
-  threads = library.scipy_openblas_get_num_threads()
-  library.scipy_openblas_set_num_threads(1)
-  try:
-    yield
-  finally:
-    library.scipy_openblas_set_num_threads(threads)
+  return _libraries().limit(limits=1, user_api="blas")
 
 
 @contextlib.contextmanager

@@ -1,20 +1,17 @@
 """Optuna's journal on a local file, made safe to be killed at any moment."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
-import threading
 import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 
-from jaxmerge import owner
+from jaxmerge import locks, process_liveness
 from jaxmerge.bayesopt.identity import check_journal_file
 from jaxmerge.bayesopt.records import (
   bare,
@@ -24,120 +21,70 @@ from jaxmerge.bayesopt.records import (
 )
 from jaxmerge.errors import InputError, check
 
-# An owner that cannot be looked up (another host, another program) is taken
-# for dead when its lock has not changed for this long; a write takes
-# milliseconds.
+# Another program's lock that has not changed for this long is of a dead one: a
+# write takes milliseconds. Optuna waits as long.
 _GRACE_SECONDS = 30.0
-# A lock that is held for long is renewed; three renewals missed are too many.
-_BLOCK_GRACE_SECONDS = 120.0
-_RENEWAL_SECONDS = 30.0
+_POLL_SECONDS = 0.005
 # Damaged lines that a message names.
 _MOST_SHOWN = 3
 
 
-class OwnedLock(BaseJournalFileLock):
-  """A lock file that says whose it is, so that a dead owner's is dropped.
-
-  The lock is a symbolic link named <journal>.lock, as Optuna's own is (other
-  Optuna programs respect it); its target, "host:pid:start", is its owner.
-  """
-
-  def __init__(self, journal: str, grace_seconds: float = _GRACE_SECONDS):
-    self._journal = journal
-    self._lock = journal + ".lock"
-    self._grace_seconds = grace_seconds
-
-  def acquire(self) -> bool:
-    me = _me()
-    seen: tuple[str, float] | None = None
-    since = time.monotonic()
-    pause = 0.001
-    while True:
-      try:
-        os.symlink(me, self._lock)
-        return True
-      except FileExistsError:
-        pass
-      holder = self._holder()
-      if holder != seen:
-        seen, since = holder, time.monotonic()
-      waited = time.monotonic() - since
-      patient = waited <= self._grace_seconds
-      if holder is not None and _is_abandoned(holder[0], patient):
-        self._drop(holder)
-        continue
-      time.sleep(pause)
-      pause = min(2 * pause, 0.1)
-
-  def release(self) -> None:
-    # Whoever stood still for too long finds another's lock, or none.
-    holder = self._holder()
-    if holder is not None and holder[0] == _me():
-      os.unlink(self._lock)
-
-  def renew(self) -> None:
-    """Says that the owner still lives, to those who cannot look it up."""
-    with contextlib.suppress(FileNotFoundError):
-      os.utime(self._lock, follow_symlinks=False)
-
-  def _holder(self) -> tuple[str, float] | None:
-    try:
-      return os.readlink(self._lock), os.lstat(self._lock).st_mtime
-    except FileNotFoundError:
-      return None
-    except OSError as error:
-      raise InputError(
-        f"{self._lock} is in the way of the journal's lock: remove it"
-      ) from error
-
-  def _drop(self, holder: tuple[str, float]) -> None:
-    # Two waiters may find the same dead owner: one of them at a time looks
-    # again and removes, or the second would remove the first one's new lock.
-    with open(self._journal, "ab") as journal:
-      fcntl.flock(journal, fcntl.LOCK_EX)
-      if self._holder() == holder:
-        os.unlink(self._lock)
-
-
-def _me() -> str:
-  return ":".join(map(str, owner.this_process()))
-
-
-def _is_abandoned(target: str, patient: bool) -> bool:
-  parts = target.rsplit(":", 2)
-  if len(parts) == 3 and parts[1].isdigit():
-    holder = owner.Owner(parts[0], int(parts[1]), parts[2])
-    if owner.is_here(holder):
-      return not owner.is_alive(holder)
-  return not patient
-
-
 @contextlib.contextmanager
-def one_at_a_time(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Waits for other processes that are in the same block.
+def _locked(journal: str) -> Iterator[None]:
+  """Holds a journal's lock while the block runs.
 
-  A process that died there is not waited for; one of another host, which
-  cannot be looked up, for two minutes. An object store has no such lock.
+  Searchers exclude each other by the operating system's lock on
+  <journal>.flock; it is free as soon as its holder is dead. Whoever has it also
+  takes <journal>.lock, the symbolic link by which other Optuna programs, and
+  earlier versions of this one, lock a journal.
   """
-  if "://" in os.fspath(path):
-    yield
-    return
-  lock = OwnedLock(os.fspath(path), _BLOCK_GRACE_SECONDS)
-  lock.acquire()
-  left = threading.Event()
-
-  def keep() -> None:
-    while not left.wait(_RENEWAL_SECONDS):
-      lock.renew()
-
-  renewing = threading.Thread(target=keep, daemon=True)
-  renewing.start()
+  release = locks.take(f"{journal}.flock", poll_seconds=_POLL_SECONDS)
   try:
-    yield
+    link = f"{journal}.lock"
+    # Neither an Optuna program nor an earlier version takes this for its own.
+    mine = f"jaxmerge@{process_liveness.this_process().host}"
+    _take(link, mine)
+    try:
+      yield
+    finally:
+      # Whoever stood still for too long finds another's link, or none.
+      held = _holder(link)
+      if held is not None and held[0] == mine:
+        os.unlink(link)
   finally:
-    left.set()
-    renewing.join()
-    lock.release()
+    release()
+
+
+def _take(link: str, mine: str) -> None:
+  """Makes the link, when that of another program is gone or abandoned."""
+  seen: tuple[str, float] | None = None
+  since = time.monotonic()
+  while True:
+    try:
+      os.symlink(mine, link)
+      return
+    except FileExistsError:
+      holder = _holder(link)
+    if holder != seen:
+      seen, since = holder, time.monotonic()
+    # A searcher of this host that made it would hold the other lock: it died.
+    dead = holder is not None and holder[0] == mine
+    if dead or time.monotonic() - since > _GRACE_SECONDS:
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(link)
+    else:
+      time.sleep(_POLL_SECONDS)
+
+
+def _holder(link: str) -> tuple[str, float] | None:
+  try:
+    return os.readlink(link), os.lstat(link).st_mtime
+  except FileNotFoundError:
+    return None
+  except OSError as error:
+    raise InputError(
+      f"{link} is in the way of the journal's lock: remove it"
+    ) from error
 
 
 class _MendingBackend(JournalFileBackend):
@@ -148,15 +95,16 @@ class _MendingBackend(JournalFileBackend):
   every later one, would stop there.
   """
 
-  _counted = (0, 0)  # bytes of the file, and the whole lines in them
+  def __init__(self, path: str):
+    super().__init__(path)
+    self._path = path
+    self._counted = (0, 0)  # bytes of the file, and the whole lines in them
 
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
-    lock = OwnedLock(self._file_path)
-    lock.acquire()
-    try:
+    with _locked(self._path):
       # Nobody has read the torn line: readers leave a line without an end.
-      _cut_torn_line(pathlib.Path(self._file_path))
-      with open(self._file_path, "ab+") as journal:
+      _cut_torn_line(pathlib.Path(self._path))
+      with open(self._path, "ab+") as journal:
         size, count = self._counted
         if size > os.fstat(journal.fileno()).st_size:  # another file is there
           size = count = 0
@@ -167,8 +115,6 @@ class _MendingBackend(JournalFileBackend):
         self._counted = (journal.tell(), count + len(logs))
         journal.flush()
         os.fsync(journal.fileno())
-    finally:
-      lock.release()
 
   def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
     line = log_number_from
@@ -177,7 +123,7 @@ class _MendingBackend(JournalFileBackend):
         line += 1
         problem = problem_of(record, line)
         if problem:
-          raise InputError(_damaged(self._file_path, line, problem))
+          raise InputError(_damaged(self._path, line, problem))
         yield bare(record)
     except (
       json.JSONDecodeError,
@@ -185,7 +131,7 @@ class _MendingBackend(JournalFileBackend):
       RecursionError,
     ) as error:
       raise InputError(
-        _damaged(self._file_path, line + 1, "it is no JSON")
+        _damaged(self._path, line + 1, "it is no JSON")
       ) from error
 
 
@@ -264,14 +210,10 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
     check_journal_file(path)
     path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = OwnedLock(str(path))
-    lock.acquire()
-    try:
+    with _locked(str(path)):
       backend = _MendingBackend(str(path))
       _check_lines(path)
       _cut_torn_line(path)
-    finally:
-      lock.release()
   except OSError as error:
     raise InputError(
       f"cannot open the journal {path}: {error.strerror or error}"

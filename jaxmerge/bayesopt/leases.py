@@ -30,7 +30,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge import owner
+from jaxmerge import process_liveness
+from jaxmerge.bayesopt.optuna_adapter import id_of, storage_of
 
 # One attribute an owner: two that claim at once do not overwrite each other.
 LEASE_PREFIX = "lease:"
@@ -42,7 +43,7 @@ EXPIRY_SECONDS = 180.0
 
 @dataclasses.dataclass(frozen=True)
 class _Lease:
-  owner: owner.Owner
+  owner: process_liveness.Owner
   turn: int
   renewed_at: float
   withdrawn: bool
@@ -50,15 +51,15 @@ class _Lease:
   def is_live(self) -> bool:
     if self.withdrawn:
       return False
-    if owner.is_here(self.owner):
-      return owner.is_alive(self.owner)
+    if process_liveness.is_here(self.owner):
+      return process_liveness.is_alive(self.owner)
     return time.time() - self.renewed_at < EXPIRY_SECONDS
 
 
 def _leases(trial: FrozenTrial) -> list[_Lease]:
   return [
     _Lease(
-      owner.Owner(*value["owner"]),
+      process_liveness.Owner(*value["owner"]),
       value["turn"],
       value["renewed_at"],
       value["withdrawn"],
@@ -70,7 +71,7 @@ def _leases(trial: FrozenTrial) -> list[_Lease]:
 
 def _others(trial: FrozenTrial) -> list[_Lease]:
   """Live leases of other processes; a process's own is free to it again."""
-  me = owner.this_process()
+  me = process_liveness.this_process()
   return [x for x in _leases(trial) if x.owner != me and x.is_live()]
 
 
@@ -108,17 +109,17 @@ class Held:
 
   def is_taken_over(self) -> bool:
     """Whether a living process took the trial after this one."""
-    trial = self.study._storage.get_trial(self.trial_id)
+    trial = storage_of(self.study).get_trial(self.trial_id)
     return any(lease.turn > self.turn for lease in _others(trial))
 
   def is_finished(self) -> bool:
     """Whether somebody has finished the trial."""
-    trial = self.study._storage.get_trial(self.trial_id)
+    trial = storage_of(self.study).get_trial(self.trial_id)
     return trial.state.is_finished()
 
   def _write(self, *, withdrawn: bool) -> None:
-    me = owner.this_process()
-    self.study._storage.set_trial_system_attr(
+    me = process_liveness.this_process()
+    storage_of(self.study).set_trial_system_attr(
       self.trial_id,
       LEASE_PREFIX + ":".join(map(str, me)),
       {
@@ -133,7 +134,7 @@ class Held:
 def take(study: Study, trial: FrozenTrial) -> Held | None:
   """Writes a lease, which is not yet a claim; None if the trial is finished."""
   turn = 1 + max((lease.turn for lease in _leases(trial)), default=0)
-  held = Held(study, trial._trial_id, turn)
+  held = Held(study, id_of(trial), turn)
   try:
     held.renew()
   except UpdateFinishedTrialError:
@@ -144,7 +145,7 @@ def take(study: Study, trial: FrozenTrial) -> Held | None:
 def start(held: Held) -> bool:
   """Makes a waiting trial running; if another did, withdraws: False."""
   with contextlib.suppress(UpdateFinishedTrialError):
-    if held.study._storage.set_trial_state_values(
+    if storage_of(held.study).set_trial_state_values(
       held.trial_id, TrialState.RUNNING
     ):
       return True
@@ -160,7 +161,7 @@ def take_over(study: Study, slots: Sequence[FrozenTrial]) -> Held | None:
     held = take(study, trial)
     if held is None:
       continue
-    now = study._storage.get_trial(trial._trial_id)
+    now = storage_of(study).get_trial(id_of(trial))
     if now.state == TrialState.RUNNING and not is_held_by_another(now):
       return held
     held.withdraw()

@@ -8,13 +8,13 @@ import hashlib
 import json
 from typing import Any
 
-from optuna.storages.journal._storage import JournalOperation
-
 CHECKSUM = "jaxmerge_checksum"
 # Which line of its file a record is: lines that are missing, doubled or in
 # another order are seen. The checksum is of this too.
 LINE = "jaxmerge_line"
-_OPERATIONS = frozenset(JournalOperation)
+# Optuna numbers what a record does; the first of the numbers creates a study.
+_NUM_OPERATIONS = 11
+_CREATE_STUDY = 0
 
 
 def _dumps(value: Any, *, sort_keys: bool = False) -> str:
@@ -48,7 +48,7 @@ def is_record(record: Any) -> bool:
   return (
     isinstance(record, dict)
     and type(record.get("op_code")) is int
-    and record["op_code"] in _OPERATIONS
+    and 0 <= record["op_code"] < _NUM_OPERATIONS
     and isinstance(record.get("worker_id"), str)
   )
 
@@ -60,7 +60,7 @@ def creates_study(record: Any) -> bool:
   """
   return (
     is_record(record)
-    and record["op_code"] == JournalOperation.CREATE_STUDY
+    and record["op_code"] == _CREATE_STUDY
     and isinstance(record.get("study_name"), str)
     and isinstance(record.get("directions"), list)
   )

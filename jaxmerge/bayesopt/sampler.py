@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from jaxmerge.bayesopt import acquisition, hedge, surrogate
+from jaxmerge.bayesopt.optuna_adapter import id_of, storage_of
 from jaxmerge.bayesopt.space import (
   Simplices,
   Space,
@@ -118,7 +119,7 @@ class GPHedgeSampler(BaseSampler):
   def infer_relative_search_space(
     self, study: Study, trial: FrozenTrial
   ) -> dict[str, BaseDistribution]:
-    self._raise_error_if_multi_objective(study)
+    _check_one_objective(study)
     if self._simplex is not None:
       return self._simplex.distributions()
     trials = study.get_trials(deepcopy=False)
@@ -135,7 +136,7 @@ class GPHedgeSampler(BaseSampler):
     if record is None or set(record["params"]) != set(search_space):
       space = self._simplex or box_of(search_space)
       record = self._ask(study, trial, space)
-      study._storage.set_trial_system_attr(trial._trial_id, ASKED, record)
+      storage_of(study).set_trial_system_attr(id_of(trial), ASKED, record)
     return dict(record["params"])
 
   def sample_independent(
@@ -145,7 +146,7 @@ class GPHedgeSampler(BaseSampler):
     param_name: str,
     param_distribution: BaseDistribution,
   ) -> Any:
-    self._raise_error_if_multi_objective(study)
+    _check_one_objective(study)
     if (
       isinstance(param_distribution, FloatDistribution)
       and trial.number < self._num_startup
@@ -263,6 +264,14 @@ class GPHedgeSampler(BaseSampler):
       ),
       **record,
     }
+
+
+def _check_one_objective(study: Study) -> None:
+  if len(study.directions) > 1:
+    raise ValueError(
+      "If the study is being used for multi-objective optimization, "
+      "GPHedgeSampler cannot be used."
+    )
 
 
 def _is_taken(

@@ -27,6 +27,7 @@ from jaxmerge.bayesopt import leases
 from jaxmerge.bayesopt.claims import Ending, claim
 from jaxmerge.bayesopt.fingerprints import check_fingerprint, check_known
 from jaxmerge.bayesopt.limits import Limits
+from jaxmerge.bayesopt.optuna_adapter import storage_of, suggest
 from jaxmerge.bayesopt.storage import existing_storage, open_storage
 from jaxmerge.errors import InputError
 
@@ -168,12 +169,12 @@ def _params(
   trial = Trial(study, trial_id)
   if space is None:
     space = study.sampler.infer_relative_search_space(
-      study, study._storage.get_trial(trial_id)
+      study, storage_of(study).get_trial(trial_id)
     )
   if not space:
     raise InputError("the sampler knows no search space: give one")
   return {
-    name: trial._suggest(name, distribution)
+    name: suggest(trial, name, distribution)
     for name, distribution in space.items()
   }
 
@@ -225,7 +226,7 @@ def _finish(held: leases.Held, outcome: _Outcome) -> bool:
   if held.is_taken_over():
     held.withdraw()
     return False
-  storage = held.study._storage
+  storage = storage_of(held.study)
   for key, value in outcome.attrs.items():
     storage.set_trial_user_attr(held.trial_id, key, value)
   held.study.sampler.after_trial(
@@ -243,7 +244,7 @@ def _run_trial(
 ) -> bool:
   """Asks, evaluates, records; whether this call finished the trial."""
   try:
-    number = held.study._storage.get_trial(held.trial_id).number
+    number = storage_of(held.study).get_trial(held.trial_id).number
     with leases.heartbeat(held) as errors:
       params = _params(held.study, held.trial_id, space)
       outcome = _evaluate(objective, number, params)
@@ -304,5 +305,5 @@ def run_study(
   """
   while isinstance(held := claim(study, num_trials, limits), leases.Held):
     if _run_trial(held, objective, space) and on_trial is not None:
-      on_trial(study._storage.get_trial(held.trial_id))
+      on_trial(storage_of(study).get_trial(held.trial_id))
   return held

@@ -23,10 +23,10 @@ from jaxmerge.checkpoints.tensor_trees import (
   CARD,
   CONFIG,
   ORIGIN,
-  TOKENIZER,
   is_hugging_face,
   read_origin,
 )
+from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
 from jaxmerge.errors import InputError
 from jaxmerge.reading import read_json
 
@@ -97,7 +97,7 @@ def _why_not_a_model(path: epath.Path) -> str:
     return f"its {CARD} is not one that jaxmerge has written"
   read_origin(path, imported({}, "", {}, {}))
   open_tensors(path)
-  names = {*CARRIED_FILES, TOKENIZER, CARD, ORIGIN, *_code(path, config)}
+  names = {*CARRIED_FILES, TOKENIZER_JSON, CARD, ORIGIN, *_code(path, config)}
   if (path / ORIGIN).exists():
     listed = read_json((path / ORIGIN).read_bytes()).get(CODE)
     names |= set(filter(_is_code, listed if isinstance(listed, list) else []))

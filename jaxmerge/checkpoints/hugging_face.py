@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import psutil
-import tokenizers
 from etils import epath
 from flax import nnx
 
@@ -25,6 +24,7 @@ from jaxmerge.checkpoints.metadata import (
   CARRIED_FILES,
   Metadata,
   imported,
+  kept_tokenizers,
   tree_of_leaves,
 )
 from jaxmerge.checkpoints.outputs import output_directory
@@ -34,13 +34,12 @@ from jaxmerge.checkpoints.shards import (
 )
 from jaxmerge.checkpoints.tensor_trees import (
   CONFIG,
-  TOKENIZER,
   read_headers,
   read_origin,
   without_digests,
   write_beside,
 )
-from jaxmerge.data.tokenizer import end_of_text_id
+from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
 from jaxmerge.errors import InputError, check
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
@@ -76,7 +75,7 @@ def open_directory(path: epath.PathLike) -> Opened:
     InputError: lists what is missing, damaged or not supported.
   """
   files, (family, config), tensors = read_headers(epath.Path(path), _known)
-  tokenizer = files.pop(TOKENIZER, "")
+  tokenizer = files.pop(TOKENIZER_JSON, "")
   return Opened(config, family, tensors, tokenizer, files)
 
 
@@ -159,10 +158,10 @@ def save_directory(
     described = _still_true(files.get(CONFIG, ""), config, dtype)
     if not described:
       ours = {**family.write_config(config), "torch_dtype": dtype}
-      described = _json({**ours, **_token_ids(tokenizer)})
+      described = _json({**ours, **_token_ids(tokenizer, files)})
     texts = {**_other_files(files), CONFIG: described}
     if tokenizer:
-      texts[TOKENIZER] = tokenizer
+      texts[TOKENIZER_JSON] = tokenizer
     write_beside(temporary, texts, metadata, is_known=True)
     write_tensors(
       temporary,
@@ -207,13 +206,15 @@ def _still_true(carried: str, config: DecoderConfig, dtype: str | None) -> str:
   return carried
 
 
-def _token_ids(tokenizer: str) -> dict[str, int | None]:
+def _token_ids(
+  tokenizer: str, files: Mapping[str, str]
+) -> dict[str, int | None]:
   """Of the token before every document; else theirs would be those of Llama."""
   number = None
-  if tokenizer:
-    # tokenizers raises Exception itself
-    with contextlib.suppress(Exception):
-      number = end_of_text_id(tokenizers.Tokenizer.from_str(tokenizer))
+  with contextlib.suppress(InputError):
+    for kept in kept_tokenizers(tokenizer, files):
+      number = kept.end_of_text
+      break
   return {"bos_token_id": number, "eos_token_id": number}
 
 

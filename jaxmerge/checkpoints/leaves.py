@@ -57,12 +57,18 @@ class LeafSpec:
     return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Rows(NamedTuple):
-  """Some rows of a parameter: those from `start` on."""
+class Chunk(NamedTuple):
+  """Rows of a parameter, from `start` up to `stop`.
+
+  Attributes:
+    name: of the parameter.
+    array: the rows, of shape (stop - start, ...); empty until they are read.
+  """
 
   name: str
   start: int
-  array: np.ndarray
+  stop: int
+  array: np.ndarray = np.empty(0)
 
 
 def num_rows(shape: tuple[int, ...]) -> int:

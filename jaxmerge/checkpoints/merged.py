@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from jaxmerge.checkpoints.leaves import (
+  Chunk,
   Leaf,
   LeafSpec,
-  Rows,
   num_rows,
   whole,
 )
@@ -203,7 +203,7 @@ class Readings(NamedTuple):
 def save_merged_rows(
   path: epath.PathLike,
   specs: Mapping[str, LeafSpec],
-  rows: Iterable[Rows],
+  chunks: Iterable[Chunk],
   readings: Readings,
   recipe: Recipe,
   problems: Callable[[], Iterable[str]],
@@ -211,15 +211,15 @@ def save_merged_rows(
   base: Readings | None = None,
   overwrite: bool,
 ) -> None:
-  """Like save_merged, portion by portion, in the format of the sources.
+  """Like save_merged, chunk by chunk, in the format of the sources.
 
   Args:
     path: the new step directory or Hugging Face directory.
     specs: of the merged tree.
-    rows: its contents, of each leaf in order.
-    readings: of the K sources; read when all rows have been.
+    chunks: its contents, of each leaf in order.
+    readings: of the K sources; read when all chunks have been.
     recipe: how.
-    problems: what is wrong with the merge, asked when all rows have been made.
+    problems: what is wrong with the merge, asked when all chunks are made.
     base: of the checkpoint that all came from, for methods that need it.
     overwrite: replace an existing directory.
 
@@ -228,10 +228,10 @@ def save_merged_rows(
   """
   written = LeafTally()
 
-  def counted() -> Iterator[Rows]:
-    for portion in rows:
-      written.add(portion)
-      yield portion
+  def counted() -> Iterator[Chunk]:
+    for chunk in chunks:
+      written.add(chunk)
+      yield chunk
 
   def metadata(leaves: Mapping[str, Any]) -> Metadata:
     found = Problems(problems())
@@ -258,6 +258,6 @@ def save_merged_rows(
     return
   with output_directory(path, overwrite=overwrite) as temporary:
     temporary.mkdir()
-    write_tensors(temporary, specs, (portion.array for portion in rows))
+    write_tensors(temporary, specs, (chunk.array for chunk in chunks))
     latest = latest_of(readings.sources).metadata
     write_beside(temporary, latest.files, metadata({}), is_known=False)

@@ -1,10 +1,11 @@
 """What a checkpoint says of itself: leaves with digests, origin, provenance."""
 
+import base64
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,19 +14,28 @@ from etils import epath
 from jaxmerge.checkpoints.digest import digests
 from jaxmerge.checkpoints.metadata_values import value_problems
 from jaxmerge.checkpoints.norms import norms
+from jaxmerge.data.tokenizers.hugging_face import (
+  TOKENIZER_JSON,
+  HuggingFaceTokenizer,
+)
+from jaxmerge.data.tokenizers.protocol import Tokenizer
+from jaxmerge.data.tokenizers.sentence_piece import (
+  TOKENIZER_MODEL,
+  SentencePieceTokenizer,
+)
 from jaxmerge.errors import InputError, check
 from jaxmerge.model.config import DecoderConfig
+from jaxmerge.old_names import renamed
 from jaxmerge.parallel.rules import named_leaves
 from jaxmerge.reading import check_no_pipes, read_file, read_json
 
 FORMAT = 1
-SENTENCEPIECE = "tokenizer.model"
 # The tokenizer of a Hugging Face directory, where it is not tokenizer.json.
 VOCABULARY_FILES = (
   "vocab.json",
   "merges.txt",
   "vocab.txt",
-  SENTENCEPIECE,
+  TOKENIZER_MODEL,
   "spiece.model",
   "sentencepiece.bpe.model",
 )
@@ -63,13 +73,14 @@ class Metadata:
     data: arguments from which the run's corpus was prepared.
     corpus: fingerprint of what they gave ("" without a corpus).
     tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable
-      ("" where a Hugging Face directory had none).
+      ("" where there is none; a tokenizer.model is one of `files`).
     leaves: for each item, each leaf's shape, dtype, digest and norm.
     iterator: digest of the data iterator's position ("" without one).
     provenance: for a merged tree its method, weights and sources.
     versions: packages that wrote it.
-    files: text of what else lay in the Hugging Face directory that the model
-      comes from (config.json, tokenizer files), to go back with it.
+    files: text of what else goes into a Hugging Face directory: what lay in
+      the one that the model comes from (config.json, tokenizer files), or the
+      tokenizer.model of a run.
     metrics: digest of the run's metrics.jsonl up to `step` ("" if not known).
     skipped: of the run's corpus, how many documents were left out and why.
   """
@@ -96,6 +107,35 @@ class Metadata:
     """Of tokenizer.json, or of what there is instead."""
     instead = (self.files.get(name, "") for name in VOCABULARY_FILES)
     return hash_text(self.tokenizer or "".join(instead))
+
+  def tokenizers(self) -> Iterator[Tokenizer]:
+    """Those that it holds: tokenizer.json, then tokenizer.model.
+
+    Raises:
+      InputError: one of them cannot be used.
+    """
+    return kept_tokenizers(self.tokenizer, self.files)
+
+
+def kept_tokenizers(text: str, files: Mapping[str, str]) -> Iterator[Tokenizer]:
+  """Metadata.tokenizers, of its two fields."""
+  if text:
+    mark = "\ufeff"
+    yield HuggingFaceTokenizer.parse(text.removeprefix(mark), TOKENIZER_JSON)
+  if TOKENIZER_MODEL in files:
+    content = to_bytes(TOKENIZER_MODEL, files[TOKENIZER_MODEL])
+    yield SentencePieceTokenizer(content)
+
+
+def to_text(name: str, content: bytes) -> str:
+  """A carried file as text; UnicodeDecodeError where it cannot be."""
+  if name.endswith(".model"):
+    return base64.b64encode(content).decode()
+  return content.decode()
+
+
+def to_bytes(name: str, text: str) -> bytes:
+  return base64.b64decode(text) if name.endswith(".model") else text.encode()
 
 
 def hash_text(text: str) -> str:
@@ -157,6 +197,7 @@ def from_json(value: Any) -> Metadata:
       "has written it"
     )
   check(value_problems(value))
+  value["model"] = renamed(value["model"], "model")
   if value["model"]:  # a tree of no model at all can be merged as well
     DecoderConfig.from_dict(value["model"])
   return Metadata(**value)
@@ -292,10 +333,12 @@ def describer(
   model: Mapping[str, Any],
   data: Mapping[str, Any],
   corpus: str,
-  tokenizer: str,
+  tokenizer: Tokenizer,
   tokens_per_step: int,
 ) -> Callable[..., Metadata]:
   """A function of step, leaves and iterator digest: a run's next metadata."""
+  name = tokenizer.file_name
+  kept = {name: to_text(name, tokenizer.content)}
 
   def describe(
     *, step: int, leaves: Mapping[str, Any], iterator: str, metrics: str = ""
@@ -309,11 +352,12 @@ def describer(
       model=model,
       data=data,
       corpus=corpus,
-      tokenizer=tokenizer,
+      tokenizer=kept.get(TOKENIZER_JSON, ""),
       leaves=leaves,
       iterator=iterator,
       provenance={},
       versions=versions(),
+      files={} if TOKENIZER_JSON in kept else kept,
       metrics=metrics,
       skipped=skipped,
     )

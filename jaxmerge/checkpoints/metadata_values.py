@@ -6,13 +6,14 @@ well: every value is looked at before it is used.
 
 import base64
 import math
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmerge.data import sections
+from jaxmerge.data.config import DataConfig
 
 KINDS = ("trained", "merged", "converted", "imported")
 _LARGEST = 2**53  # as exact as any JSON number
@@ -65,7 +66,8 @@ def _data(value: Any) -> Iterator[str]:
   yield from _section(value)
   if not isinstance(value, dict) or not value:
     return
-  for key, kind in {**sections.SCHEMA, "seq_len": int}.items():
+  named = {"seq_len": int, **typing.get_type_hints(DataConfig)}
+  for key, kind in named.items():
     found = value.get(key)
     if kind is int:
       is_right = type(found) is int and found >= 0

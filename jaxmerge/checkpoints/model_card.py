@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jaxmerge.checkpoints.families.table import FAMILIES
 from jaxmerge.checkpoints.metadata import Metadata
 
 _IN_JAX = """    import jaxmerge
@@ -44,8 +45,9 @@ def model_card(
     lines += _origin(metadata)
     lines += _sources(metadata.provenance) if metadata.provenance else []
   lines += ["## How to load it", ""]
-  # Code that is no part of transformers and lies beside the tensors.
-  has_code = "auto_map" in config or model_type == "baichuan"
+  has_code = "auto_map" in config or any(
+    family.has_code and family.model_type == model_type for family in FAMILIES
+  )
   in_torch = _IN_TORCH.format(
     kind="AutoModelForCausalLM" if causal else "AutoModel",
     remote=", trust_remote_code=True" if has_code else "",

@@ -10,9 +10,9 @@ from flax import nnx
 
 from jaxmerge.checkpoints import hugging_face
 from jaxmerge.checkpoints.leaves import (
+  Chunk,
   Leaf,
   LeafSpec,
-  Rows,
   leaves_of,
   num_rows,
   whole,
@@ -209,7 +209,7 @@ def _in_parts(name: str, leaf: Leaf) -> LeafSpec:
 
 def _rows(
   leaves: Mapping[str, Leaf], specs: Mapping[str, LeafSpec], tally: LeafTally
-) -> Iterator[Rows]:
+) -> Iterator[Chunk]:
   """All rows as they are to be stored; the tally sees each."""
   for name, leaf in leaves.items():
     count, read, kept = (
@@ -220,9 +220,11 @@ def _rows(
     for start in range(0, count, read):
       array = leaf.rows(start, min(start + read, count))
       for i in range(0, len(array), kept):
-        rows = Rows(name, start + i, array[i : i + kept])
-        tally.add(rows)
-        yield rows
+        part = array[i : i + kept]
+        first = start + i
+        chunk = Chunk(name, first, first + len(part), part)
+        tally.add(chunk)
+        yield chunk
 
 
 def _has_origin(path: epath.Path) -> bool:

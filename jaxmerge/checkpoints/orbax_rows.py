@@ -14,13 +14,16 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
-from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows, row_shape
+from jaxmerge.checkpoints.leaves import Chunk, Leaf, LeafSpec, row_shape
 from jaxmerge.checkpoints.metadata import Metadata, tree_of_leaves
+from jaxmerge.checkpoints.orbax_adapter import (
+  read_spec,
+  tensorstore_context,
+  write_spec,
+)
 from jaxmerge.errors import InputError
 from jaxmerge.files import absolute
 from jaxmerge.reading import read_file, read_json
-
-_PROCESS = 0
 
 
 class OrbaxLeaf(NamedTuple):
@@ -65,14 +68,14 @@ def open_orbax(path: epath.PathLike, metadata: Metadata) -> dict[str, Leaf]:
       says; lists all.
   """
   path = absolute(path)
-  context = ocp.type_handlers.get_ts_context(use_ocdbt=True)
+  context = tensorstore_context()
   zarr3 = _uses_zarr3(path / "params")
   problems: list[str] = []
   leaves: dict[str, Leaf] = {}
   for name, said in metadata.leaves["params"].items():
     try:
       store = tensorstore.open(
-        _spec(path / "params", name, context, zarr3),
+        read_spec(path / "params", name, context, zarr3),
         open=True,
         read=True,
         context=context,
@@ -92,20 +95,6 @@ def open_orbax(path: epath.PathLike, metadata: Metadata) -> dict[str, Leaf]:
   return leaves
 
 
-def _spec(
-  params: epath.Path, name: str, context: tensorstore.Context, zarr3: bool
-) -> dict[str, Any]:
-  """Where Orbax has put a parameter."""
-  info = ocp.type_handlers.ParamInfo(
-    name=name.replace("/", "."),
-    parent_dir=params,
-    is_ocdbt_checkpoint=True,
-    use_zarr3=zarr3,
-    ts_context=context,
-  )
-  return ocp.type_handlers.get_json_tspec_read(info, use_ocdbt=True)
-
-
 def _uses_zarr3(params: epath.Path) -> bool:
   try:
     return bool(read_json(read_file(params / "_METADATA"))["use_zarr3"])
@@ -114,11 +103,11 @@ def _uses_zarr3(params: epath.Path) -> bool:
 
 
 class _RowsHandler(ocp.type_handlers.NumpyHandler):
-  """Writes LeafSpecs whose contents come from an iterable of Rows."""
+  """Writes LeafSpecs whose contents come from an iterable of Chunks."""
 
-  def __init__(self, rows: Iterable[Rows]):
+  def __init__(self, chunks: Iterable[Chunk]):
     super().__init__()
-    self._rows = rows
+    self._chunks = chunks
 
   async def serialize(
     self,
@@ -132,7 +121,7 @@ class _RowsHandler(ocp.type_handlers.NumpyHandler):
     }
     # One write is under way while the next rows are made.
     writing = None
-    for name, start, array in self._rows:
+    for name, start, _, array in self._chunks:
       store = stores[name.replace("/", ".")]
       target = store[start : start + len(array)] if store.rank else store
       pending = target.write(array.reshape(target.shape))
@@ -149,28 +138,21 @@ async def _create(
 ) -> tensorstore.TensorStore:
   await info.await_path_creation()
   together = (spec.rows_together, *row_shape(spec.shape)) if spec.shape else ()
-  where = ocp.type_handlers.get_json_tspec_write(
-    info,
-    use_ocdbt=bool(info.is_ocdbt_checkpoint),
-    global_shape=spec.shape,
-    local_shape=together,
-    dtype=spec.dtype,
-    process_index=_PROCESS,
-  )
+  where = write_spec(info, spec.shape, together, spec.dtype)
   return await tensorstore.open(where, create=True, context=info.ts_context)
 
 
 def write_rows(
-  path: epath.Path, specs: Mapping[str, LeafSpec], rows: Iterable[Rows]
+  path: epath.Path, specs: Mapping[str, LeafSpec], chunks: Iterable[Chunk]
 ) -> None:
   """Writes the new item directory `path`.
 
   Args:
     path: a directory that does not exist.
     specs: of each parameter, by name.
-    rows: all rows of all parameters; of each in order.
+    chunks: of all parameters; of each in order.
   """
-  handler = _RowsHandler(rows)
+  handler = _RowsHandler(chunks)
   registry = ocp.type_handlers.create_type_handler_registry((LeafSpec, handler))
   checkpointer = ocp.Checkpointer(
     ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxmerge.checkpoints.digest import digests
-from jaxmerge.checkpoints.leaves import LeafSpec, Rows
+from jaxmerge.checkpoints.leaves import Chunk, LeafSpec
 from jaxmerge.checkpoints.metadata import (
   Metadata,
   abstract_params,
@@ -26,9 +26,9 @@ from jaxmerge.checkpoints.metadata import (
   read_metadata,
   to_json,
 )
+from jaxmerge.checkpoints.orbax_adapter import silence_orbax
 from jaxmerge.checkpoints.orbax_rows import write_rows
 from jaxmerge.checkpoints.outputs import output_directory
-from jaxmerge.checkpoints.quiet import silence_orbax
 from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import absolute
 from jaxmerge.parallel.rules import is_stacked, leaf_name
@@ -160,7 +160,7 @@ def save_params(
 def save_rows(
   path: epath.PathLike,
   specs: Mapping[str, LeafSpec],
-  rows: Iterable[Rows],
+  chunks: Iterable[Chunk],
   metadata: Callable[[], Metadata],
   *,
   overwrite: bool = False,
@@ -170,12 +170,12 @@ def save_rows(
   Args:
     path: the new step directory.
     specs: of each parameter, by name.
-    rows: all rows of all parameters, of each in order.
-    metadata: called when all rows are written.
+    chunks: of all parameters, of each in order.
+    metadata: called when all chunks are written.
     overwrite: replace an existing directory.
 
   Raises:
-    InputError: as save_params, or what `rows` or `metadata` raises.
+    InputError: as save_params, or what `chunks` or `metadata` raises.
   """
   silence_orbax()
   with (
@@ -183,7 +183,7 @@ def save_rows(
     _writing(temporary.parent),
   ):
     params = temporary.with_name(f"{temporary.name}.params")
-    write_rows(params, specs, rows)
+    write_rows(params, specs, chunks)
     with contextlib.closing(
       ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     ) as checkpointer:

@@ -1,6 +1,6 @@
 """What is added up over a tree's rows as they pass: digests and norms.
 
-Rows may come in any order and from several threads.
+Chunks may come in any order and from several threads.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge.checkpoints.digest import hexadecimal, part_lanes
-from jaxmerge.checkpoints.leaves import Leaf, LeafSpec, Rows
+from jaxmerge.checkpoints.leaves import Chunk, Leaf, LeafSpec
 from jaxmerge.checkpoints.metadata import (
   describe_leaf,
 )
@@ -25,9 +25,9 @@ _SMALLEST = 1 << 12
 
 
 class Tally(Protocol):
-  """Sees each portion of a tree once."""
+  """Sees each chunk of a tree once."""
 
-  def add(self, rows: Rows) -> None: ...
+  def add(self, chunk: Chunk) -> None: ...
 
 
 def blocks(flat: np.ndarray) -> Iterator[tuple[int, np.ndarray, int]]:
@@ -49,9 +49,9 @@ class LeafTally:
     self._lanes: dict[str, tuple[int, int]] = {}
     self._squares: dict[str, float] = {}
 
-  def add(self, rows: Rows) -> None:
-    flat = np.ascontiguousarray(rows.array).reshape(-1)
-    offset = rows.start * (flat.size // max(len(rows.array), 1))
+  def add(self, chunk: Chunk) -> None:
+    flat = np.ascontiguousarray(chunk.array).reshape(-1)
+    offset = chunk.start * (flat.size // max(len(chunk.array), 1))
     a = b = 0
     squares = 0.0
     for first, block, count in blocks(flat):
@@ -59,9 +59,9 @@ class LeafTally:
       a, b = a + lanes[0], b + lanes[1]
       squares += part_squares(block)
     with self._lock:
-      old = self._lanes.get(rows.name, (0, 0))
-      self._lanes[rows.name] = (old[0] + a, old[1] + b)
-      self._squares[rows.name] = self._squares.get(rows.name, 0.0) + squares
+      old = self._lanes.get(chunk.name, (0, 0))
+      self._lanes[chunk.name] = (old[0] + a, old[1] + b)
+      self._squares[chunk.name] = self._squares.get(chunk.name, 0.0) + squares
 
   def has(self, name: str) -> bool:
     """Whether anything of that leaf was seen."""
@@ -92,8 +92,8 @@ class SeenTally:
   def __init__(self) -> None:
     self.seen = False
 
-  def add(self, rows: Rows) -> None:
-    del rows
+  def add(self, chunk: Chunk) -> None:
+    del chunk
     self.seen = True
 
 
@@ -118,7 +118,7 @@ class WatchedLeaf(NamedTuple):
 
   def rows(self, start: int, stop: int) -> np.ndarray:
     array = self.leaf.rows(start, stop)
-    self.tally.add(Rows(self.name, start, array))
+    self.tally.add(Chunk(self.name, start, stop, array))
     return array
 
 

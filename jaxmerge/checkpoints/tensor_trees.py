@@ -3,7 +3,6 @@
 Equal tensors are all that a merge needs; what the model is does not matter.
 """
 
-import base64
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,10 +16,13 @@ from jaxmerge.checkpoints.metadata import (
   describe_leaf,
   imported,
   origin,
+  to_bytes,
+  to_text,
   with_origin,
 )
 from jaxmerge.checkpoints.model_card import model_card
 from jaxmerge.checkpoints.shards import open_tensors
+from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import write_json, write_text
 from jaxmerge.reading import read_file, read_json
@@ -28,7 +30,6 @@ from jaxmerge.reading import read_file, read_json
 _T = TypeVar("_T")
 
 CONFIG = "config.json"
-TOKENIZER = "tokenizer.json"
 CARD = "README.md"
 # What jaxmerge knows of a model and config.json cannot say.
 ORIGIN = "jaxmerge.json"
@@ -95,7 +96,7 @@ def open_tree(path: epath.PathLike) -> TensorTree:
   path = epath.Path(path)
   files, model, leaves = read_headers(path, _the_model)
   metadata = imported(
-    model, files.get(TOKENIZER, ""), without_digests(leaves), files
+    model, files.get(TOKENIZER_JSON, ""), without_digests(leaves), files
   )
   return TensorTree(read_origin(path, metadata), leaves)
 
@@ -162,20 +163,20 @@ def read_files(path: epath.Path) -> dict[str, str]:
   files: dict[str, str] = {}
   problems: list[str] = []
   listed = _listed(path)
-  names = [n for n in (*CARRIED_FILES, TOKENIZER) if n in listed]
+  names = [n for n in (*CARRIED_FILES, TOKENIZER_JSON) if n in listed]
   for name in names:
     try:
       content = read_file(path / name)
-      files[name] = _to_text(name, content)
+      files[name] = to_text(name, content)
     except (OSError, UnicodeDecodeError) as error:
       reason = getattr(error, "strerror", None) or error
       problems.append(f"{name} cannot be read: {reason}")
     else:
       if name == CONFIG and b'"auto_map"' in content:
         names += sorted(file.name for file in path.glob("*.py"))
-  tokenizer = files.get(TOKENIZER, "{}").strip().removeprefix("\ufeff")
+  tokenizer = files.get(TOKENIZER_JSON, "{}").strip().removeprefix("\ufeff")
   if not (tokenizer.startswith("{") and tokenizer.endswith("}")):
-    problems.append(f"{TOKENIZER} is damaged: it is not a JSON object")
+    problems.append(f"{TOKENIZER_JSON} is damaged: it is not a JSON object")
   check(problems)
   return files
 
@@ -183,13 +184,3 @@ def read_files(path: epath.Path) -> dict[str, str]:
 def _listed(path: epath.Path) -> set[str]:
   """Names in a directory, those of links that lead nowhere too."""
   return {file.name for file in path.iterdir()}
-
-
-def _to_text(name: str, content: bytes) -> str:
-  if name.endswith(".model"):
-    return base64.b64encode(content).decode()
-  return content.decode()
-
-
-def to_bytes(name: str, text: str) -> bytes:
-  return base64.b64decode(text) if name.endswith(".model") else text.encode()

@@ -194,7 +194,7 @@ def check_mergeable(
     if not allow_unrelated:
       found = [
         _difference("run", first, other, lambda m: m.run_id),
-        _difference("tokenizer", first, other, lambda m: m.tokenizer_hash),
+        _tokenizer_difference(first, other),
       ]
       if not first.metadata.run_id and not other.metadata.run_id:
         found.append(
@@ -214,7 +214,7 @@ def check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
   problems: list[str] = []
   for other in rest:
     problems += _tree_differences(first, other)
-    found = _difference("tokenizer", first, other, lambda m: m.tokenizer_hash)
+    found = _tokenizer_difference(first, other)
     problems += [found] if found else []
   check(problems)
 
@@ -232,6 +232,14 @@ def _difference(
     f"{other.name} is of another {what} than {first.name} "
     f"({b[:12]} against {a[:12]})"
   )
+
+
+def _tokenizer_difference(first: Checkpoint, other: Checkpoint) -> str:
+  found = _difference("tokenizer", first, other, lambda m: m.tokenizer_hash)
+  has_json = [bool(c.metadata.tokenizer) for c in (first, other)]
+  if found and any(has_json) and not all(has_json):
+    found += ", of which only one is a tokenizer.json"
+  return found
 
 
 def _tree_differences(first: Checkpoint, other: Checkpoint) -> list[str]:

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 
 from jaxmerge.data import splits as splits_lib
-from jaxmerge.data import tokenizer as tokenizer_lib
 from jaxmerge.data.corpora import LOCAL_SOURCES, Corpus, Document, load_corpus
 from jaxmerge.data.skipped import Skipped
 from jaxmerge.data.splits import (
@@ -26,7 +24,6 @@ from jaxmerge.data.splits import (
   SplitFractions,
 )
 from jaxmerge.data.token_files import (
-  TOKENIZER,
   VERSION,
   SplitWriter,
   TokenizedCorpus,
@@ -34,6 +31,9 @@ from jaxmerge.data.token_files import (
   open_cache,
   write_meta,
 )
+from jaxmerge.data.tokenizers.hugging_face import SAMPLE_BYTES, train_tokenizer
+from jaxmerge.data.tokenizers.load import load_tokenizer
+from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError
 from jaxmerge.files import make_directory, whole_directory, write_text
 
@@ -60,15 +60,14 @@ def _batches(
 def _write_splits(
   directory: Path,
   corpus: Corpus,
-  tokenizer: tokenizers.Tokenizer,
+  tokenizer: Tokenizer,
   fractions: SplitFractions,
   skipped: Skipped,
   progress: Callable[[str], None],
 ) -> dict[str, dict[str, int]]:
   """Tokenizes the whole corpus; returns documents and tokens by split."""
-  end = tokenizer_lib.end_of_text_id(tokenizer)
-  size = tokenizer_lib.vocabulary_size(tokenizer)
-  dtype = np.dtype("<u2" if size <= 2**16 else "<u4")
+  end = tokenizer.end_of_text
+  dtype = np.dtype("<u2" if tokenizer.size <= 2**16 else "<u4")
   done, said = 0, 0.0
   with contextlib.ExitStack() as files:
     writers = {
@@ -77,9 +76,8 @@ def _write_splits(
     documents = splits_lib.assigned_documents(corpus, fractions, skipped)
     for batch in _batches(documents):
       texts = [document.text for _, document in batch]
-      encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-      for (name, document), encoding in zip(batch, encodings):
-        writers[name].add(document.id, [end, *encoding.ids])
+      for (name, document), ids in zip(batch, tokenizer.encode_batch(texts)):
+        writers[name].add(document.id, [end, *ids])
       done += sum(len(text) for text in texts)
       if time.monotonic() > said + _SECONDS_BETWEEN_LINES:
         said = time.monotonic()
@@ -104,34 +102,34 @@ def _trained(
   vocab_size: int,
   fractions: SplitFractions,
   progress: Callable[[str], None],
-) -> tokenizers.Tokenizer:
+) -> Tokenizer:
   """The BPE of the train split: trained, or as it was trained before."""
-  key = _key(corpus, [vocab_size, tokenizer_lib.SAMPLE_BYTES], fractions)
+  key = _key(corpus, [vocab_size, SAMPLE_BYTES], fractions)
   path = home / "tokenizers" / f"{key}.json"
   if path.exists():
     try:
-      return tokenizer_lib.load_tokenizer(path)
+      return load_tokenizer(path)
     except InputError as damage:
       progress(f"training the tokenizer anew: {damage.problems[0]}")
   progress(f"training a tokenizer of {vocab_size} tokens")
   assigned = splits_lib.assigned_documents(corpus, fractions)
   texts = (document.text for name, document in assigned if name == "train")
-  tokenizer = tokenizer_lib.train_tokenizer(texts, vocab_size=vocab_size)
+  tokenizer = train_tokenizer(texts, vocab_size=vocab_size)
   make_directory(path.parent)
-  write_text(path, tokenizer.to_str())
+  write_text(path, tokenizer.content.decode())
   return tokenizer
 
 
 def _build(
   directory: Path,
   corpus: Corpus,
-  tokenizer: tokenizers.Tokenizer,
+  tokenizer: Tokenizer,
   fractions: SplitFractions,
   progress: Callable[[str], None],
 ) -> None:
   with whole_directory(directory) as path:
     temporary = Path(path)
-    tokenizer.save(str(temporary / TOKENIZER))
+    tokenizer.save(temporary)
     skipped = Skipped(corpus.skipped)
     counts = _write_splits(
       temporary, corpus, tokenizer, fractions, skipped, progress
@@ -142,11 +140,11 @@ def _build(
       "source": corpus.source,
       "corpus": corpus.fingerprint,
       "skipped_documents": corpus.skipped.total,
-      "tokenizer": tokenizer_lib.tokenizer_hash(tokenizer),
+      "tokenizer": tokenizer.hash,
       "fractions": list(fractions),
       "splits": counts,
     }
-    write_meta(temporary, about, skipped)
+    write_meta(temporary, tokenizer.file_name, about, skipped)
     if directory.exists() and not cache_problems(directory):
       raise _AlreadyThereError
 
@@ -207,8 +205,8 @@ def prepare(
     cache_dir: a local directory for caches.
     vocab_size: tokens of the BPE to train on the train split; not read where
       there is a tokenizer_path.
-    tokenizer_path: a tokenizer.json as load_tokenizer takes it, used instead of
-      training one.
+    tokenizer_path: a tokenizer.json or tokenizer.model as load_tokenizer takes
+      them, used instead of training one.
     fractions: expected shares of the splits.
     progress: called with a line of text as the work goes on.
 
@@ -220,7 +218,7 @@ def prepare(
   if tokenizer_path is None and not vocab_size:
     raise InputError("give a vocab_size or a tokenizer_path")
   if tokenizer_path is not None:
-    tokenizer = tokenizer_lib.load_tokenizer(tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path)
   say = progress or (lambda text: None)
   home = Path(make_directory(cache_dir))
   if data_dir is None and source in LOCAL_SOURCES:
@@ -238,7 +236,7 @@ def prepare(
   if tokenizer_path is None:
     tokenizer = _trained(home, corpus, vocab_size or 0, fractions, say)
   name = re.sub(r"\W+", "-", source)
-  key = _key(corpus, [tokenizer_lib.tokenizer_hash(tokenizer)], fractions)
+  key = _key(corpus, [tokenizer.hash], fractions)
   directory = home / "tokens" / f"{name}-{key}"
   tokens = _open_or_build(
     directory,

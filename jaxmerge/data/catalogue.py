@@ -15,9 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import read_only_builder, registered
 
-from jaxmerge.data.tf_gfile import without_tensorflow
+from jaxmerge.data.tfds_adapter import (
+  before_each_download,
+  builder_from_files,
+  without_tensorflow,
+)
 from jaxmerge.errors import InputError
 from jaxmerge.files import expanded
 
@@ -56,29 +59,17 @@ def why_unreachable(url: str) -> str | None:
 
 
 def _fail_fast(builder: Any) -> None:
-  """Makes the builder look for a host before it downloads from it.
+  """Makes the builder look for a host before it downloads from it."""
 
-  TFDS itself retries for more than three minutes on a machine that is offline.
-  """
-  make_manager = builder._make_download_manager
+  def check(url: str) -> None:
+    reason = why_unreachable(url)
+    if reason:
+      raise InputError(
+        f"{builder.name} must be downloaded, and {url} cannot be "
+        f"reached ({reason}); give the data_dir of a prepared copy"
+      )
 
-  def make_checked_manager(**kwargs: Any) -> Any:
-    manager = make_manager(**kwargs)
-    download = manager._download
-
-    def checked_download(resource: Any) -> Any:
-      reason = why_unreachable(resource.url)
-      if reason:
-        raise InputError(
-          f"{builder.name} must be downloaded, and {resource.url} cannot be "
-          f"reached ({reason}); give the data_dir of a prepared copy"
-        )
-      return download(resource)
-
-    manager._download = checked_download
-    return manager
-
-  builder._make_download_manager = make_checked_manager
+  before_each_download(builder, check)
 
 
 def _builder_to_prepare(name: str, data_dir: str | None) -> Any:
@@ -87,7 +78,7 @@ def _builder_to_prepare(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets.text  # noqa: F401
 
     return tfds.builder(name, data_dir=data_dir, file_format="array_record")
-  except registered.DatasetNotFoundError as error:
+  except tfds.core.DatasetNotFoundError as error:
     raise InputError(
       f"unknown source {name!r}: neither python_source, text_files or sotu, "
       "nor a TFDS name, nor a directory prepared by TFDS under data_dir="
@@ -201,8 +192,8 @@ def prepared_builder(
     raise InputError(f"{name!r} is not a name of a TFDS dataset")
   where = None if data_dir is None else expanded(os.fspath(data_dir))
   try:
-    return read_only_builder.builder_from_files(name, data_dir=where)
-  except registered.DatasetNotFoundError:
+    return builder_from_files(name, where)
+  except tfds.core.DatasetNotFoundError:
     return None
   except (ValueError, OSError) as error:
     raise InputError(

@@ -16,13 +16,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from jaxmerge.data.file_hashes import sha256_of_files
 from jaxmerge.data.local_documents import (
   JSON_SUFFIXES,
   TEXT_SUFFIXES,
   LocalFile,
   form_of,
   read_documents,
-  sha256_of_file,
 )
 from jaxmerge.data.skipped import Skipped
 from jaxmerge.errors import InputError, check
@@ -31,23 +31,13 @@ from jaxmerge.files import expanded
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
-_known_hashes: dict[tuple[str, int, int], str] = {}
-
-
-def _sha256(path: str, seen: os.stat_result) -> str:
-  """Of a file; a verb asks more than once, of gigabytes."""
-  key = (path, seen.st_size, seen.st_mtime_ns)
-  if key not in _known_hashes:
-    _known_hashes[key] = sha256_of_file(path)
-  return _known_hashes[key]
-
-
 def _hashed(paths: Iterable[tuple[str, str]]) -> tuple[LocalFile, ...]:
   """(id, path) pairs, in the order of their ids, with their content hashed."""
+  named = sorted(paths)
   try:
+    hashes = sha256_of_files(path for _, path in named)
     return tuple(
-      LocalFile(name, path, _sha256(path, os.stat(path)), form_of(path))
-      for name, path in sorted(paths)
+      LocalFile(name, path, hashes[path], form_of(path)) for name, path in named
     )
   except OSError as error:
     raise InputError(

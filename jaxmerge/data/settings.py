@@ -1,50 +1,46 @@
 """A corpus from the `data` section of a config or of a checkpoint."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from jaxmerge.data import corpora
 from jaxmerge.data.cache import TokenizedCorpus, prepare
+from jaxmerge.data.config import CorpusConfig, DataConfig
 from jaxmerge.files import cache_root
 
 
 def open_corpus(
-  settings: Mapping[str, Any],
-  *,
-  tokenizer_path: str = "",
-  progress: Callable[[str], None],
+  config: DataConfig, *, progress: Callable[[str], None]
 ) -> TokenizedCorpus:
-  """Prepares the corpus that the settings describe, or opens its cache.
+  """Prepares the corpus that a config describes, or opens its cache.
 
   Args:
-    settings: exactly the keys of sections.SCHEMA.
-    tokenizer_path: used instead of the settings' own tokenizer.
+    config: of the corpus.
     progress: called with a line of text as the work goes on.
 
   Raises:
     InputError: as `prepare`.
   """
   return prepare(
-    settings["source"],
-    globs=tuple(settings["globs"]),
-    data_dir=settings["data_dir"] or None,
-    split=settings["split"],
-    text_feature=settings["text_feature"],
-    max_documents=settings["max_documents"] or None,
-    vocab_size=settings["vocab_size"],
-    tokenizer_path=tokenizer_path or settings["tokenizer_path"] or None,
-    cache_dir=settings["cache_dir"] or cache_root() / "data",
+    config.source,
+    globs=config.globs,
+    data_dir=config.data_dir or None,
+    split=config.split,
+    text_feature=config.text_feature,
+    max_documents=config.max_documents or None,
+    vocab_size=config.vocab_size,
+    tokenizer_path=config.tokenizer_path or None,
+    cache_dir=config.cache_dir or cache_root() / "data",
     progress=progress,
   )
 
 
-def content_hash(settings: Mapping[str, Any]) -> str:
-  """A hash of the text that the settings name; see corpora.content_hash."""
+def content_hash(config: CorpusConfig) -> str:
+  """A hash of the text that a config names; see corpora.content_hash."""
   return corpora.content_hash(
-    settings["source"],
-    globs=tuple(settings["globs"]),
-    data_dir=settings["data_dir"] or None,
-    split=settings["split"],
-    text_feature=settings["text_feature"],
-    max_documents=settings["max_documents"] or None,
+    config.source,
+    globs=config.globs,
+    data_dir=config.data_dir or None,
+    split=config.split,
+    text_feature=config.text_feature,
+    max_documents=config.max_documents or None,
   )

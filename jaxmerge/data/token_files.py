@@ -2,7 +2,8 @@
 
 A cache is one directory, whole or absent:
 
-    tokenizer.json  meta.json
+    tokenizer.json or tokenizer.model
+    meta.json
     <split>.tokens     uint16 or uint32, little-endian: every document's tokens
                        behind one end-of-text token, document after document
     <split>.offsets    int64: where each document starts, then the end
@@ -20,12 +21,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import tokenizers
 
-from jaxmerge.data import tokenizer as tokenizer_lib
 from jaxmerge.data.local_documents import sha256_of_file
 from jaxmerge.data.skipped import Skipped, from_json
 from jaxmerge.data.splits import SPLIT_NAMES
+from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
+from jaxmerge.data.tokenizers.load import load_tokenizer
+from jaxmerge.data.tokenizers.protocol import Tokenizer
+from jaxmerge.data.tokenizers.sentence_piece import TOKENIZER_MODEL
 from jaxmerge.errors import check
 from jaxmerge.files import write_json
 from jaxmerge.reading import read_json
@@ -33,7 +36,6 @@ from jaxmerge.reading import read_json
 VERSION = 1  # of the layout above
 KINDS = ("tokens", "offsets", "ids")
 META = "meta.json"
-TOKENIZER = "tokenizer.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +67,8 @@ class TokenizedCorpus:
   """An open token cache.
 
   Attributes:
-    tokenizer_path: its tokenizer.json.
-    tokenizer: the same, loaded; names of special tokens in a text are text.
+    tokenizer_path: its tokenizer's file.
+    tokenizer: the same, loaded.
     splits: by the names in SPLIT_NAMES.
     bytes_per_token_V: int32[V], UTF-8 bytes that each token stands for.
     fingerprint: sha256 of the cache's content and of where it came from.
@@ -74,7 +76,7 @@ class TokenizedCorpus:
   """
 
   tokenizer_path: Path
-  tokenizer: tokenizers.Tokenizer = dataclasses.field(repr=False)
+  tokenizer: Tokenizer = dataclasses.field(repr=False)
   splits: dict[str, SplitTokens]
   bytes_per_token_V: np.ndarray = dataclasses.field(repr=False)
   fingerprint: str
@@ -112,9 +114,14 @@ def _fingerprint(content: Any) -> str:
 
 
 def write_meta(
-  directory: Path, about: dict[str, Any], skipped: Skipped
+  directory: Path,
+  tokenizer: str,
+  about: dict[str, Any],
+  skipped: Skipped,
 ) -> None:
   """Closes a cache: what it is about, and the digest of each of its files.
+
+  `tokenizer` is the name of the tokenizer's.
 
   What was skipped by reason is no part of its identity: the documents that are
   there are, and how many of the files' were not.
@@ -123,7 +130,7 @@ def write_meta(
   content = about | {
     "version": VERSION,
     "sha256": {
-      name: sha256_of_file(directory / name) for name in [TOKENIZER, *names]
+      name: sha256_of_file(directory / name) for name in [tokenizer, *names]
     },
   }
   meta = {
@@ -178,8 +185,9 @@ def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
   directory = Path(directory)
   check(cache_problems(directory))
   meta = read_json((directory / META).read_bytes())
-  tokenizer = tokenizer_lib.load_tokenizer(directory / TOKENIZER)
-  end = tokenizer_lib.end_of_text_id(tokenizer)
+  is_model = TOKENIZER_MODEL in meta["content"]["sha256"]
+  path = directory / (TOKENIZER_MODEL if is_model else TOKENIZER_JSON)
+  tokenizer = load_tokenizer(path)
   splits = {}
   for name in SPLIT_NAMES:
     dtype = f"<u{meta['content']['splits'][name]['token_size']}"
@@ -187,14 +195,14 @@ def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
       name=name,
       tokens_T=np.memmap(directory / f"{name}.tokens", dtype, mode="r"),
       offsets_D1=np.fromfile(directory / f"{name}.offsets", "<i8"),
-      end_of_text=end,
+      end_of_text=tokenizer.end_of_text,
       ids_path=directory / f"{name}.ids",
     )
   return TokenizedCorpus(
-    tokenizer_path=directory / TOKENIZER,
+    tokenizer_path=path,
     tokenizer=tokenizer,
     splits=splits,
-    bytes_per_token_V=tokenizer_lib.token_bytes(tokenizer),
+    bytes_per_token_V=tokenizer.bytes_per_token_V,
     fingerprint=meta["fingerprint"],
     skipped=_skipped(meta),
   )

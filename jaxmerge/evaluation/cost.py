@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge.evaluation.objective import JVP_PASSES, VJP_PASSES
-from jaxmerge.merging.trees import IN_STORAGE
+from jaxmerge.merging.resident import IN_STORAGE
 
 # Bytes a second of trees that are read for every merge (docs/results/merge.md).
 _STORAGE_BYTES_A_SECOND = 400e6

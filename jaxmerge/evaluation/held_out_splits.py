@@ -1,25 +1,21 @@
 """Opens the held-out splits that a checkpoint is to be scored on."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxmerge.checkpoints.metadata import (
-  SENTENCEPIECE,
-  Metadata,
-  hash_text,
-)
-from jaxmerge.checkpoints.tensor_trees import to_bytes
+from jaxmerge.checkpoints.metadata import Metadata
 from jaxmerge.data.cache import TokenizedCorpus
+from jaxmerge.data.config import CorpusConfig, from_metadata
 from jaxmerge.data.heldout import held_out
-from jaxmerge.data.sentencepiece import tokenizer_json
 from jaxmerge.data.settings import content_hash, open_corpus
+from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.files import cache_root, write_text
+from jaxmerge.files import cache_root, write_bytes
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import batch_shards
@@ -64,20 +60,14 @@ class Scorer:
     return HeldOutLoss(self.graph, self.mesh, sequences, self.batch_size)
 
 
-def tokenizer_of(metadata: Metadata) -> str:
-  """The tokenizer.json to score a checkpoint with.
-
-  Where there is none it is made from the checkpoint's tokenizer.model; the
-  checkpoint itself stays as it is.
+def tokenizer_of(metadata: Metadata) -> Tokenizer:
+  """The tokenizer to score a checkpoint with.
 
   Raises:
-    InputError: there is neither, or the tokenizer.model cannot be used.
+    InputError: there is none, or it cannot be used.
   """
-  if metadata.tokenizer:
-    return metadata.tokenizer
-  if SENTENCEPIECE in metadata.files:
-    text = metadata.files[SENTENCEPIECE]
-    return tokenizer_json(to_bytes(SENTENCEPIECE, text))
+  for tokenizer in metadata.tokenizers():
+    return tokenizer
   raise InputError("the checkpoint carries no tokenizer to score text with")
 
 
@@ -85,14 +75,14 @@ class Text(NamedTuple):
   """What a checkpoint is scored on.
 
   Attributes:
-    tokenizer: a tokenizer.json.
-    settings: of the corpus, for open_corpus.
+    tokenizer: the checkpoint's own.
+    data: of the corpus, with the checkpoint's tokenizer to come.
     seq_len: targets in a sequence.
     is_own: the corpus is that of the checkpoint's run.
   """
 
-  tokenizer: str
-  settings: Mapping[str, Any]
+  tokenizer: Tokenizer
+  data: CorpusConfig | None
   seq_len: int
   is_own: bool
 
@@ -100,7 +90,7 @@ class Text(NamedTuple):
 def text_of(
   metadata: Metadata,
   *,
-  settings: Mapping[str, Any] | None = None,
+  data: CorpusConfig | None = None,
   seq_len: int = 0,
   allow_unrelated: bool = False,
 ) -> Text:
@@ -108,7 +98,7 @@ def text_of(
 
   Args:
     metadata: of the checkpoint.
-    settings: a corpus other than the run's own.
+    data: a corpus other than the run's own, if it names a source.
     seq_len: targets in a sequence, if other than the run's own.
     allow_unrelated: accept that the run's corpus has changed since training.
 
@@ -116,24 +106,26 @@ def text_of(
     InputError: the checkpoint names no corpus or tokenizer and none is given,
       or its corpus is no longer what it was trained on.
   """
-  own = dict(metadata.data)
-  own_length = own.pop("seq_len", 0)
-  trained_on = own.pop("content", "")
+  is_own = data is None or not data.source
+  if is_own:
+    data = from_metadata(metadata.data) if metadata.data else None
   found = Text(
     tokenizer_of(metadata),
-    settings or own,
-    seq_len or own_length,
-    not settings,
+    data,
+    seq_len or metadata.data.get("seq_len", 0),
+    is_own,
   )
   check(
     f"the checkpoint names no {what}; give config.{key}"
     for what, key, given in (
-      ("corpus", "data.source", found.settings),
+      ("corpus", "data.source", found.data),
       ("sequence length", "seq_len", found.seq_len),
     )
     if not given
   )
-  content = content_hash(found.settings)
+  assert found.data is not None
+  content = content_hash(found.data)
+  trained_on = metadata.data.get("content", "")
   if found.is_own and not allow_unrelated and trained_on and content:
     _check_unchanged(metadata, trained_on, content)
   return found
@@ -144,7 +136,7 @@ def open_scorer(
   mesh: Mesh,
   *,
   batch_size: int,
-  settings: Mapping[str, Any] | None = None,
+  data: CorpusConfig | None = None,
   seq_len: int = 0,
   allow_unrelated: bool = False,
   progress: Callable[[str], None],
@@ -155,7 +147,7 @@ def open_scorer(
     metadata: of the checkpoint.
     mesh: where to compute.
     batch_size: sequences scored at once, over all devices.
-    settings, seq_len, allow_unrelated: as for text_of.
+    data, seq_len, allow_unrelated: as for text_of.
     progress: called with a line of text while a corpus is prepared.
 
   Raises:
@@ -164,16 +156,16 @@ def open_scorer(
   check_batch(batch_size, mesh)
   text = text_of(
     metadata,
-    settings=settings,
+    data=data,
     seq_len=seq_len,
     allow_unrelated=allow_unrelated,
   )
-  path = cache_root() / "tokenizers" / f"{hash_text(text.tokenizer)}.json"
+  tokenizer = text.tokenizer
+  path = cache_root() / "tokenizers" / tokenizer.hash / tokenizer.file_name
   path.parent.mkdir(parents=True, exist_ok=True)
-  write_text(path, text.tokenizer)
-  corpus = open_corpus(
-    text.settings, tokenizer_path=str(path), progress=progress
-  )
+  write_bytes(path, tokenizer.content)
+  assert text.data is not None
+  corpus = open_corpus(text.data.with_tokenizer(str(path)), progress=progress)
   if text.is_own and not allow_unrelated:
     _check_unchanged(metadata, metadata.corpus, corpus.fingerprint)
   graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))

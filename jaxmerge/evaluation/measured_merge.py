@@ -6,7 +6,6 @@ from typing import Any
 
 from etils import epath
 from flax import nnx
-from ml_collections import config_dict
 
 from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.merged import (
@@ -18,7 +17,6 @@ from jaxmerge.checkpoints.merged import (
 from jaxmerge.checkpoints.metadata import abstract_params, describe_leaves
 from jaxmerge.checkpoints.sources import as_model, load_params
 from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
-from jaxmerge.data import sections
 from jaxmerge.errors import Problems
 from jaxmerge.evaluation.held_out_splits import (
   check_batch,
@@ -26,12 +24,14 @@ from jaxmerge.evaluation.held_out_splits import (
   text_of,
 )
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.merging import methods
-from jaxmerge.merging.fisher import diagonal_fisher, fisher_average
+from jaxmerge.merging.config import MergeConfig
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.jobs import Job, Progress, equal_weights, run_streamed
-from jaxmerge.merging.regmean import layer_grams, regmean
-from jaxmerge.merging.trees import choose_place, open_trees
+from jaxmerge.merging.merge_plan import (
+  MergePlan,
+  Progress,
+  run_streamed,
+)
+from jaxmerge.merging.resident import choose_place, open_trees
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
@@ -39,7 +39,7 @@ from jaxmerge.parallel.rules import shardings
 
 def check_measurable(
   sources: Sequence[Checkpoint],
-  config: config_dict.ConfigDict,
+  config: MergeConfig,
   *,
   allow_unrelated: bool,
 ) -> None:
@@ -54,7 +54,7 @@ def check_measurable(
   """
   problems = Problems()
   models = [problems(functools.partial(as_model, s)) for s in sources]
-  mesh = problems(lambda: make_mesh(**config.mesh))
+  mesh = problems(lambda: make_mesh(**vars(config.mesh)))
   if mesh is not None:
     problems(functools.partial(check_batch, config.batch_size, mesh))
   latest = models[-1]
@@ -62,7 +62,7 @@ def check_measurable(
     problems(
       lambda: text_of(
         latest.metadata,
-        settings=sections.other_corpus(config.data),
+        data=config.data,
         seq_len=config.seq_len,
         allow_unrelated=allow_unrelated,
       )
@@ -71,8 +71,8 @@ def check_measurable(
 
 
 def run_measured(
-  job: Job,
-  config: config_dict.ConfigDict,
+  plan: MergePlan,
+  config: MergeConfig,
   output: epath.PathLike,
   *,
   overwrite: bool,
@@ -82,7 +82,7 @@ def run_measured(
   """Merges checkpoints by a method that needs the search split.
 
   Args:
-    job: of such a method.
+    plan: of such a method.
     config: of the merge verb.
     output: the new directory, of the inputs' format.
     overwrite: replace an existing one.
@@ -94,35 +94,33 @@ def run_measured(
     InputError: a source is damaged or cannot be measured, or the output cannot
       be written.
   """
-  sources = [as_model(source) for source in job.sources]
-  mesh = make_mesh(**config.mesh)
+  sources = [as_model(source) for source in plan.sources]
+  mesh = make_mesh(**vars(config.mesh))
   where = shardings(abstract_params(sources[0].metadata), mesh)
   scorer = open_scorer(
     sources[-1].metadata,
     mesh,
     batch_size=config.batch_size,
-    settings=sections.other_corpus(config.data),
+    data=config.data,
     seq_len=config.seq_len,
     allow_unrelated=allow_unrelated,
     progress=lambda text: progress("data", 0, 0, text),
   )
   split = scorer.on("search", config.search_sequences)
-  if job.method in methods.MEASURED:
-    weights = _measured_weights(job, sources, split, where)
-    found = job._replace(weights=weights, is_average=True)
+  if plan.method.acts == "on losses":
+    weights = _weights_by_loss(plan, sources, split, where)
+    found = plan._replace(weights=weights, is_average=True)
     run_streamed(found, output, overwrite=overwrite, progress=progress)
     return
-  weights = list(job.weights) or equal_weights(job)
   trees = []
   for source in sources:
     trees.append(load_params(source, where))
     progress("merge", len(trees), len(sources), source.name)
-  merged = _by_information(job, trees, weights, scorer.graph, split, progress)
-  recipe = Recipe(job.method, weights, parameters=job.recipe)
-  if job.sources[0].layout == DECODER:
-    save_merged(output, merged, sources, recipe, overwrite=overwrite)
+  merged = _by_answers(plan, trees, scorer.graph, split, progress)
+  if plan.sources[0].layout == DECODER:
+    save_merged(output, merged, sources, plan.provenance, overwrite=overwrite)
   else:
-    _export(output, merged, sources, recipe, overwrite=overwrite)
+    _export(output, merged, sources, plan.provenance, overwrite=overwrite)
 
 
 def _export(
@@ -146,44 +144,40 @@ def _export(
   models.save(saved, output, "hf", overwrite=overwrite)
 
 
-def _measured_weights(
-  job: Job, sources: Sequence[Checkpoint], split: HeldOutLoss, where: Any
+def _weights_by_loss(
+  plan: MergePlan,
+  sources: Sequence[Checkpoint],
+  split: HeldOutLoss,
+  where: Any,
 ) -> list[float]:
   """Weights of a method that needs losses; of trees where they fit."""
   place = choose_place(
-    sources, where, merged_trees=2, memory_budget_gb=job.budget / 2**30
+    sources, where, merged_trees=2, memory_budget_gb=plan.budget / 2**30
   )
   trees = open_trees(sources, where, place.where)
   groups = one_group(where)
-  return methods.measured_weights(
-    job.method,
+  return plan.method.function(
     [split(trees[k]).nats_per_token for k in range(len(trees))],
     lambda w: split(trees.average([w], groups)).nats_per_token,
-    job.parameters,
+    plan.knobs,
   )
 
 
-def _by_information(
-  job: Job,
+def _by_answers(
+  plan: MergePlan,
   trees: Sequence[Any],
-  weights: Sequence[float],
   graph: nnx.GraphDef,
   split: HeldOutLoss,
   progress: Progress,
 ) -> Any:
   """The merged tree of a method that asks each model what it knows."""
-  held, parameters = split.split, job.parameters
-  seed = parameters["seed"] if parameters["sampled"] else None
-
-  def ask(tree: Any) -> Any:
-    if job.method == "regmean":
-      return layer_grams(graph, tree, held.tokens_NxL1, held.mask_NxL)
-    return diagonal_fisher(graph, tree, held.tokens_NxL1, held.mask_NxL, seed)
-
+  method, knobs, held = plan.method, plan.knobs, split.split
+  assert method.ask is not None
   answers: list[Any] = []
   for tree in trees:
-    answers.append(ask(tree))
-    progress(job.method, len(answers), len(trees), "")
-  if job.method == "regmean":
-    return regmean(trees, answers, weights, parameters["off_diagonal"])
-  return fisher_average(trees, answers, weights)
+    answers.append(
+      method.ask(graph, tree, held.tokens_NxL1, held.mask_NxL, knobs)
+    )
+    progress(method.name, len(answers), len(trees), "")
+  weights_K = method.usable(plan.weights_K, knobs)
+  return method.function(trees, answers, weights_K, knobs)

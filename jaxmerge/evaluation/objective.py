@@ -20,7 +20,7 @@ from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import paired
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
 from jaxmerge.merging.groups import Groups
-from jaxmerge.merging.trees import Trees
+from jaxmerge.merging.resident import Trees
 
 WEIGHTS = "weights"
 # Parts of the split after which a trial may be stopped, and by how many

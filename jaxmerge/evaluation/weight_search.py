@@ -26,7 +26,7 @@ from jaxmerge.evaluation.objective import (
   MergedLoss,
   make_objective,
 )
-from jaxmerge.merging import coefficients
+from jaxmerge.merging import weight_rules
 
 _STARTS = "starts"
 
@@ -41,7 +41,7 @@ def unit_starts(
   more than half of the budget.
 
   Args:
-    names: as for coefficients.starts; none: its default order.
+    names: as for weight_rules.starts; none: its default order.
     domain: of the search.
     budget: evaluations in all.
     use_gradients: each start tells its slopes too, so that few are needed.
@@ -50,9 +50,9 @@ def unit_starts(
     InputError: an unknown name.
   """
   count = len(domain.steps)
-  order = names or coefficients.default_starts(count, use_gradients)
+  order = names or weight_rules.default_starts(count, use_gradients)
   found: list[list[float]] = []
-  for _, weights_K in coefficients.starts(("last", *order), count):
+  for _, weights_K in weight_rules.starts(("last", *order), count):
     missing = domain.reach.alpha - weights_K[-1]
     part = missing / (1 - weights_K[-1]) if missing > 0 else 0.0
     moved = [(1 - part) * w for w in weights_K]
@@ -79,7 +79,7 @@ def fingerprint_of(
     "groups": list(domain.groups.names_G),
     "acquisitions": list(acquisitions),
     "use_gradients": use_gradients,
-    "starts": list(starts),
+    "initial_weights": list(starts),
   }
 
 

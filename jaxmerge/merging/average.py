@@ -7,8 +7,7 @@ K trees.
 """
 
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -17,86 +16,7 @@ import numpy as np
 
 from jaxmerge.errors import InputError, check
 from jaxmerge.merging.groups import Groups
-
-
-def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
-  """Weights divided by their sum, in float64 on the host.
-
-  Negative weights are allowed (extrapolation); the sum must be positive.
-
-  Raises:
-    InputError: there are none, one is not finite, the sum is not positive, or
-      they are so large against it that the sum of the trees loses its digits.
-  """
-  values = [float(w) for w in weights_K]
-  if not values:
-    raise InputError("there are no weights")
-  check_finite(values)
-  # Of the largest, so that no sum leaves the range.
-  largest = max(map(abs, values)) or 1.0
-  parts = [w / largest for w in values]
-  total = math.fsum(parts)
-  found = tuple(part / total for part in parts) if total > 0 else ()
-  if not found or not all(map(math.isfinite, found)):
-    raise InputError(
-      f"weights {values} sum to {total * largest}, not above zero"
-    )
-  _check_cancellation(found, f"weights {values}, divided by their sum,")
-  return found
-
-
-# Each term of a float32 sum is rounded in its own size: a tree averaged with
-# itself comes back with an error of up to sum |w| 2^-23 of its values.
-_LARGEST_WEIGHTS = 100.0
-
-
-def _check_cancellation(weights_K: Sequence[float], what: str) -> None:
-  size = math.fsum(map(abs, weights_K))
-  if size > _LARGEST_WEIGHTS:
-    raise InputError(
-      f"{what} have sizes of {size:.3g} in all: terms so large cancel and "
-      f"leave rounding errors; at most {_LARGEST_WEIGHTS:g}"
-    )
-
-
-def check_finite(weights_K: Sequence[float]) -> None:
-  """Raises InputError for weights that are NaN or Inf."""
-  check(f"weight {w} is not finite" for w in weights_K if not math.isfinite(w))
-
-
-def check_task_weights(weights_K: Sequence[float], scale: float) -> None:
-  """Refuses factors of task vectors that are not usable in float32.
-
-  Raises:
-    InputError: one is not finite, or they are so large that what cancels
-      between task vectors leaves rounding errors.
-  """
-  scaled = [scale * float(w) for w in weights_K]
-  check_finite(scaled)
-  _check_cancellation(scaled, f"weights {list(weights_K)} times the scale")
-
-
-def shares(count: int, weights_K: Sequence[float]) -> tuple[float, ...]:
-  """normalise() for methods that weigh `count` trees by numbers >= 0.
-
-  Raises:
-    InputError: as normalise, or not one weight >= 0 for each tree.
-  """
-  found = normalise(weights_K)
-  if len(found) != count or min(found) < 0:
-    raise InputError(
-      f"the method takes a weight >= 0 for each of {count} trees, got"
-      f" {list(weights_K)}"
-    )
-  return found
-
-
-def weighing(
-  trees: Sequence[Any], weights_K: Sequence[float]
-) -> tuple[list[Any], list[float]]:
-  """The trees that weigh anything, so that others' Inf does not spread."""
-  used = [(tree, w) for tree, w in zip(trees, weights_K, strict=True) if w != 0]
-  return [tree for tree, _ in used], [w for _, w in used]
+from jaxmerge.merging.weight_checks import normalise, weighing
 
 
 def check_equal_trees(trees: Sequence[Any]) -> None:
@@ -169,29 +89,71 @@ def weighted_average(
   return _average(previous, tuple(used), weights_U)
 
 
-# The memory of the previous merge is used for the next, never an input's.
-_reuse = functools.partial(jax.jit, donate_argnums=0, keep_unused=True)
-
-
-@_reuse
-def _average(
-  previous: Any, trees: tuple[Any, ...], weights_K: jax.Array
-) -> Any:
-  del previous
-  return jax.tree.map(lambda *leaves: _sum(weights_K, leaves), *trees)
-
-
-def _sum(
-  weights_K: jax.Array, leaves: Sequence[jax.Array], skip_zeros: bool = False
+def weighted_sum(
+  weights_K: Iterable[jax.Array],
+  leaves: Iterable[jax.Array],
+  total: jax.Array | None = None,
+  *,
+  skip_zeros: bool = False,
 ) -> jax.Array:
-  """Of weights (K or LxK) times leaves, of which L is then the first axis."""
-  terms = []
-  for k, leaf in enumerate(leaves):
-    weight = weights_K[..., k]
-    spread = weight.reshape(weight.shape + (1,) * (leaf.ndim - weight.ndim))
+  """total + sum_k w_k leaf_k in float32, from left to right, not yet cast.
+
+  The one kernel of all averages, of whole leaves and of rows that stream by.
+
+  Args:
+    weights_K: scalars; or one a layer (L) of leaves whose first axis is L.
+    leaves: K arrays of one shape.
+    total: the sum so far, in float32.
+    skip_zeros: keep the Inf and NaN of what weighs nothing out of the sum.
+  """
+  terms = [] if total is None else [total]
+  for weight, leaf in zip(weights_K, leaves, strict=True):
+    spread = _spread(weight, leaf)
     term = spread * leaf.astype(jnp.float32)
     terms.append(jnp.where(spread == 0, 0.0, term) if skip_zeros else term)
-  return functools.reduce(jnp.add, terms).astype(leaves[0].dtype)
+  return functools.reduce(jnp.add, terms)
+
+
+def _spread(of_layers: jax.Array, leaf: jax.Array) -> jax.Array:
+  """A scalar, or numbers of the layers, to be broadcast over a leaf."""
+  missing = leaf.ndim - jnp.ndim(of_layers)
+  return jnp.reshape(of_layers, jnp.shape(of_layers) + (1,) * missing)
+
+
+# The memory of the previous merge is used for the next, never an input's.
+@functools.partial(
+  jax.jit, donate_argnums=0, keep_unused=True, static_argnames="are_shares"
+)
+def _average(
+  previous: Any,
+  trees: tuple[Any, ...],
+  weights_GxK: jax.Array,
+  group_of_leaf: Any = None,
+  are_shares: bool = False,
+) -> Any:
+  """The trees at the weights of each leaf's group; without groups at K.
+
+  Of shares, a tree that weighs nothing in a group does not spread its Inf or
+  NaN there, and one that is alone in a group is copied bit for bit.
+  """
+  del previous
+
+  def merge(weights_K: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+    weights_K = jnp.moveaxis(weights_K, -1, 0)
+    total = weighted_sum(weights_K, leaves, skip_zeros=are_shares)
+    merged = total.astype(leaves[0].dtype)
+    alone = jnp.sum(weights_K != 0, axis=0) == 1
+    for weight, leaf in zip(weights_K, leaves) if are_shares else ():
+      merged = jnp.where(_spread(alone & (weight != 0), leaf), leaf, merged)
+    return merged
+
+  rows = zip(*map(jax.tree.leaves, trees))
+  if group_of_leaf is None:
+    found = [merge(weights_GxK, leaves) for leaves in rows]
+  else:
+    groups = jax.tree.leaves(group_of_leaf)
+    found = [merge(weights_GxK[g], leaves) for g, leaves in zip(groups, rows)]
+  return jax.tree.unflatten(jax.tree.structure(trees[0]), found)
 
 
 def grouped_sum(
@@ -205,18 +167,7 @@ def grouped_sum(
     groups: which parameters belong to which.
   """
   weights = jnp.asarray(np.asarray(weights_GxK, np.float32))
-  return _grouped_sum(tuple(trees), weights, groups.of_leaf)
-
-
-@jax.jit
-def _grouped_sum(
-  trees: tuple[Any, ...], weights_GxK: jax.Array, group_of_leaf: Any
-) -> Any:
-  return jax.tree.map(
-    lambda group, *leaves: _sum(weights_GxK[group], leaves),
-    group_of_leaf,
-    *trees,
-  )
+  return _average(None, tuple(trees), weights, groups.of_leaf)
 
 
 def weight_slopes(
@@ -291,33 +242,10 @@ def grouped_average(
   check_equal_trees(trees)
   used = [k for k in range(len(trees)) if any(row[k] for row in rows)]
   weights_GxU = jnp.asarray([[row[k] for k in used] for row in rows])
-  return _grouped(
+  return _average(
     previous,
     tuple(trees[k] for k in used),
     weights_GxU.astype(jnp.float32),
     groups.of_leaf,
+    are_shares=True,
   )
-
-
-@_reuse
-def _grouped(
-  previous: Any,
-  trees: tuple[Any, ...],
-  weights_GxK: jax.Array,
-  group_of_leaf: Any,
-) -> Any:
-  del previous
-
-  def merge(group: jax.Array, *leaves: jax.Array) -> jax.Array:
-    weights_K = weights_GxK[group]
-    # A tree that weighs nothing in a group must not spread its Inf or NaN
-    # there, and one that is alone in a group is copied bit for bit.
-    merged = _sum(weights_K, leaves, skip_zeros=True)
-    alone = jnp.sum(weights_K != 0, axis=-1) == 1
-    for k, leaf in enumerate(leaves):
-      is_it = alone & (weights_K[..., k] != 0)
-      spread = is_it.reshape(is_it.shape + (1,) * (leaf.ndim - is_it.ndim))
-      merged = jnp.where(spread, leaf, merged)
-    return merged
-
-  return jax.tree.map(merge, group_of_leaf, *trees)

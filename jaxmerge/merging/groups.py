@@ -5,12 +5,14 @@ G groups, L layers.
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxmerge.errors import InputError, check
+from jaxmerge.merging.weight_checks import normalise
 from jaxmerge.parallel.rules import is_stacked, leaf_name, named_leaves
 
 EMBEDDINGS = "embeddings"
@@ -82,3 +84,52 @@ def layer_groups(tree: Any, bands: int) -> Groups:
 def one_group(tree: Any) -> Groups:
   """All parameters together."""
   return Groups(("",), jax.tree.map(lambda _: np.int32(0), tree), (1.0,))
+
+
+class WeightGroups(NamedTuple):
+  """Weights of their own for groups of parameters.
+
+  Attributes:
+    groups: of the parameters.
+    weights_GxK: each row sums to one.
+  """
+
+  groups: Groups
+  weights_GxK: Sequence[Sequence[float]]
+
+  @property
+  def mean_weights(self) -> list[float]:
+    """Of all parameters together."""
+    shares_G = np.array(self.groups.shares_G)
+    return (shares_G @ np.array(self.weights_GxK)).tolist()
+
+  @property
+  def by_name(self) -> dict[str, Sequence[float]]:
+    return dict(zip(self.groups.names_G, self.weights_GxK, strict=True))
+
+
+def grouped(tree: Any, bands: int, weights: Sequence[float]) -> WeightGroups:
+  """Weights as typed: those of the embeddings, of each band, of the head.
+
+  Args:
+    tree: shapes of a decoder's parameters.
+    bands: bands of layers.
+    weights: K for each group, one group after the other.
+
+  Raises:
+    InputError: there are not so many layers, or a group's weights are not
+      usable.
+  """
+  groups = layer_groups(tree, bands)
+  rows = np.reshape(weights, (len(groups.names_G), -1)).tolist()
+  return WeightGroups(groups, [normalise(row) for row in rows])
+
+
+def layer_groups_problems(text: str, prefix: str) -> list[str]:
+  """Says what is wrong with the text of a key `layer_groups`."""
+  if not text or (text.isdecimal() and int(text) > 0):
+    return []
+  return [
+    f"{prefix}layer_groups must be empty or a number of bands, as '4', got "
+    f"{text!r}"
+  ]

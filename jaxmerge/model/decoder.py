@@ -50,16 +50,16 @@ def _linear(
 
 def _rms_norm(config: DecoderConfig, size: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
   return nnx.RMSNorm(
-    size, epsilon=config.norm_eps, dtype=jnp.dtype(config.dtype), rngs=rngs
+    size, epsilon=config.rms_norm_eps, dtype=jnp.dtype(config.dtype), rngs=rngs
   )
 
 
 def _norm(config: DecoderConfig, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
   if config.norm == "rms":
-    return _rms_norm(config, config.width, rngs)
+    return _rms_norm(config, config.hidden_size, rngs)
   return nnx.LayerNorm(
-    config.width,
-    epsilon=config.norm_eps,
+    config.hidden_size,
+    epsilon=config.rms_norm_eps,
     dtype=jnp.dtype(config.dtype),
     use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where means are large
     rngs=rngs,
@@ -78,22 +78,24 @@ class Attention(nnx.Module):
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.config = config
-    query_width = config.num_heads * config.head_size
-    kv_width = config.num_kv_heads * config.head_size
+    query_width = config.num_attention_heads * config.head_size
+    kv_width = config.num_key_value_heads * config.head_size
     bias = config.attention_bias != ""
-    self.query = _linear(config, config.width, query_width, rngs, bias=bias)
-    self.key = _linear(config, config.width, kv_width, rngs, bias=bias)
-    self.value = _linear(config, config.width, kv_width, rngs, bias=bias)
+    self.query = _linear(
+      config, config.hidden_size, query_width, rngs, bias=bias
+    )
+    self.key = _linear(config, config.hidden_size, kv_width, rngs, bias=bias)
+    self.value = _linear(config, config.hidden_size, kv_width, rngs, bias=bias)
     if config.query_key_norm:
       whole = config.query_key_norm == "projection"
       size = config.head_size
       self.query_norm = _rms_norm(config, query_width if whole else size, rngs)
       self.key_norm = _rms_norm(config, kv_width if whole else size, rngs)
     # Residual branches start small, so that depth does not grow the stream.
-    gain = 1.0 / (2 * config.depth)
+    gain = 1.0 / (2 * config.num_hidden_layers)
     bias = config.attention_bias == "all"
     self.out = _linear(
-      config, query_width, config.width, rngs, gain=gain, bias=bias
+      config, query_width, config.hidden_size, rngs, gain=gain, bias=bias
     )
 
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
@@ -106,11 +108,11 @@ class Attention(nnx.Module):
     query, key = self.query(x_BxLxD), self.key(x_BxLxD)
     if config.query_key_norm == "projection":
       query, key = self.query_norm(query), self.key_norm(key)
-    query = heads(query, config.num_heads)
-    key = heads(key, config.num_kv_heads)
+    query = heads(query, config.num_attention_heads)
+    key = heads(key, config.num_key_value_heads)
     if config.query_key_norm == "head":
       query, key = self.query_norm(query), self.key_norm(key)
-    value = heads(self.value(x_BxLxD), config.num_kv_heads)
+    value = heads(self.value(x_BxLxD), config.num_key_value_heads)
     turn = partial(
       rotate,
       theta=config.rope_theta,
@@ -128,11 +130,15 @@ class MLP(nnx.Module):
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.config = config
-    width, hidden, bias = config.width, config.mlp_width, config.mlp_bias
+    width, hidden, bias = (
+      config.hidden_size,
+      config.intermediate_size,
+      config.mlp_bias,
+    )
     if config.gated_mlp:
       self.gate = _linear(config, width, hidden, rngs, bias=bias)
     self.up = _linear(config, width, hidden, rngs, bias=bias)
-    gain = 1.0 / (2 * config.depth)
+    gain = 1.0 / (2 * config.num_hidden_layers)
     self.down = _linear(config, hidden, width, rngs, gain=gain, bias=bias)
 
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
@@ -174,21 +180,23 @@ class Decoder(nnx.Module):
     self.config = config
     self.embed = nnx.Embed(
       config.padded_vocab_size,
-      config.width,
+      config.hidden_size,
       dtype=jnp.dtype(config.dtype),
-      embedding_init=nnx.initializers.normal(config.width**-0.5),
+      embedding_init=nnx.initializers.normal(config.hidden_size**-0.5),
       rngs=rngs,
     )
 
-    @nnx.split_rngs(splits=config.depth)
+    @nnx.split_rngs(splits=config.num_hidden_layers)
     @nnx.vmap(in_axes=(0,), out_axes=0)
     def make_layers(rngs: nnx.Rngs) -> Layer:
       return Layer(config, rngs)
 
     self.layers = make_layers(rngs)
     self.final_norm = _norm(config, rngs)
-    if not config.tied:
-      self.head = _linear(config, config.width, config.padded_vocab_size, rngs)
+    if not config.tie_word_embeddings:
+      self.head = _linear(
+        config, config.hidden_size, config.padded_vocab_size, rngs
+      )
 
   def padded_logits(self, tokens_BxL: jax.Array) -> jax.Array:
     """int32[B, L] -> float32[B, L, P]; columns of padding hold -inf."""
@@ -201,7 +209,7 @@ class Decoder(nnx.Module):
       run_layer = nnx.remat(run_layer)
     run_layers = nnx.scan(run_layer, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
     x_BxLxD = self.final_norm(run_layers(x_BxLxD, self.layers))
-    if self.config.tied:
+    if self.config.tie_word_embeddings:
       kernel_DxP = self.embed.embedding[...].T
     else:
       kernel_DxP = self.head.kernel[...]

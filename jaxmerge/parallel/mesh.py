@@ -1,14 +1,45 @@
 """The device mesh: axes data, fsdp and tensor."""
 
+import dataclasses
 import math
 
 import jax
 import psutil
 from jax.sharding import AxisType, Mesh
 
+from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
+# Of the memory that there is, where no budget is given.
+_SHARE = 0.7
+# What a verb's key `memory_budget_gb` is, for its help.
+MEMORY_BUDGET = (
+  "GiB of memory on all devices together; 0: seven tenths of what is free"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh's axes; -1 for one takes the devices that are left."""
+
+  data: int = key(
+    -1, "devices that take each their part of a batch", changes_numbers=False
+  )
+  fsdp: int = key(
+    1, "devices that share parameters and a batch", changes_numbers=False
+  )
+  tensor: int = key(
+    1, "devices that share each matrix product", changes_numbers=False
+  )
+
+  def problems(self, prefix: str) -> list[str]:
+    """Lists sizes that no axis can have."""
+    return [
+      f"{prefix}{axis} must be positive, or -1, got {size}"
+      for axis, size in dataclasses.asdict(self).items()
+      if size < 1 and size != -1
+    ]
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -34,13 +65,25 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def device_bytes() -> float:
-  """Memory of a device of this process; inf where it does not say.
+def device_budget(memory_budget_gb: float = 0.0) -> float:
+  """Bytes that may be used on each device.
 
-  Devices of a CPU share the host's.
+  Args:
+    memory_budget_gb: GiB on all devices together; 0: seven tenths of what is
+      free. Devices of a CPU share the host's memory; a device that does not
+      say what it has is taken to have enough.
   """
+  if memory_budget_gb:
+    return memory_budget_gb * 2**30 / jax.device_count()
   devices = jax.local_devices()
   if devices[0].platform == "cpu":
-    return psutil.virtual_memory().total / len(devices)
+    return _SHARE * psutil.virtual_memory().available / len(devices)
   stats = devices[0].memory_stats() or {}
-  return stats.get("bytes_limit") or math.inf
+  limit = stats.get("bytes_limit", math.inf)
+  return _SHARE * (limit - stats.get("bytes_in_use", 0))
+
+
+def host_budget(memory_budget_gb: float = 0.0) -> float:
+  """Bytes that may be used in the host's memory, as device_budget."""
+  free = psutil.virtual_memory().available
+  return memory_budget_gb * 2**30 or _SHARE * free

@@ -1,183 +1,65 @@
-"""Figures of a search: what it asked, what it believes, how it improved.
+"""Figures of a search: how it improved, who asked, how well it predicted.
 
-Losses are in nats per token. M: points of a posterior; N: trials.
+J acquisitions, N trials.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from jaxmerge.bayesopt.reach import Reach
-from jaxmerge.errors import InputError
-from jaxmerge.reporting import style, trial_marks
-from jaxmerge.reporting.results import STOPPED_EARLY, Trial
+from jaxmerge.reporting import style
+from jaxmerge.reporting.results import STOPPED_EARLY, Results, Trial
+
+# Residuals beyond this become carets at the edge.
+_MOST_SIGMAS = 5.0
 
 
-def posterior(
-  path: epath.PathLike,
-  lambda_M: np.ndarray,
-  mean_M: np.ndarray,
-  std_M: np.ndarray,
-  trials: Sequence[Trial],
-  reach: Reach,
-  best: int,
-) -> None:
-  """What the Gaussian process believes about a pair, and what it was told.
-
-  Args:
-    path: where the PNG goes.
-    lambda_M: weights of the later checkpoint, increasing.
-    mean_M: posterior mean of the search loss at them.
-    std_M: its posterior standard deviation.
-    trials: the questions asked; each weighs the same two checkpoints.
-    reach: of the later checkpoint's weight.
-    best: number of the trial that was chosen.
-
-  Raises:
-    InputError: the trials are not of one pair, one was asked by nobody known,
-      none has the number `best`, or the path cannot be written.
-  """
-  trial_marks.check_trials(trials)
-  steps = sorted({step for trial in trials for step in trial.weights})
-  if len(steps) != 2 or best not in [trial.number for trial in trials]:
-    raise InputError(
-      f"a posterior over one pair needs two steps, not {steps}, and the chosen"
-      f" trial ({best}) among the trials"
-    )
-  earlier, later = steps
-  # A one-hot weight may leave out the checkpoint that it gives nothing.
-  asked_N = np.array([trial.weights.get(later, 0.0) for trial in trials])
-  loss_N = np.array([trial.loss for trial in trials])
-  stderr_N = np.array([trial.stderr for trial in trials])
-  with style.figure(path, 7.2, 4.6) as figure:
-    axes = figure.subplots()
-    trial_marks.belief(axes, lambda_M, mean_M, std_M)
-    axes.errorbar(
-      asked_N, loss_N, 2 * stderr_N, fmt="none", ecolor=style.GREY, elinewidth=1
-    )
-    trial_marks.plot_trials(axes, asked_N, trials, loss_N)
-    index = [trial.number for trial in trials].index(best)
-    trial_marks.ring(
-      axes, asked_N[index], loss_N[index], f"chosen (trial {best})"
-    )
-    low, high = _posterior_limits(mean_M, std_M, loss_N, stderr_N)
-    # The lowest part of the axes belongs to the trials' numbers.
-    strip = low - 0.16 * (high - low)
-    axes.set_ylim(strip - 0.04 * (high - low), high)
-    ends = (reach.alpha, 1.0, reach.highest)
-    axes.set_xlim(*style.padded(np.array(ends), 0.03))
-    for end in ends:
-      axes.axvline(end, color=style.GREY, lw=0.8, ls=":")
-    _number_trials(axes, asked_N, loss_N, trials, strip)
-    axes.set_xlabel(
-      rf"$\lambda$, weight of step {later}"
-      rf" (step {earlier} has $1 - \lambda$)"
-    )
-    axes.set_ylabel("search loss (nats/token)")
-    style.legend_above(figure)
-
-
-def _posterior_limits(
-  mean_M: np.ndarray,
-  std_M: np.ndarray,
-  loss_N: np.ndarray,
-  stderr_N: np.ndarray,
-) -> tuple[float, float]:
-  """Shows every trial and the mean; a very wide band may leave the axes."""
-  told = np.concatenate([mean_M, loss_N - 2 * stderr_N, loss_N + 2 * stderr_N])
-  low, high = style.padded(told, 0.06)
-  reach = 0.35 * (high - low)
-  return (
-    max(low - reach, min(low, float(np.min(mean_M - 1.96 * std_M)))),
-    min(high + reach, max(high, float(np.max(mean_M + 1.96 * std_M)))),
-  )
-
-
-def _number_trials(
-  axes: Axes,
-  x_N: np.ndarray,
-  loss_N: np.ndarray,
-  trials: Sequence[Trial],
-  strip: float,
-) -> None:
-  """Trial numbers in a strip at the bottom, each tied to its marker."""
-  if len(trials) > trial_marks.MOST_NUMBERS:
-    kept = loss_N <= np.minimum.accumulate(loss_N)
-  else:
-    kept = np.ones(len(trials), bool)
-  low, high = axes.get_xlim()
-  gap = 0.03 * (high - low)
-  at = style.spread(x_N[kept], gap, low + gap / 2, high - gap / 2)
-  numbers = np.array([trial.number for trial in trials])[kept]
-  for number, x, y, x_text in zip(numbers, x_N[kept], loss_N[kept], at):
-    axes.annotate(
-      f"{number}",
-      (x, y),
-      (x_text, strip),
-      ha="center",
-      va="center",
-      fontsize=8,
-      bbox={"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"},
-      arrowprops={
-        "arrowstyle": "-",
-        "color": "#B5B5B5",
-        "lw": 0.6,
-        "shrinkA": 0,
-        "shrinkB": 4,
-      },
-    )
-
-
-def convergence(
-  path: epath.PathLike, trials: Sequence[Trial], baselines: Mapping[str, float]
-) -> None:
-  """Lowest search loss so far after each evaluation, beside the baselines.
-
-  Args:
-    path: where the PNG goes.
-    trials: in the order of their numbers, any K, at least one with a loss.
-    baselines: search loss of "last", "uniform", "grid", by name.
-
-  Raises:
-    InputError: no trial has a loss, one was asked by nobody known, or the path
-      cannot be written.
-  """
-  trial_marks.check_trials(trials)
+def convergence(results: Results) -> bytes:
+  """Lowest search loss so far after each evaluation, beside the baselines."""
+  trials = results.trials
+  baselines = {"last": results.last.search_loss} | {
+    row.name: row.search_loss
+    for row in results.rows
+    if row.name not in ("last", "gp_hedge") and not row.is_single
+  }
   scored_N = np.array([not trial.failure for trial in trials])
   loss_N = np.array([trial.loss for trial in trials])
   count_N = np.arange(1, len(trials) + 1)
-  best_N = np.minimum.accumulate(np.where(scored_N, loss_N, np.inf))
-  interesting = np.array([*best_N[np.isfinite(best_N)], *baselines.values()])
+  best_N = np.fmin.accumulate(np.where(scored_N, loss_N, np.nan))
+  interesting = np.array([*best_N[~np.isnan(best_N)], *baselines.values()])
   low, high = style.padded(interesting, 0.1)
   # Bad questions would flatten the rest: those above the axes become carets.
   highest = style.padded(loss_N[scored_N], 0.1)[1]
   high = min(high + 0.6 * (high - low), max(high, highest))
   inside_N = scored_N & (loss_N <= high)
-  with style.figure(path, 7.2, 4.2) as figure:
+  with style.figure(7.2, 4.2) as figure:
     axes = figure.subplots()
     for value in baselines.values():
       axes.axhline(value, color=style.GREY, lw=1, ls="--")
     axes.step(
       count_N,
-      np.where(np.isfinite(best_N), best_N, np.nan),
+      best_N,
       where="post",
       color=style.VERMILION,
       lw=1.8,
       label="lowest so far",
     )
-    inside = [trial for trial, keep in zip(trials, inside_N) if keep]
-    trial_marks.plot_trials(axes, count_N[inside_N], inside, loss_N[inside_N])
+    inside = list(itertools.compress(trials, inside_N))
+    style.plot_trials(
+      axes, results, inside, count_N[inside_N], loss_N[inside_N]
+    )
     _outside(axes, trials, inside_N, high - 0.02 * (high - low))
     axes.set_ylim(low, high)
     axes.set_xlim(0.4, len(trials) + 0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style.label_right(axes, dict(baselines), 8.5)
+    style.whole_numbers(axes)
+    style.label_right(axes, baselines)
     axes.set_xlabel("evaluations of the search loss")
-    axes.set_ylabel("search loss (nats/token)")
+    axes.set_ylabel(f"search loss ({results.unit})")
     style.legend_above(figure)
+    return style.png(figure)
 
 
 def _outside(
@@ -194,15 +76,116 @@ def _outside(
     (stopped_N, "8", style.GREY, "none", STOPPED_EARLY),
   ):
     if chosen_N.any():
-      axes.plot(
-        count_N[chosen_N],
-        np.full(chosen_N.sum(), y),
-        color=colour,
-        marker=marker,
-        mfc=face,
-        mew=1.6,
-        ms=7,
-        ls="",
-        clip_on=False,
-        label=label,
+      x_N, y_N = count_N[chosen_N], np.full(chosen_N.sum(), y)
+      look = {"mfc": face, "mew": 1.6, "ms": 7, "clip_on": False}
+      style.dots(axes, x_N, y_N, marker, colour, label=label, **look)
+
+
+def hedge(results: Results) -> bytes:
+  """Probability of each acquisition at each trial, and which was followed.
+
+  There must be a trial with odds.
+  """
+  asked = [trial for trial in results.trials if trial.odds]
+  marks = style.marks(results.trials)
+  names = [name for name in marks if any(name in t.odds for t in asked)]
+  number_N = np.array([trial.number for trial in asked])
+  share_NxJ = np.array(
+    [[t.odds.get(name, 0.0) for name in names] for t in asked]
+  )
+  top_NxJ = np.cumsum(share_NxJ, axis=1)
+  middle_NxJ = top_NxJ - share_NxJ / 2
+  followed = {trial.asked_by for trial in asked}
+  with style.figure(7.2, 3.2) as figure:
+    axes = figure.subplots()
+    for j, name in enumerate(names):
+      axes.bar(
+        number_N,
+        share_NxJ[:, j],
+        bottom=top_NxJ[:, j] - share_NxJ[:, j],
+        width=1.0,
+        color=marks[name].colour,
+        alpha=0.35,
+        lw=0,
+        # The markers name the rest.
+        label="" if name in followed else marks[name].name,
       )
+    # A point that no nominee was free for belongs to none of the bars.
+    marker_N = np.array(
+      [
+        middle_NxJ[n, names.index(trial.asked_by)]
+        if trial.asked_by in names
+        else 1.05
+        for n, trial in enumerate(asked)
+      ]
+    )
+    style.plot_trials(axes, results, asked, number_N, marker_N)
+    axes.set_ylim(0, 1.1)
+    axes.set_xlim(number_N[0] - 0.7, number_N[-1] + 0.7)
+    style.whole_numbers(axes)
+    axes.grid(visible=False)
+    axes.set_xlabel("trial")
+    axes.set_ylabel("probability")
+    style.legend_above(figure)
+    return style.png(figure)
+
+
+def calibration(results: Results) -> bytes:
+  """Losses against what the process had predicted before they were scored.
+
+  There must be a trial in `predicted`.
+  """
+  known = predicted(results)
+  loss_N = np.array([trial.loss for trial in known])
+  mean_N = np.array([trial.predicted_mean for trial in known])
+  std_N = np.array([trial.predicted_std for trial in known])
+  with style.figure(7.2, 3.8) as figure:
+    left, right = figure.subplots(1, 2)
+    left.axline((loss_N[0], loss_N[0]), slope=1, color=style.BLACK, lw=0.9)
+    left.errorbar(
+      loss_N, mean_N, 2 * std_N, fmt="none", ecolor=style.GREY, elinewidth=0.8
+    )
+    style.plot_trials(left, results, known, loss_N, mean_N)
+    limits = style.padded(np.append(loss_N, mean_N), 0.08)
+    left.set_xlim(limits)
+    left.set_ylim(limits)
+    left.xaxis.set_major_locator(MaxNLocator(4))
+    left.set_xlabel(f"search loss ({results.unit})")
+    left.set_ylabel(f"predicted (± 2 std, {results.unit})")
+    _standardised(right, results, (loss_N - mean_N) / std_N)
+    style.legend_above(figure)
+    return style.png(figure)
+
+
+def predicted(results: Results) -> list[Trial]:
+  """The trials with a loss and a prediction of it, with its spread."""
+  return [
+    trial
+    for trial in results.scored
+    if trial.predicted_mean is not None and trial.predicted_std
+  ]
+
+
+def _standardised(axes: Axes, results: Results, sigmas_N: np.ndarray) -> None:
+  """Residuals in standard deviations, by trial number."""
+  trials = predicted(results)
+  number_N = np.array([trial.number for trial in trials])
+  within = int(np.sum(np.abs(sigmas_N) <= 2))
+  axes.set_title(f"{within} of {len(trials)} within 2 std")
+  axes.axhspan(-2, 2, color=style.SKY, alpha=0.3, lw=0)
+  axes.axhline(0, color=style.BLACK, lw=0.9)
+  inside_N = np.abs(sigmas_N) <= _MOST_SIGMAS
+  inside = list(itertools.compress(trials, inside_N))
+  x_N, y_N = number_N[inside_N], sigmas_N[inside_N]
+  style.plot_trials(axes, results, inside, x_N, y_N)
+  for sign, marker in ((1, 6), (-1, 7)):
+    beyond_N = sign * sigmas_N > _MOST_SIGMAS
+    if beyond_N.any():
+      x_N = number_N[beyond_N]
+      y_N = np.full(len(x_N), sign * 0.97 * _MOST_SIGMAS)
+      style.dots(axes, x_N, y_N, marker, style.VERMILION, ms=7)
+  axes.set_ylim(-_MOST_SIGMAS, _MOST_SIGMAS)
+  axes.set_xlim(number_N[0] - 0.7, number_N[-1] + 0.7)
+  style.whole_numbers(axes)
+  axes.set_xlabel("trial")
+  axes.set_ylabel("measured minus predicted, in std")

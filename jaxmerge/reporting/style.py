@@ -1,19 +1,22 @@
-"""One look for every figure, and PNG files that depend on the data alone.
+"""One look for every figure and each trial in it, and PNGs of the data alone.
 
-N: points along a curve or labels along an axis.
+M: points of a posterior; N: trials, or labels along an axis.
 """
 
 import contextlib
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
-from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
-from jaxmerge.errors import InputError
+from jaxmerge.reporting.results import Results, Trial
 
 # Okabe and Ito's palette, told apart by colour-blind readers
 # (https://jfly.uni-koeln.de/color/).
@@ -26,7 +29,6 @@ VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#767676"
 
-_DPI = 160
 _LOOK = {
   "font.family": "DejaVu Sans",
   "font.size": 9.5,
@@ -49,59 +51,100 @@ _LOOK = {
   "legend.frameon": False,
   "legend.fontsize": 8.5,
   "figure.facecolor": "white",
-  "savefig.dpi": _DPI,
+  "savefig.dpi": 160,
 }
 # More labels than this do not fit beside each other.
 _MOST_LABELS = 8
-_UNITS = (
-  (10**12, "trillions"),
-  (10**9, "billions"),
-  (10**6, "millions"),
-  (10**3, "thousands"),
-)
+
+
+class Mark(NamedTuple):
+  """Marker, colour and name in the legend of who asked a trial."""
+
+  marker: str
+  colour: str
+  name: str
+
+
+_MARKS = {
+  "start": Mark("s", BLACK, "start"),
+  "ei": Mark("o", BLUE, "EI"),
+  "pi": Mark("^", ORANGE, "PI"),
+  "ucb": Mark("D", GREEN, "UCB"),
+  "thompson": Mark("P", SKY, "Thompson"),
+  "explore": Mark("v", PURPLE, "explore"),
+}
+# For acquisitions that are not among these, by their names' order.
+_MORE_MARKS = (("X", VERMILION), ("p", "#6A3D9A"), ("h", GREY), ("d", BLUE))
+
+
+def marks(trials: Sequence[Trial]) -> dict[str, Mark]:
+  """How to draw whom the trials of a search name, in the legend's order."""
+  named = {t.asked_by for t in trials}.union(*(t.odds for t in trials))
+  more = zip(sorted(named - _MARKS.keys()), itertools.cycle(_MORE_MARKS))
+  known = {name: mark for name, mark in _MARKS.items() if name in named}
+  return known | {name: Mark(*look, name) for name, look in more}
 
 
 @contextlib.contextmanager
-def figure(
-  path: epath.PathLike, width: float, height: float
-) -> Iterator[Figure]:
-  """Yields a figure (sizes in inches) and writes it to `path` as a PNG.
+def figure(width: float, height: float) -> Iterator[Figure]:
+  """Yields a figure (sizes in inches) to draw and to write within the block.
 
-  The reader's own matplotlibrc has no say, and the file carries no date and no
-  version, so that the same data give the same bytes.
-
-  Raises:
-    InputError: the file cannot be written.
+  The reader's own matplotlibrc has no say.
   """
   with matplotlib.style.context(["default", _LOOK]):
-    drawing = Figure(figsize=(width, height), layout="constrained")
-    yield drawing
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", metadata={"Software": None})
-  try:
-    epath.Path(path).write_bytes(buffer.getvalue())
-  except OSError as error:
-    raise InputError(
-      f"cannot write {path}: {error.strerror or error}"
-    ) from error
+    yield Figure(figsize=(width, height), layout="constrained")
 
 
-def token_unit(most_tokens: float) -> tuple[int, str]:
-  """Divisor and axis label with which token counts read as small numbers."""
-  for divisor, name in _UNITS:
-    if most_tokens >= divisor:
-      return divisor, f"training tokens ({name})"
-  return 1, "training tokens"
+def png(drawing: Figure) -> bytes:
+  """The figure without a date or a version: the same data, the same bytes."""
+  buffer = io.BytesIO()
+  drawing.savefig(buffer, format="png", metadata={"Software": None})
+  return buffer.getvalue()
 
 
-def smooth(values_N: np.ndarray) -> np.ndarray:
-  """Centred running mean over a fiftieth of the points, fewer at the ends."""
-  half = len(values_N) // 100
-  sums = np.concatenate([[0.0], np.cumsum(values_N)])
-  centre_N = np.arange(len(values_N))
-  reach_N = np.minimum(half, np.minimum(centre_N, centre_N[::-1]))
-  low_N, high_N = centre_N - reach_N, centre_N + reach_N + 1
-  return (sums[high_N] - sums[low_N]) / (high_N - low_N)
+def dots(
+  axes: Axes, x: Any, y: Any, marker: Any, colour: str, **look: Any
+) -> None:
+  """Markers without a line."""
+  axes.plot(x, y, ls="", marker=marker, color=colour, **look)
+
+
+def plot_trials(
+  axes: Axes,
+  results: Results,
+  trials: Sequence[Trial],
+  x_N: np.ndarray,
+  y_N: np.ndarray,
+) -> None:
+  """One marker for each of these trials, its shape and colour by who asked."""
+  for asked_by, (marker, colour, name) in marks(results.trials).items():
+    chosen_N = np.array([trial.asked_by == asked_by for trial in trials], bool)
+    if chosen_N.any():
+      x, y, size = x_N[chosen_N], y_N[chosen_N], 5.8 if marker != "P" else 7
+      look = {"mec": "white", "mew": 0.6, "zorder": 4}
+      dots(axes, x, y, marker, colour, ms=size, label=name, **look)
+
+
+def ring(axes: Axes, x: float, y: float, best: int) -> None:
+  """Marks the chosen trial."""
+  look = {"mfc": "none", "mew": 1.6, "ms": 12, "zorder": 5}
+  dots(axes, x, y, "o", VERMILION, label=f"chosen (trial {best})", **look)
+
+
+def band(
+  axes: Axes, x_M: np.ndarray, mean_M: np.ndarray, std_M: np.ndarray
+) -> None:
+  """Posterior mean and its 95% band."""
+  low_M, high_M = mean_M - 1.96 * std_M, mean_M + 1.96 * std_M
+  axes.fill_between(
+    x_M, low_M, high_M, color=SKY, alpha=0.3, lw=0, label="95% band"
+  )
+  axes.plot(x_M, mean_M, color=BLUE, lw=1.6, label="mean")
+
+
+def whole_numbers(axes: Axes) -> None:
+  """Ticks of the horizontal axis at whole numbers, one at least."""
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def spread(
@@ -110,7 +153,7 @@ def spread(
   """Label positions at least `gap` apart, as near as can be to those wanted.
 
   Least squares under y[i+1] - y[i] >= gap is isotonic regression of
-  wanted[i] - i * gap, here by its max-min formula (Barlow et al. 1972).
+  wanted[i] - i * gap.
 
   Args:
     wanted_N: positions wanted, in any order.
@@ -119,21 +162,14 @@ def spread(
     high: highest position allowed.
   """
   count = len(wanted_N)
+  if not count:
+    return wanted_N
   gap = min(gap, (high - low) / max(count - 1, 1))
   order_N = np.argsort(wanted_N, kind="stable")
   offset_N = gap * np.arange(count)
-  shifted_N = wanted_N[order_N] - offset_N
-  sums = np.concatenate([[0.0], np.cumsum(shifted_N)])
-  fitted_N = [
-    max(
-      min((sums[k] - sums[j]) / (k - j) for k in range(i + 1, count + 1))
-      for j in range(i + 1)
-    )
-    for i in range(count)
-  ]
-  clipped_N = np.clip(fitted_N, low, high - gap * (count - 1))
+  fitted_N = isotonic_regression(wanted_N[order_N] - offset_N).x
   placed_N = np.empty(count)
-  placed_N[order_N] = clipped_N + offset_N
+  placed_N[order_N] = np.clip(fitted_N, low, high - offset_N[-1]) + offset_N
   return placed_N
 
 
@@ -144,7 +180,30 @@ def padded(values: np.ndarray, share: float) -> tuple[float, float]:
   return low - margin, high + margin
 
 
-def label_right(axes: Axes, labels: dict[str, float], fontsize: float) -> None:
+def tie(
+  axes: Axes, number: int, point: Any, place: Any, line: Any, **look: Any
+) -> None:
+  """Writes a trial's number at a place, with a line to the trial's point."""
+  axes.annotate(
+    f"{number}",
+    point,
+    place,
+    ha="center",
+    va="center",
+    fontsize=8,
+    arrowprops={"arrowstyle": "-", "shrinkB": 4, **line},
+    **look,
+  )
+
+
+def write(axes: Axes, text: str, point: Any, offset: Any, **look: Any) -> None:
+  """Writes beside a point, so many printer's points away from it."""
+  axes.annotate(
+    text, point, offset, textcoords="offset points", fontsize=8.5, **look
+  )
+
+
+def label_right(axes: Axes, labels: Mapping[str, float]) -> None:
   """Names horizontal lines at the right edge without overlapping."""
   low, high = axes.get_ylim()
   placed_N = spread(
@@ -158,7 +217,7 @@ def label_right(axes: Axes, labels: dict[str, float], fontsize: float) -> None:
       xycoords=("axes fraction", "data"),
       textcoords=("axes fraction", "data"),
       va="center",
-      fontsize=fontsize,
+      fontsize=8.5,
       arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkB": 0},
     )
 

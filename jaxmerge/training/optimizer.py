@@ -1,77 +1,94 @@
-"""AdamW under warm-up then constant: the schedule under which merging pays."""
+"""Optimisers and learning-rate schedules: their records, a run's choice."""
 
-import math
-import re
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
-from jaxmerge.errors import check
-from jaxmerge.parallel.rules import leaf_name
+from jaxmerge.config_fields import key, knobs_of
+from jaxmerge.registry import Registry
 
 
-def warmup_constant(learning_rate: float, warmup_steps: int) -> optax.Schedule:
-  """Linear from zero over `warmup_steps`, then constant.
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """What training must know of an optimiser.
 
-  Without a decay, averaging checkpoints plays the part of one (WSM, arXiv
-  2507.17634).
+  Attributes:
+    name: in a config.
+    summary: one line, with the reference.
+    knobs: a frozen dataclass of its keys in the `optimizer` section.
+    build: from the learning rate's schedule and the knobs.
+    state_bytes: of its state, for each parameter.
   """
-  return optax.join_schedules(
-    [
-      optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1)),
-      optax.constant_schedule(learning_rate),
-    ],
-    [warmup_steps],
-  )
+
+  name: str
+  summary: str
+  knobs: type
+  build: Callable[[optax.Schedule, Any], optax.GradientTransformation]
+  state_bytes: float
 
 
-def rate_problems(learning_rate: float, warmup_steps: int) -> list[str]:
-  """What is wrong with the knobs of warmup_constant."""
-  problems = []
-  if not (learning_rate > 0 and math.isfinite(learning_rate)):
-    problems.append(
-      f"optimizer.learning_rate must be positive, got {learning_rate}"
-    )
-  if warmup_steps < 0:
-    problems.append(f"optimizer.warmup_steps must be >= 0, got {warmup_steps}")
-  return problems
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """What training must know of a learning-rate schedule.
 
-
-def _decays(params: Any) -> Any:
-  """Weight decay acts on matrices, not on norm scales and biases."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: not re.search(r"(^|/)(scale|bias)$", leaf_name(path)),
-    params,
-  )
-
-
-def adamw(
-  schedule: optax.Schedule,
-  *,
-  b1: float,
-  b2: float,
-  weight_decay: float,
-  clip_norm: float,
-) -> optax.GradientTransformation:
-  """AdamW (arXiv 1711.05101) after clipping by the global norm.
-
-  Raises:
-    InputError: a number is out of its range.
+  Attributes:
+    name: in a config.
+    summary: one line, with the reference.
+    knobs: a frozen dataclass of its keys in the `optimizer` section.
+    build: from the highest rate, the number of steps and the knobs.
   """
-  problems = [
-    f"optimizer.{name} must be in [0, 1), got {value}"
-    for name, value in (("b1", b1), ("b2", b2))
-    if not 0 <= value < 1
-  ]
-  if not (weight_decay >= 0 and math.isfinite(weight_decay)):
-    problems.append(f"optimizer.weight_decay must be >= 0, got {weight_decay}")
-  if not clip_norm > 0:
-    problems.append(f"optimizer.clip_norm must be positive, got {clip_norm}")
-  check(problems)
-  return optax.chain(
-    optax.clip_by_global_norm(clip_norm),
-    optax.adamw(
-      schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_decays
-    ),
+
+  name: str
+  summary: str
+  knobs: type
+  build: Callable[[float, int, Any], optax.Schedule]
+
+
+OPTIMIZERS: Registry[Optimizer] = Registry(
+  "config.optimizer.name", "jaxmerge.training.optimizers"
+)
+SCHEDULES: Registry[Schedule] = Registry(
+  "config.optimizer.schedule", "jaxmerge.training.schedules"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """The `optimizer` section of a run's config."""
+
+  name: str = key("adamw", "the optimiser", choices=OPTIMIZERS)
+  schedule: str = key(
+    "warmup_constant", "of the learning rate", choices=SCHEDULES
   )
+  learning_rate: float = key(1e-3, "the highest learning rate", above=0)
+  clip_norm: float = key(
+    1.0, "gradients of a larger global norm are scaled down to it", above=0
+  )
+  knobs: Any = knobs_of("name", OPTIMIZERS)
+  schedule_knobs: Any = knobs_of("schedule", SCHEDULES)
+
+  @property
+  def state_bytes(self) -> float:
+    """Bytes of the optimiser's state for each parameter."""
+    return OPTIMIZERS[self.name].state_bytes
+
+
+def build(
+  config: OptimizerConfig, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimiser that a config asks for, and its learning-rate schedule.
+
+  Gradients are clipped by their global norm before it sees them.
+
+  Args:
+    config: of the run.
+    num_steps: of the run, for schedules that depend on it.
+  """
+  schedule = SCHEDULES[config.schedule].build(
+    config.learning_rate, num_steps, config.schedule_knobs
+  )
+  optimizer = OPTIMIZERS[config.name].build(schedule, config.knobs)
+  clip = optax.clip_by_global_norm(config.clip_norm)
+  return optax.chain(clip, optimizer), schedule

@@ -17,53 +17,48 @@ from jaxmerge.checkpoints.metadata import (
   hash_text,
   read_metadata,
 )
+from jaxmerge.config_fields import chosen_rows, flatten, rows
 from jaxmerge.data.heldout import WINDOWS
+from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
+from jaxmerge.data.tokenizers.protocol import Tokenizer
+from jaxmerge.data.tokenizers.sentence_piece import TOKENIZER_MODEL
 from jaxmerge.errors import Diverged, InputError, check
-from jaxmerge.files import make_directory, write_json, write_text
+from jaxmerge.files import make_directory, write_bytes, write_json
+from jaxmerge.old_names import renamed
 from jaxmerge.reading import read_file, read_json
+from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.metrics import NAME as METRICS
 from jaxmerge.training.metrics import check_saved
 
 NAME = "run.json"
-TOKENIZER = "tokenizer.json"
 # What else a run keeps in its workdir, beside its checkpoints.
-_OF_A_RUN = (TOKENIZER, METRICS)
-_HASHES = ("content", "corpus")
+_OF_A_RUN = (TOKENIZER_JSON, TOKENIZER_MODEL, METRICS)
+_HASHES = ("content", "corpus", "tokenizer")
 _DERIVED = ("run_id", "vocabulary", "held_out")
-# Keys that change how far, how often and where. A mesh changes rounding.
-_FREE = ("num_steps", "log_every", "mesh", "eval_batch_size", "data.cache_dir")
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested sections as `a.b` keys; tuples become lists, as in JSON."""
-  flat: dict[str, Any] = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping):
-      flat.update(flatten(value, f"{prefix}{key}."))
-    else:
-      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-  return flat
 
 
 def known_parts(
-  config: Mapping[str, Any], *, content: str, parent: str
+  config: Mapping[str, Any],
+  *,
+  content: str,
+  parent: str,
+  tokenizer: str = "",
 ) -> dict[str, Any]:
-  """Of what makes a run this run all but its tokens, which take long to make.
+  """All that makes a run this run but its tokens, which take long to make.
 
   Args:
-    config: of the run.
+    config: of the run; of it counts what changes numbers.
     content: a hash of the corpus's text, "" if not known.
     parent: a hash of the parameters that it starts from, "" for random ones.
+    tokenizer: a hash of the tokenizer that is given, "" for one to train.
   """
-  kept = {
-    key: value
-    for key, value in flatten(config).items()
-    if key not in _FREE and key.split(".")[0] not in _FREE
-  }
+  free = _free_keys()
+  kept = {k: v for k, v in flatten(config).items() if k not in free}
   return {
     "config": kept,
     "parent": parent,
     "content": content,
+    "tokenizer": tokenizer,
     "held_out": WINDOWS,
   }
 
@@ -102,12 +97,17 @@ def _read(path: epath.Path) -> Mapping[str, Any]:
   return value
 
 
-def check_workdir(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
+def check_workdir(
+  workdir: epath.PathLike, run: Mapping[str, Any]
+) -> Mapping[str, Any]:
   """Refuses a workdir of another run, or of something else; writes nothing.
 
   Args:
     workdir: may not be there yet.
     run: from known_parts or identity.
+
+  Returns:
+    The run under the run_id that the workdir has, if there is one.
 
   Raises:
     InputError: lists every key that differs.
@@ -124,15 +124,15 @@ def check_workdir(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
         f"{workdir} has {' and '.join(found)}, but no {NAME}: it is not the "
         "workdir of a run; name another one"
       )
-    return
+    return run
   try:
-    known = flatten(_read(path))
+    there = _read(path)
   except OSError as error:
     why = error.strerror or error
     raise InputError(f"{path} cannot be read: {why}") from error
   except ValueError as error:
     raise InputError(f"{path} is damaged: {error}") from error
-  now = flatten(run)
+  known, now = _comparable(there), _comparable(run)
   check(
     f"{workdir} is the workdir of another run: {_said(key, known, now)}"
     for key in sorted(known.keys() | now.keys())
@@ -141,6 +141,33 @@ def check_workdir(workdir: epath.PathLike, run: Mapping[str, Any]) -> None:
     # What either does not say is not compared.
     and not (key in _HASHES and not (known.get(key) and now.get(key)))
   )
+  # Made of the names that its keys had then.
+  return {**run, "run_id": there["run_id"]}
+
+
+def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
+  """What two runs must have in common, under the names of now.
+
+  A key of a run's config that there was not when it began is at its default;
+  one that changes no numbers is not compared.
+  """
+  free = _free_keys()
+  said = renamed(flatten(run["config"]))
+  known = chosen_rows(PretrainConfig, said)
+  filled = {name: row.default for name, row in known.items()} | said
+  config = {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in filled.items()
+    if name not in free
+  }
+  return flatten({**run, "config": config})
+
+
+def _free_keys() -> set[str]:
+  """The keys that change no numbers, or paths to what has a hash."""
+  return {
+    row.name for row in rows(PretrainConfig) if not row.key.changes_numbers
+  }
 
 
 def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -151,6 +178,8 @@ def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
       "the tokens of its corpus are others now: another text, another "
       "tokenizer, or another version of the program that made them"
     )
+  if key == "tokenizer":
+    return "the tokenizer of config.data.tokenizer_path is another one"
   if key == "parent":
     return (
       "it started from another --init_from"
@@ -171,17 +200,17 @@ def note_on_validation(workdir: epath.PathLike) -> str:
   )
 
 
-def check_tokenizer(workdir: epath.PathLike, tokenizer: str) -> None:
-  """Refuses a run with another tokenizer.json than it began with.
+def check_tokenizer(workdir: epath.PathLike, tokenizer: Tokenizer) -> None:
+  """Refuses a run with another tokenizer than it began with.
 
   Args:
     workdir: may not be there yet.
-    tokenizer: a tokenizer.json, "" where it is yet to be trained.
+    tokenizer: of config.data.tokenizer_path.
   """
-  saved = epath.Path(workdir) / TOKENIZER
-  if tokenizer and saved.exists() and read_file(saved) != tokenizer.encode():
+  saved = epath.Path(workdir) / tokenizer.file_name
+  if saved.exists() and read_file(saved) != tokenizer.content:
     raise InputError(
-      f"{workdir} is the workdir of another run: its {TOKENIZER} is not that "
+      f"{workdir} is the workdir of another run: its {saved.name} is not that "
       "of config.data.tokenizer_path"
     )
 
@@ -216,29 +245,29 @@ def resume_problems(
 
 
 def claim(
-  workdir: epath.PathLike, run: Mapping[str, Any], tokenizer: str
+  workdir: epath.PathLike, run: Mapping[str, Any], tokenizer: Tokenizer
 ) -> None:
   """Makes a workdir that of a run, or checks that it is.
 
   Args:
-    workdir: gets run.json and tokenizer.json.
+    workdir: gets run.json and the tokenizer's file.
     run: from identity.
-    tokenizer: the tokenizer.json.
+    tokenizer: the run's.
 
   Raises:
     InputError: as check_workdir, or the workdir cannot be written.
   """
-  check_workdir(workdir, run)
+  run = check_workdir(workdir, run)
   path = make_directory(workdir) / NAME
-  saved = path.parent / TOKENIZER
+  saved = path.parent / tokenizer.file_name
   if not path.exists():
     write_json(path, run)
-  elif saved.exists() and read_file(saved) != tokenizer.encode():
+  elif saved.exists() and read_file(saved) != tokenizer.content:
     raise InputError(
       f"{saved} is not what the run began with: restore it, or remove it and "
       "the same command writes it again"
     )
-  write_text(saved, tokenizer)
+  write_bytes(saved, tokenizer.content)
 
 
 @contextlib.contextmanager

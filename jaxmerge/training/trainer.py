@@ -11,15 +11,16 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints.metadata import Metadata, read_metadata
 from jaxmerge.checkpoints.sources import load_params
 from jaxmerge.checkpoints.store import restore_params, restore_training
 from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import check
 from jaxmerge.files import human_bytes
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
-from jaxmerge.parallel.mesh import device_bytes
+from jaxmerge.parallel.mesh import device_budget
 from jaxmerge.parallel.rules import batch_shards
 from jaxmerge.training.run import resume_problems
 from jaxmerge.training.state import (
@@ -96,15 +97,17 @@ class Trainer:
 
 
 def start_problems(
-  checkpoint: Checkpoint, config: DecoderConfig, tokenizer: str = ""
+  checkpoint: Checkpoint,
+  config: DecoderConfig,
+  tokenizer: Tokenizer | None = None,
 ) -> list[str]:
   """Why a run cannot start from the parameters of a checkpoint.
 
   Args:
     checkpoint: of --init_from.
     config: of the run's model.
-    tokenizer: the run's tokenizer.json; "" while it is not known, and with it
-      the size of the vocabulary.
+    tokenizer: the run's; None while it is not known, and with it the size of
+      the vocabulary.
   """
   name = f"--init_from {checkpoint.name}"
   saved = dataclasses.asdict(DecoderConfig.from_dict(checkpoint.metadata.model))
@@ -115,13 +118,23 @@ def start_problems(
     for key in mine
     if key not in (*_HOW_IT_RUNS, *unknown) and saved[key] != mine[key]
   ]
-  theirs = checkpoint.metadata.tokenizer
-  if theirs and tokenizer and theirs != tokenizer:
+  if tokenizer and _has_other_tokenizer(checkpoint.metadata, tokenizer):
     problems.append(
       f"{name}: its tokenizer is another one; give it as "
-      "--config.data.tokenizer_path (a run keeps its own as tokenizer.json)"
+      "--config.data.tokenizer_path (a run keeps its own as tokenizer.json or "
+      "tokenizer.model)"
     )
   return problems
+
+
+def _has_other_tokenizer(metadata: Metadata, tokenizer: Tokenizer) -> bool:
+  """By the file of the same kind, or else by the names of all ids."""
+  is_other = False
+  for kept in metadata.tokenizers():
+    if kept.file_name == tokenizer.file_name:
+      return kept.hash != tokenizer.hash
+    is_other = kept.vocabulary != tokenizer.vocabulary
+  return is_other
 
 
 # Keys of a model's config that do not change what its parameters mean.
@@ -137,18 +150,31 @@ def batch_problems(name: str, size: int, mesh: Mesh) -> list[str]:
 
 
 def memory_problems(
-  config: DecoderConfig, mesh: Mesh, batch_tokens: int
+  config: DecoderConfig,
+  mesh: Mesh,
+  batch_tokens: int,
+  state_bytes: float,
+  memory_budget_gb: float,
 ) -> list[str]:
-  """Whether parameters and a batch are more than a device can hold at all."""
-  state = _state_bytes(config, mesh)
+  """Says whether parameters and a batch are more than a device may hold.
+
+  Args:
+    config: of the model.
+    mesh: of the run.
+    batch_tokens: tokens of a step.
+    state_bytes: of the optimiser, for each parameter.
+    memory_budget_gb: as for device_budget.
+  """
+  limit = device_budget(memory_budget_gb)
+  state = _state_bytes(config, mesh, state_bytes)
   # One activation and its gradient; a step needs many more.
-  batch = 8 * config.width * batch_tokens / batch_shards(mesh)
-  if state + batch <= device_bytes():
+  batch = 8 * config.hidden_size * batch_tokens / batch_shards(mesh)
+  if state + batch <= limit:
     return []
   return [
     f"the run needs {human_bytes(state)} for parameters, gradients and moments "
-    f"and {human_bytes(batch)} or more for a batch on each device, which has "
-    f"{human_bytes(device_bytes())}"
+    f"and {human_bytes(batch)} or more for a batch on each device, of which "
+    f"{human_bytes(limit)} may be used; see config.memory_budget_gb"
   ]
 
 
@@ -157,9 +183,12 @@ def _num_parameters(config: DecoderConfig) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
 
 
-def _state_bytes(config: DecoderConfig, mesh: Mesh) -> float:
+def _state_bytes(
+  config: DecoderConfig, mesh: Mesh, state_bytes: float
+) -> float:
+  """Bytes on each device of parameters, gradients and the optimiser's state."""
   shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
-  return 16 * _num_parameters(config) / shards
+  return (8 + state_bytes) * _num_parameters(config) / shards
 
 
 def plan_text(
@@ -170,6 +199,7 @@ def plan_text(
   steps: int,
   saves: int,
   tokens: int,
+  state_bytes: float,
 ) -> str:
   """Parameters, memory and disk of a run, for --dry_run."""
   count = _num_parameters(config)
@@ -179,10 +209,13 @@ def plan_text(
     ("steps to train", f"{steps:,} ({tokens:,} tokens)"),
     (
       "state per device",
-      f"{human_bytes(_state_bytes(config, mesh))} (params, gradients, two "
-      "moments)",
+      f"{human_bytes(_state_bytes(config, mesh, state_bytes))} (params, "
+      "gradients, optimizer)",
     ),
-    ("checkpoints to save", f"{saves}, {human_bytes(12 * count)} each"),
+    (
+      "checkpoints to save",
+      f"{saves}, {human_bytes((4 + state_bytes) * count)} each",
+    ),
     ("mesh", ", ".join(f"{k}={v}" for k, v in mesh.shape.items())),
   )
   return "\n".join(f"{name:>20}: {value}" for name, value in rows)

@@ -6,35 +6,16 @@ import sqlite3
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
-from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from jaxmerge.bayesopt.object_journal import open_object_journal
 from jaxmerge.bayesopt.records import CHECKSUM, sealed
 from jaxmerge.bayesopt.storage import check_storage, open_storage
-from jaxmerge.bayesopt.study import Observation, open_study, run_study
 from jaxmerge.errors import InputError
+from tests.bayesopt.studies import search
 
 _RECORD = b'{"op_code":0,"worker_id":"a-1","study_name":"s","directions":[1]}\n'
-
-
-def search(storage, name="search", num_trials=2):
-  study = open_study(
-    storage,
-    name,
-    sampler=RandomSampler(seed=0),
-    fingerprint={},
-    num_trials=num_trials,
-  )
-  run_study(
-    study,
-    lambda number, params: Observation(params["x"]),
-    num_trials=num_trials,
-    space={"x": FloatDistribution(0, 1)},
-  )
-  return study
 
 
 def seen(folder):

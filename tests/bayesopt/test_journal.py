@@ -1,17 +1,20 @@
 """Killed at any byte, then run again: the same study as never killed."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
+from optuna.storages.journal import JournalFileSymlinkLock
 
-from jaxmerge import owner
+from jaxmerge import process_liveness
 from jaxmerge.bayesopt import journal
-from jaxmerge.bayesopt.journal import OwnedLock, open_journal
+from jaxmerge.bayesopt.journal import open_journal
 from jaxmerge.bayesopt.leases import LEASE_PREFIX
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.study import Observation, open_study, run_study
@@ -108,8 +111,8 @@ def test_cut_at_every_byte_of_its_tail_equals_undisturbed(
 def test_a_line_that_another_searcher_died_in_is_mended(tmp_path):
   path = tmp_path / "journal"
   study = _open(path, 2, 3)
-  with open(path, "ab") as journal:
-    journal.write(b'{"op_code":8,"worker_')
+  with open(path, "ab") as file:
+    file.write(b'{"op_code":8,"worker_')
   run_study(study, _objective, num_trials=2)
   assert pathlib.Path(f"{path}.torn").read_bytes() == (
     b'{"op_code":8,"worker_\n'
@@ -121,34 +124,96 @@ _OPEN = (
   "from jaxmerge.bayesopt.journal import open_journal; import sys;"
   "open_journal(sys.argv[1]); print('opened')"
 )
+_HOLD = """
+import sys, time
+from jaxmerge.bayesopt import journal
+with journal._locked(sys.argv[1]):
+  print("held", flush=True)
+  time.sleep(600)
+"""
 
 
-def test_a_dead_owners_lock_is_dropped_at_once(tmp_path):
-  path = tmp_path / "journal"
-  with subprocess.Popen(["true"]) as finished:
-    finished.wait()
-  host = owner.this_process().host
-  os.symlink(f"{host}:{finished.pid}:12345", f"{path}.lock")
-  # Optuna's own lock would sit here for thirty seconds.
-  subprocess.run(
-    [sys.executable, "-c", _OPEN, str(path)], check=True, timeout=25
+def _start(program, path):
+  return subprocess.Popen(
+    [sys.executable, "-c", program, str(path)],
+    stdout=subprocess.PIPE,
+    text=True,
   )
+
+
+def test_a_live_holder_is_waited_for_and_a_killed_one_is_not(tmp_path):
+  path = tmp_path / "journal"
+  with _start(_HOLD, path) as holder:
+    assert holder.stdout.readline() == "held\n"
+    with _start(_OPEN, path) as waiting:
+      with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(timeout=4)
+      says = json.loads(pathlib.Path(f"{path}.flock").read_text())
+      assert says["pid"] == holder.pid
+      assert says["host"] == process_liveness.this_process().host
+      holder.kill()
+      # Optuna's own lock alone would sit here for thirty seconds.
+      assert waiting.communicate(timeout=25)[0] == "opened\n"
+  assert [p.name for p in tmp_path.iterdir()] == ["journal"]
+
+
+def test_the_lock_of_another_optuna_program_is_respected(tmp_path):
+  path = tmp_path / "journal"
+  open_journal(path)
+  theirs = JournalFileSymlinkLock(str(path))
+  theirs.acquire()
+  with _start(_OPEN, path) as waiting:
+    with pytest.raises(subprocess.TimeoutExpired):
+      waiting.wait(timeout=4)
+    theirs.release()
+    assert waiting.communicate(timeout=30)[0] == "opened\n"
+
+
+def test_other_optuna_programs_wait_for_ours(tmp_path):
+  path = tmp_path / "journal"
+  order = []
+  theirs = JournalFileSymlinkLock(str(path))
+  thread = threading.Thread(
+    target=lambda: (theirs.acquire(), order.append("theirs"), theirs.release())
+  )
+  with journal._locked(str(path)):
+    thread.start()
+    time.sleep(0.2)
+    order.append("ours")
+  thread.join()
+  assert order == ["ours", "theirs"]
+
+
+# Of an earlier version, and one of another machine.
+@pytest.mark.parametrize("target", ["elsewhere:1:2", "jaxmerge@elsewhere"])
+def test_an_abandoned_lock_is_dropped_after_a_while(
+  tmp_path, monkeypatch, target
+):
+  path = tmp_path / "journal"
+  monkeypatch.setattr(journal, "_GRACE_SECONDS", 0.3)
+  os.symlink(target, f"{path}.lock")
+  began = time.monotonic()
+  open_journal(path)
+  assert time.monotonic() - began > 0.3
   assert not os.path.lexists(f"{path}.lock")
 
 
-def test_a_live_owners_lock_is_respected(tmp_path):
+def test_what_lies_in_the_way_of_the_lock_is_named(tmp_path):
   path = tmp_path / "journal"
-  open_journal(path)
-  os.symlink(":".join(map(str, owner.this_process())), f"{path}.lock")
-  with subprocess.Popen(
-    [sys.executable, "-c", _OPEN, str(path)],
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as waiting:
-    with pytest.raises(subprocess.TimeoutExpired):
-      waiting.wait(timeout=4)
-    os.unlink(f"{path}.lock")
-    assert waiting.communicate(timeout=30)[0] == "opened\n"
+  pathlib.Path(f"{path}.lock").write_text("")
+  with pytest.raises(InputError, match="in the way of the journal's lock"):
+    open_journal(path)
+
+
+def test_a_lock_that_another_took_over_is_left_to_it(tmp_path):
+  link = tmp_path / "journal.lock"
+  with journal._locked(str(tmp_path / "journal")):
+    link.unlink()
+    link.symlink_to("elsewhere:1:2")
+  assert link.is_symlink()
+  link.unlink()
+  with journal._locked(str(tmp_path / "journal")):
+    link.unlink()
 
 
 def test_damage_in_the_middle_is_an_input_error(tmp_path):
@@ -174,29 +239,3 @@ def test_an_unwritable_place_is_an_input_error(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match="cannot open the journal"):
     open_journal(tmp_path / "file" / "journal")
-
-
-def test_a_lock_that_another_took_over_is_left_to_it(tmp_path):
-  lock = OwnedLock(str(tmp_path / "writer"))
-  lock.acquire()
-  link = tmp_path / "writer.lock"
-  link.unlink()
-  link.symlink_to("elsewhere:1:2")
-  lock.release()
-  assert link.is_symlink()
-  link.unlink()
-  lock.release()
-  lock.renew()
-
-
-def test_a_block_that_takes_long_renews_its_lock(tmp_path, monkeypatch):
-  monkeypatch.setattr(journal, "_RENEWAL_SECONDS", 0.01)
-  link = tmp_path / "writer.lock"
-  with journal.one_at_a_time(tmp_path / "writer"):
-    first = link.lstat().st_mtime_ns
-    for _ in range(500):
-      time.sleep(0.01)
-      if link.lstat().st_mtime_ns > first:
-        break
-    assert link.lstat().st_mtime_ns > first
-  assert not link.is_symlink()

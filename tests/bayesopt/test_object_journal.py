@@ -8,13 +8,11 @@ import time
 import urllib.parse
 
 import pytest
-from optuna.distributions import FloatDistribution
-from optuna.samplers import RandomSampler
 
 from jaxmerge.bayesopt import object_journal
 from jaxmerge.bayesopt.object_journal import ObjectJournal, open_object_journal
-from jaxmerge.bayesopt.study import Observation, open_study, run_study
 from jaxmerge.errors import InputError
+from tests.bayesopt.studies import search
 
 # What Google Cloud Storage says of an object.
 _METADATA = {
@@ -122,19 +120,7 @@ def served(monkeypatch):
 
 
 def _search(url, num_trials=2):
-  study = open_study(
-    url,
-    "search",
-    sampler=RandomSampler(seed=0),
-    fingerprint={},
-    num_trials=num_trials,
-  )
-  run_study(
-    study,
-    lambda number, params: Observation(params["x"]),
-    num_trials=num_trials,
-    space={"x": FloatDistribution(0, 1)},
-  )
+  study = search(url, num_trials=num_trials)
   return [(t.state.name, t.params) for t in study.trials]
 
 

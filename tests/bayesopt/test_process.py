@@ -5,6 +5,7 @@ import contextlib
 import jax
 import numpy as np
 import pytest
+import threadpoolctl
 
 from jaxmerge.bayesopt import climb, padding, process, simplex
 from jaxmerge.bayesopt.host import float64_on_host
@@ -200,3 +201,14 @@ def test_one_pair_has_one_lengthscale():
     assert np.ptp(np.asarray(theta.lengthscales_D)) == 0
     theta = process.hyperparameters(np.r_[np.zeros(5), 1, 0, 0], 3, 1)
     assert np.ptp(np.asarray(theta.lengthscales_D)) > 0
+
+
+def test_blas_has_one_thread_inside_and_as_many_as_before_after():
+  def threads():
+    found = threadpoolctl.threadpool_info()
+    return {x["num_threads"] for x in found if x["user_api"] == "blas"}
+
+  with threadpoolctl.threadpool_limits(2, "blas"):
+    with float64_on_host():
+      assert threads() == {1}
+    assert threads() == {2}

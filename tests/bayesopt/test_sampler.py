@@ -340,6 +340,16 @@ def test_a_running_trial_is_not_asked_again():
   assert np.diff(lambdas).min() > 0.001
 
 
+def test_a_running_trial_moves_the_nominees():
+  """Of itself, before any duplicate is looked for: it is believed."""
+  study = _run(_study(acquisitions=("ei", "ucb")), _wave, 5)
+  first, second = (_ask(study)[0].number for _ in range(2))
+  asked, again = (study.trials[i].system_attrs[ASKED] for i in (first, second))
+  for name in ("ei", "ucb"):
+    gap = asked["nominees"][name]["w_1"] - again["nominees"][name]["w_1"]
+    assert abs(gap) > 0.1, name
+
+
 def test_exact_scores_recommend_the_best_observation():
   study = _run(_study(), _bowl, 8)
   space = study.sampler.space()

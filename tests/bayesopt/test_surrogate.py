@@ -190,6 +190,19 @@ def test_a_pending_point_is_believed_and_not_asked_again():
   assert believed.std_C.mean() < alone.std_C.mean()
 
 
+@pytest.mark.parametrize("pending", [np.eye(3), [[0.6, 0.3, 0.1]]])
+def test_what_is_believed_of_a_pending_point_moves_no_mean(pending):
+  """An observation equal to the posterior mean tells nothing but certainty."""
+  alone = _pending_suggestion([])
+  believed = _pending_suggestion(pending)
+  size = np.ptp(alone.mean_C)
+  np.testing.assert_allclose(
+    believed.mean_C, alone.mean_C, atol=1e-6 * size, rtol=0
+  )
+  assert np.all(believed.std_C <= alone.std_C * (1 + 1e-6))
+  assert believed.std_C.mean() < alone.std_C.mean()
+
+
 def test_slopes_place_the_optimum_that_values_alone_do_not():
   points_NxD = np.eye(3)
   best_D = np.array([0.2, 0.3, 0.5])

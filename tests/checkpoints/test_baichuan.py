@@ -6,8 +6,6 @@ values, RoPE and MLP as in Llama, and a head whose rows have unit length
 """
 
 import json
-import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxmerge
 from jaxmerge.errors import InputError
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "parity"))
-from numpy_tensors import tensor  # noqa: E402
+from tests.parity.numpy_tensors import tensor
 
 WIDTH, HEADS, DEPTH, HIDDEN, VOCAB, EPS = 32, 4, 2, 40, 57, 1e-6
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, size=(2, 12))

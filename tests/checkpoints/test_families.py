@@ -18,37 +18,16 @@ from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.rope import RopeScaling
 from jaxmerge.parallel.rules import named_leaves, shardings
-
-BASE = DecoderConfig(
-  vocab_size=50,
-  width=16,
-  depth=2,
-  num_heads=4,
-  num_kv_heads=2,
-  mlp_width=24,
-  tied=False,
-  vocab_multiple=32,
-)
-NEOX = dataclasses.replace(
-  BASE,
-  num_kv_heads=4,
-  norm="layer",
-  parallel_residual=True,
-  attention_bias="all",
-  mlp_bias=True,
-  gated_mlp=False,
-  activation="gelu",
-  rotary_fraction=0.5,
-)
+from tests.helpers import DECODER, NEOX
 
 
-def replace(config=BASE, **options):
+def replace(config=DECODER, **options):
   return dataclasses.replace(config, **options)
 
 
 CONFIGS = {
-  "llama": BASE,
-  "llama tied": replace(tied=True),
+  "llama": DECODER,
+  "llama tied": replace(tie_word_embeddings=True),
   "llama biases": replace(attention_bias="all", mlp_bias=True),
   "llama head_dim": replace(head_dim=6),
   "llama linear": replace(rope_scaling=RopeScaling("linear", 2.0)),
@@ -58,19 +37,19 @@ CONFIGS = {
     rope_scaling=RopeScaling("yarn", 2.0, 64, 1.0, 32.0, 1.1, False)
   ),
   "qwen2": replace(attention_bias="qkv"),
-  "qwen2 tied": replace(attention_bias="qkv", tied=True),
+  "qwen2 tied": replace(attention_bias="qkv", tie_word_embeddings=True),
   "qwen3": replace(query_key_norm="head", head_dim=8),
   "qwen3 biases": replace(query_key_norm="head", attention_bias="all"),
   "olmo2": replace(query_key_norm="projection", norm_after=True),
   "olmo2 tied": replace(
-    query_key_norm="projection", norm_after=True, tied=True
+    query_key_norm="projection", norm_after=True, tie_word_embeddings=True
   ),
   "gpt_neox": NEOX,
-  "gpt_neox tied": replace(NEOX, tied=True),
+  "gpt_neox tied": replace(NEOX, tie_word_embeddings=True),
   "gpt_neox series": replace(
     NEOX, parallel_residual=False, attention_bias="", activation="gelu_tanh"
   ),
-  "baichuan": replace(num_kv_heads=4, unit_head=True),
+  "baichuan": replace(num_key_value_heads=4, unit_head=True),
 }
 
 
@@ -88,7 +67,7 @@ def numbered_params(config):
 
   params = jax.tree.map(numbered, abstract)
   params["embed"]["embedding"][config.vocab_size :] = 0
-  if not config.tied:
+  if not config.tie_word_embeddings:
     params["head"]["kernel"][:, config.vocab_size :] = 0
   return params
 
@@ -129,7 +108,7 @@ def test_a_config_comes_back(name):
     config
   )
   # Whatever is changed is noticed.
-  changed = replace(config, norm_eps=0.25)
+  changed = replace(config, rms_norm_eps=0.25)
   assert not table.same_model(family.read_config(value), changed)
 
 
@@ -151,7 +130,12 @@ def test_sharding_rules_and_groups_know_every_parameter(name):
 def test_fused_projections_lie_as_they_should():
   """By hand: 2 heads of size 2, width 4, one row a number."""
   config = replace(
-    NEOX, width=4, num_heads=2, num_kv_heads=2, depth=1, rotary_fraction=1.0
+    NEOX,
+    hidden_size=4,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    num_hidden_layers=1,
+    rotary_fraction=1.0,
   )
   ours = {
     f"layers/attention/{name}/bias": np.arange(4, dtype=np.float32)[None] + ten
@@ -167,7 +151,12 @@ def test_fused_projections_lie_as_they_should():
     [10, 11, 20, 21, 30, 31, 12, 13, 22, 23, 32, 33],
   )
   config = replace(
-    config=BASE, width=4, num_heads=2, num_kv_heads=2, depth=1, unit_head=True
+    config=DECODER,
+    hidden_size=4,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    num_hidden_layers=1,
+    unit_head=True,
   )
   params = numbered_params(config)
   tensors = dict(
@@ -255,17 +244,19 @@ def test_a_model_that_no_family_has_is_refused():
 
 def test_an_old_llama_config_is_said_in_the_same_words():
   """Metadata of what was trained before there were options must not change."""
-  beyond = {f.name for f in dataclasses.fields(BASE)} - BASE.to_dict().keys()
+  beyond = {
+    f.name for f in dataclasses.fields(DECODER)
+  } - DECODER.to_dict().keys()
   assert beyond == set(DecoderConfig.__dataclass_fields__) - {
     "vocab_size",
-    "width",
-    "depth",
-    "num_heads",
-    "num_kv_heads",
-    "mlp_width",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
     "rope_theta",
-    "norm_eps",
-    "tied",
+    "rms_norm_eps",
+    "tie_word_embeddings",
     "dtype",
     "vocab_multiple",
     "remat",
@@ -279,7 +270,7 @@ def test_an_old_llama_config_is_said_in_the_same_words():
     ({"rotary_fraction": 1.5}, r"rotary_fraction must be in \(0, 1\]"),
     ({"rotary_fraction": 0.25}, "even for RoPE, got 1"),
     ({"head_dim": 5}, "head_dim must be even"),
-    ({"unit_head": True, "tied": True}, "unit_head needs"),
+    ({"unit_head": True, "tie_word_embeddings": True}, "unit_head needs"),
     ({"norm_after": True, "parallel_residual": True}, "exclude each other"),
     ({"rope_scaling": RopeScaling("ntk", 2.0)}, "kind must be one of"),
     ({"rope_scaling": RopeScaling("linear", -2.0)}, "factor must be positive"),

@@ -5,16 +5,13 @@ tests/parity/their_models.py has written them.
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import jaxmerge
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "parity"))
-from numpy_tensors import tensor  # noqa: E402
+from tests.parity.numpy_tensors import tensor
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parent / "golden_logits.json").read_text()

@@ -20,19 +20,9 @@ from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import open_inputs
 from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
-from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, init_params
+from tests.helpers import DECODER
 
-CONFIG = DecoderConfig(
-  vocab_size=50,
-  width=16,
-  depth=2,
-  num_heads=4,
-  num_kv_heads=2,
-  mlp_width=24,
-  tied=False,
-  vocab_multiple=32,
-)
 CARRIED = {
   "generation_config.json": '{"do_sample": true,  "top_p": 0.9}',
   "tokenizer_config.json": '{"chat": "\u4f60\u597d"}\r\n',
@@ -43,13 +33,15 @@ CARRIED = {
 
 def theirs(path, dtype=jnp.float32, **more):
   """A directory with everything that may lie in one."""
-  params = init_params(CONFIG, jax.random.key(0))
+  params = init_params(DECODER, jax.random.key(0))
   params = jax.tree.map(lambda x: x.astype(dtype), params)
-  tensors = dict(table.to_tensors(leaves_of(params), CONFIG, table.FAMILIES[0]))
+  tensors = dict(
+    table.to_tensors(leaves_of(params), DECODER, table.FAMILIES[0])
+  )
   path.mkdir()
   save_file(tensors, path / "model.safetensors", {"format": "pt"})
   value = {
-    **table.FAMILIES[0].write_config(CONFIG),
+    **table.FAMILIES[0].write_config(DECODER),
     "torch_dtype": str(jnp.dtype(dtype)),
     "max_position_embeddings": 4096,
     "use_cache": True,
@@ -123,7 +115,7 @@ def test_a_card_of_odd_names_is_still_a_table():
 
 def test_a_config_that_is_no_longer_true_is_not_carried(tmp_path):
   saved = models.load(theirs(tmp_path / "theirs"))
-  other = dataclasses.replace(saved.config, norm_eps=0.5)
+  other = dataclasses.replace(saved.config, rms_norm_eps=0.5)
   changed = dataclasses.replace(saved, config=other)
   models.save(changed, tmp_path / "out", "hf", overwrite=False)
   value = json.loads((tmp_path / "out/config.json").read_text())
@@ -142,7 +134,7 @@ def test_the_dtype_of_a_carried_config_is_that_of_the_tensors(tmp_path):
 
 
 def model():
-  return Decoder(CONFIG, nnx.Rngs(0))
+  return Decoder(DECODER, nnx.Rngs(0))
 
 
 def test_shards_out_and_in(tmp_path):
@@ -275,7 +267,7 @@ def test_a_tied_head_may_be_there_twice_if_it_is_the_same(tmp_path, same):
   if same:
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     save_file(tensors, file)
-    assert models.load(path).config.tied
+    assert models.load(path).config.tie_word_embeddings
     return
   with pytest.raises(InputError, match="said to be tied"):
     models.load(path)

@@ -9,24 +9,15 @@ from safetensors.numpy import load_file, save_file
 import jaxmerge
 from jaxmerge.checkpoints import models
 from jaxmerge.errors import InputError
-from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder
+from tests.helpers import decoder
 
 TOKENS = np.arange(12, dtype=np.int32).reshape(2, 6)
 
 
-@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(params=[True, False], ids=["tie_word_embeddings", "untied"])
 def model(request):
-  config = DecoderConfig(
-    vocab_size=50,
-    width=16,
-    depth=2,
-    num_heads=4,
-    num_kv_heads=2,
-    mlp_width=24,
-    tied=request.param,
-    vocab_multiple=32,
-  )
+  config = decoder(tie_word_embeddings=request.param)
   return Decoder(config, nnx.Rngs(0))
 
 
@@ -44,7 +35,7 @@ def test_their_tensors_are_named_and_shaped_as_theirs(model, tmp_path):
   assert tensors["model.embed_tokens.weight"].shape == (50, 16)
   assert tensors["model.layers.1.self_attn.k_proj.weight"].shape == (8, 16)
   assert tensors["model.layers.0.mlp.down_proj.weight"].shape == (16, 24)
-  assert ("lm_head.weight" in tensors) != model.config.tied
+  assert ("lm_head.weight" in tensors) != model.config.tie_word_embeddings
   config = json.loads((tmp_path / "m/config.json").read_text())
   assert config["num_key_value_heads"] == 2
 

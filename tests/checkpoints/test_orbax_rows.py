@@ -1,8 +1,6 @@
 """Step directories read and written by rows are those that Orbax knows."""
 
-import pathlib
 import random
-import sys
 import threading
 
 import jax
@@ -13,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxmerge.checkpoints import tallies
-from jaxmerge.checkpoints.leaves import LeafSpec, Rows
+from jaxmerge.checkpoints.leaves import Chunk, LeafSpec
 from jaxmerge.checkpoints.metadata import (
   describe_leaves,
   read_metadata,
@@ -23,9 +21,7 @@ from jaxmerge.checkpoints.orbax_rows import open_orbax, write_rows
 from jaxmerge.checkpoints.store import restore_params, save_rows
 from jaxmerge.errors import InputError
 from jaxmerge.parallel.rules import named_leaves
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "merging"))
-import made  # noqa: E402
+from tests.merging import fixtures
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.bool_)
 
@@ -43,7 +39,8 @@ def by_rows(tree, step):
   for name, array in tree.items():
     flat = array if array.ndim else array.reshape(1)
     for start in range(0, len(flat), step):
-      yield Rows(name, start, flat[start : start + step])
+      array = flat[start : start + step]
+      yield Chunk(name, start, start + len(array), array)
 
 
 def save(path, tree, *, together, step):
@@ -53,7 +50,7 @@ def save(path, tree, *, together, step):
     for name, x in tree.items()
   }
   nested = tree_of_leaves(tree)
-  made.step_directory(path.with_name("like"), nested)
+  fixtures.step_directory(path.with_name("like"), nested)
   metadata = read_metadata(path.with_name("like"))
   save_rows(path, specs, by_rows(tree, step), lambda: metadata)
 
@@ -68,10 +65,10 @@ def save(path, tree, *, together, step):
 def test_orbax_and_we_read_what_was_written(tmp_path, dtype, together, step):
   tree = arrays(dtype)
   save(tmp_path / "x", tree, together=together, step=step)
-  made.assert_same_bytes(tree, named_leaves(restore_params(tmp_path / "x")))
+  fixtures.assert_same_bytes(tree, named_leaves(restore_params(tmp_path / "x")))
   with ocp.StandardCheckpointer() as checkpointer:
     theirs = checkpointer.restore(tmp_path / "x/params")
-  made.assert_same_bytes(tree, named_leaves(theirs))
+  fixtures.assert_same_bytes(tree, named_leaves(theirs))
   leaves = open_orbax(tmp_path / "x", read_metadata(tmp_path / "x"))
   assert leaves.keys() == tree.keys()
   choose = random.Random(0)
@@ -90,7 +87,7 @@ def test_orbax_and_we_read_what_was_written(tmp_path, dtype, together, step):
 
 def test_a_directory_of_zarr3_is_read(tmp_path):
   tree = arrays()
-  made.step_directory(tmp_path / "x", tree_of_leaves(tree))
+  fixtures.step_directory(tmp_path / "x", tree_of_leaves(tree))
   params = tmp_path / "x/params"
   params.rename(tmp_path / "old")
   handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True)
@@ -105,10 +102,10 @@ def test_a_directory_of_zarr3_is_read(tmp_path):
 
 def test_all_that_is_missing_or_different_is_told(tmp_path):
   tree = arrays()
-  made.step_directory(tmp_path / "x", tree_of_leaves(tree))
+  fixtures.step_directory(tmp_path / "x", tree_of_leaves(tree))
   other = {**tree, "a": tree["a"].T.copy(), "f": tree["f"].astype(np.float16)}
   del other["e"]
-  made.step_directory(tmp_path / "y", tree_of_leaves(other))
+  fixtures.step_directory(tmp_path / "y", tree_of_leaves(other))
   with pytest.raises(InputError) as error:
     open_orbax(tmp_path / "y", read_metadata(tmp_path / "x"))
   said = "\n".join(error.value.problems)
@@ -119,10 +116,10 @@ def test_all_that_is_missing_or_different_is_told(tmp_path):
 
 
 def test_no_rows_or_too_few_leave_nothing(tmp_path):
-  """What is wrong is found while rows are made."""
+  """What is wrong is found while rows are fixtures."""
 
   def broken():
-    yield Rows("a", 0, np.zeros((5, 3), np.float32))
+    yield Chunk("a", 0, 5, np.zeros((5, 3), np.float32))
     raise InputError("a source is damaged")
 
   specs = {"a": LeafSpec((20, 3), np.dtype(np.float32), 5)}
@@ -152,7 +149,7 @@ def test_sums_over_portions_are_those_of_the_whole(monkeypatch, dtype):
     thread.start()
   for thread in threads:
     thread.join()
-  found = tally.leaves(made.specs_of(tree))
+  found = tally.leaves(fixtures.specs_of(tree))
   expected = describe_leaves(tree_of_leaves(tree))
   for name, leaf in expected.items():
     norm = found[name]["norm"]

@@ -11,10 +11,10 @@ import pytest
 from etils import epath
 from safetensors.numpy import load_file, save_file
 
-from jaxmerge.checkpoints.leaves import LeafSpec
 from jaxmerge.checkpoints.safetensors_file import open_file, write_file
 from jaxmerge.checkpoints.shards import INDEX, open_tensors, write_tensors
 from jaxmerge.errors import InputError
+from tests.merging.fixtures import specs_of
 
 TENSORS = {
   "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -23,10 +23,6 @@ TENSORS = {
   "empty": np.zeros((0, 3), np.float32),
   "mask": np.array([True, False]),
 }
-
-
-def specs_of(tensors):
-  return {name: LeafSpec(a.shape, a.dtype) for name, a in tensors.items()}
 
 
 def write_one(path, tensors):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import tokenizers
 
 from jaxmerge.data import cache as cache_lib
 from jaxmerge.data import splits as splits_lib
@@ -104,9 +106,39 @@ def test_a_given_tokenizer(texts, cached, tmp_path):
     _prepare(texts, tmp_path, vocab_size=0)
 
 
+def test_a_sentencepiece_model_has_a_cache_of_its_own(texts, cached, tmp_path):
+  folder = pathlib.Path(__file__).parent / "sentencepiece"
+  given = {"vocab_size": None, "tokenizer_path": folder / "llama.model"}
+  corpus = _prepare(texts, tmp_path, **given)
+  assert corpus.tokenizer_path.name == "tokenizer.model"
+  assert (
+    corpus.tokenizer_path.read_bytes() == given["tokenizer_path"].read_bytes()
+  )
+  train = corpus.splits["train"]
+  assert train.end_of_text == 2
+  document = train.tokens_T[1 : train.offsets_D1[1]].tolist()
+  [name, *_] = train.document_ids()
+  text = (texts / name).read_text()
+  assert corpus.tokenizer.encode_batch([text]) == [document]
+  # One more: the space in front.
+  assert corpus.bytes_per_token_V[document].sum() == len(text.encode()) + 1
+  said = []
+  again = _prepare(texts, tmp_path, progress=said.append, **given)
+  assert said == []
+  assert again.fingerprint == corpus.fingerprint
+  content = bytearray(corpus.tokenizer_path.read_bytes())
+  content[len(content) // 2] ^= 1
+  corpus.tokenizer_path.write_bytes(content)
+  mended = _prepare(texts, tmp_path, progress=said.append, **given)
+  assert any("tokenizer.model is damaged" in line for line in said)
+  assert mended.fingerprint == corpus.fingerprint
+  given["tokenizer_path"] = folder / "unigram.model"
+  assert _prepare(texts, tmp_path, **given).fingerprint != corpus.fingerprint
+
+
 def test_a_large_vocabulary_needs_four_bytes(texts, cached, tmp_path):
   path = tmp_path / "tokenizer.json"
-  big = type(cached.tokenizer).from_file(str(cached.tokenizer_path))
+  big = tokenizers.Tokenizer.from_file(str(cached.tokenizer_path))
   big.add_tokens([f"unused word {i}" for i in range(2**16 - 300 + 1)])
   big.save(str(path))
   corpus = _prepare(texts, tmp_path, vocab_size=None, tokenizer_path=path)
@@ -221,7 +253,7 @@ def test_another_process_may_finish_first(texts, cached, tmp_path):
 
 
 def test_a_directory_that_cannot_be_renamed_to(texts, tmp_path, monkeypatch):
-  def full(directory, about, skipped):
+  def full(*_):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(cache_lib, "write_meta", full)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import extractor
 
-from jaxmerge.data import catalogue, corpora, tf_gfile
+from jaxmerge.data import catalogue, corpora, tfds_adapter
 from jaxmerge.data.corpora import load_corpus
 from jaxmerge.errors import InputError
 
@@ -231,7 +231,7 @@ def test_archives_are_extracted_without_tensorflow(tmp_path):
     member.size = 5
     tar.addfile(member, io.BytesIO(b"hello"))
   original = extractor.tf
-  with tf_gfile.without_tensorflow(object()):
+  with tfds_adapter.without_tensorflow(object()):
     assert extractor.tf is not original
     tool = extractor.get_extractor()
     with tool.tqdm():

@@ -1,4 +1,4 @@
-"""tokenizer.model files give the ids that SentencePiece gives.
+"""tokenizer.model files: ids, bytes, the end of a text, what is refused.
 
 `sentencepiece/` holds models and what SentencePiece 0.2.3 makes of texts.json
 with them, made in that folder (with a file rules.tsv in it, not kept) by:
@@ -52,22 +52,17 @@ with them, made in that folder (with a file rules.tsv in it, not kept) by:
       json.dump(expected, file, separators=(",", ":"))
 """
 
-import base64
 import json
 import pathlib
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-import tokenizers
 
-from jaxmerge.data import charsmap, sentencepiece_model
-from jaxmerge.data.sentencepiece import tokenizer_json
-from jaxmerge.data.tokenizer import (
-  end_of_text_id,
-  load_tokenizer,
-  token_bytes,
-)
+from jaxmerge.data.tokenizers.load import load_tokenizer
+from jaxmerge.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from jaxmerge.errors import InputError
 
 FOLDER = pathlib.Path(__file__).parent / "sentencepiece"
@@ -80,10 +75,14 @@ def content_of(name):
   return (FOLDER / f"{name}.model").read_bytes()
 
 
-def made_of(content, tmp_path):
-  path = tmp_path / "tokenizer.json"
-  path.write_text(tokenizer_json(content))
-  return load_tokenizer(path)
+def made(name):
+  return SentencePieceTokenizer(content_of(name))
+
+
+def tokens(content, text):
+  tokenizer = SentencePieceTokenizer(content)
+  names = {number: name for name, number in tokenizer.vocabulary.items()}
+  return [names[number] for number in tokenizer.encode_batch([text])[0]]
 
 
 def varint(number):
@@ -97,165 +96,171 @@ def field(number, value):
   return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def piece(name, score=0.0, kind=1):
-  """A field of ModelProto; kinds as in `sentencepiece_model.Type`."""
+NORMAL, UNKNOWN, CONTROL, SYMBOL, BYTE = 1, 2, 3, 4, 6
+
+
+def piece(name, score=0.0, kind=NORMAL):
+  """A field of ModelProto."""
   number = varint(2 << 3 | 5) + np.float32(score).tobytes()
   return field(1, field(1, name.encode()) + number + field(3, kind))
 
 
 SPECS = field(2, b"") + field(3, b"")  # with their defaults
-UNK = SPECS + piece("<unk>", kind=2)
+UNK = SPECS + piece("<unk>", kind=UNKNOWN)
 BPE = field(2, field(3, 2))
 LETTERS = b"".join(piece(letter, -9.0 - i) for i, letter in enumerate("▁abc"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ids_and_texts_are_those_of_sentencepiece(name, tmp_path):
-  tokenizer = made_of(content_of(name), tmp_path)
-  unknown = sentencepiece_model.read_model(content_of(name)).byte_fallback
+def test_ids_and_texts_are_those_of_sentencepiece(name):
+  tokenizer = made(name)
   assert len(EXPECTED[name]) == len(TEXTS)
-  for text, (ids, decoded) in zip(TEXTS, EXPECTED[name]):
-    found = tokenizer.encode(text, add_special_tokens=False).ids
-    assert found == ids, text
-    assert found == tokenizer.encode(text).ids
-    if unknown:  # else <unk> is shown in another way
-      assert tokenizer.decode(ids) == decoded, text
+  ids, texts = zip(*EXPECTED[name])
+  assert tokenizer.encode_batch(TEXTS) == list(ids)
+  assert [tokenizer.decode(row) for row in ids] == list(texts)
 
 
-@pytest.mark.parametrize("name", ["llama", "baichuan"])
-def test_texts_come_back(name, tmp_path):
-  tokenizer = made_of(content_of(name), tmp_path)
-  for text in TEXTS:
-    if "▁" not in text:
-      assert tokenizer.decode(tokenizer.encode(text).ids) == text
+def test_a_batch_on_all_cores_is_each_text_alone():
+  tokenizer = made("unigram")
+  rng = random.Random(0)
+  texts = [" ".join(rng.choices(TEXTS, k=rng.randrange(9))) for _ in range(400)]
+  alone = [tokenizer.encode_batch([text])[0] for text in texts]
+  for _ in range(3):
+    assert tokenizer.encode_batch(texts) == alone
 
 
 @pytest.mark.parametrize("name", ["llama", "baichuan", "unigram"])
-def test_bytes_add_up(name, tmp_path):
-  tokenizer = made_of(content_of(name), tmp_path)
-  bytes_V = token_bytes(tokenizer)
+def test_bytes_add_up(name):
+  tokenizer = made(name)
+  bytes_V = tokenizer.bytes_per_token_V
+  assert bytes_V.shape == (tokenizer.size,) == (400,)
+  assert bytes_V.dtype == np.int32
   assert bytes_V[:3].tolist() == [0, 0, 0]  # <unk> <s> </s>
   prefix = name != "baichuan"
-  for text in TEXTS:
+  for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS)):
     if "▁" not in text:
-      ids = tokenizer.encode(text).ids
       more = 1 if prefix and text else 0
       assert bytes_V[ids].sum() == len(text.encode()) + more
 
 
-def test_byte_pieces_and_symbols_have_their_bytes(tmp_path):
-  tokenizer = made_of(content_of("baichuan"), tmp_path)
-  bytes_V = token_bytes(tokenizer)
-  for token, size in {"<0xE4>": 1, "<sep>": 5, "\n": 1, "▁▁▁▁": 4}.items():
-    assert bytes_V[tokenizer.token_to_id(token)] == size, token
+def test_byte_pieces_and_symbols_have_their_bytes():
+  tokenizer = made("baichuan")
+  sizes = {"<0xE4>": 1, "<sep>": 5, "\n": 1, "▁▁▁▁": 4}
+  for token, size in sizes.items():
+    number = tokenizer.vocabulary[token]
+    assert tokenizer.bytes_per_token_V[number] == size, token
+  # One that is only called like a byte.
+  content = UNK + piece("</s>", kind=CONTROL) + piece("<0xE4>")
+  assert SentencePieceTokenizer(content).bytes_per_token_V.tolist() == [0, 0, 6]
 
 
 @pytest.mark.parametrize(
   ("name", "end"), [("llama", "</s>"), ("rules", "<eot>")]
 )
-def test_the_end_of_a_text_is_the_models_own(name, end, tmp_path):
-  tokenizer = made_of(content_of(name), tmp_path)
-  assert tokenizer.id_to_token(end_of_text_id(tokenizer)) == end
+def test_the_end_of_a_text_is_the_models_own(name, end):
+  tokenizer = made(name)
+  assert tokenizer.end_of_text == tokenizer.vocabulary[end] == 2
 
 
-def test_the_names_of_pieces_are_text(tmp_path):
-  """Unigram models too, where a name is likelier than an unknown character."""
-  model = [UNK, piece("<s>", kind=3), piece("</s>", kind=3), LETTERS]
-  content = b"".join([*model, piece("s", -5.0), piece(">", -4.0)])
-  tokenizer = made_of(content, tmp_path)
-  ids = tokenizer.encode("a<s>b</s>").ids
-  tokens = [tokenizer.id_to_token(number) for number in ids]
+def test_a_model_without_an_end_of_text_is_refused(tmp_path):
+  path = tmp_path / "spiece.model"
+  path.write_bytes(UNK + LETTERS)
+  with pytest.raises(InputError, match="no end-of-text token"):
+    load_tokenizer(path)
+
+
+def test_the_names_of_pieces_are_text():
+  content = b"".join(
+    [
+      UNK,
+      piece("<s>", kind=CONTROL),
+      piece("</s>", kind=CONTROL),
+      LETTERS,
+      piece("s", -5.0),
+      piece(">", -4.0),
+    ]
+  )
   shown = ["▁", "a", "<unk>", "s", ">", "b", "<unk>", "s", ">"]
-  assert tokens == shown
+  assert tokens(content, "a<s>b</s>") == shown
 
 
-def test_a_symbol_wins_against_other_ways(tmp_path):
-  more = [piece("ab", -1.0), piece("bc", kind=4)]
-  content = b"".join([UNK, piece("</s>", kind=3), LETTERS, *more])
-  tokenizer = made_of(content, tmp_path)
-  assert tokenizer.encode("abc").tokens == ["▁", "a", "bc"]
+def test_pieces_that_share_a_score_are_taken_from_the_left():
+  more = [piece("ab", -1.0), piece("bc", -1.0)]
+  assert tokens(b"".join([UNK, BPE, LETTERS, *more]), "abc") == ["▁", "ab", "c"]
 
 
-def test_pairs_are_joined_by_score_and_from_the_left(tmp_path):
-  more = [piece("ab", -2.0), piece("bc", -1.0), piece("aa", -3.0)]
-  content = b"".join([UNK, piece("</s>", kind=3), BPE, LETTERS, *more])
-  tokenizer = made_of(content, tmp_path)
-  assert tokenizer.encode("abc").tokens == ["▁", "a", "bc"]
-  assert tokenizer.encode("aaab").tokens == ["▁", "aa", "ab"]
-  assert tokenizer.encode("aaa").tokens == ["▁", "aa", "a"]
+def test_a_file_is_loaded_by_its_name_and_is_its_own_hash(tmp_path):
+  hashes = set()
+  for name in NAMES:
+    path = tmp_path / f"{name}.model"
+    path.write_bytes(content_of(name))
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.content == content_of(name)
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path / "tokenizer.model")
+    assert again.hash == tokenizer.hash
+    hashes.add(again.hash)
+  assert len(hashes) == len(NAMES)
+  (tmp_path / "tokenizer.json").write_bytes(content_of("llama"))
+  with pytest.raises(InputError, match=r"tokenizer\.json"):
+    load_tokenizer(tmp_path / "tokenizer.json")
 
 
-def test_a_line_break_of_two_characters_is_two(tmp_path):
-  """One rule makes each a space, and no space goes."""
-  rules = sentencepiece_model.read_model(content_of("rules")).charsmap
-  content = UNK + LETTERS + field(3, field(2, rules) + field(4, 0))
-  tokenizer = made_of(content + piece("</s>", kind=3), tmp_path)
-  assert tokenizer.encode("a\r\nb").tokens == ["▁", "a", "▁", "▁", "b"]
+def test_a_text_that_is_none_is_refused():
+  for text in ("a\ud800b", "\udfff"):
+    with pytest.raises(InputError, match="a text cannot be tokenized"):
+      made("llama").encode_batch(["fine", text])
 
 
 REFUSED = {
-  "a CHAR model": (UNK + field(2, field(3, 4)), "model_type is CHAR"),
-  "a WORD model": (UNK + field(2, field(3, 3)), "model_type is WORD"),
-  "a model of tomorrow": (UNK + field(2, field(3, 9)), "model_type is 9"),
-  "spaces at the end": (UNK + field(2, field(24, 1)), "as_suffix"),
-  "nothing": (b"", "it has no trainer_spec"),
-  "no rules": (field(2, b"") + piece("a"), "it has no normalizer_spec"),
-  "none unknown": (SPECS + piece("a"), "0 pieces for unknown characters"),
-  "two unknown": (UNK + piece("?", kind=2), "2 pieces for unknown"),
-  "equal names": (UNK + piece("a") + piece("a"), "two pieces 'a'"),
-  "an empty piece": (UNK + piece(""), "a piece has 0 characters"),
-  "a long piece": (UNK + piece("a" * 1001), "a piece has 1001 characters"),
-  "an unused piece": (UNK + piece("a", kind=5), "'a' is of type 5"),
-  "no number": (UNK + piece("a", float("nan")), "has the score nan"),
-  "no text": (UNK, "no pieces of text"),
-  "half the bytes": (UNK + piece("<0x00>", kind=6), "pieces for bytes"),
-  "no bytes": (UNK + field(2, field(35, 1)), "pieces for bytes"),
-  "equal scores": (
-    UNK + BPE + LETTERS + piece("ab", -1.0) + piece("bc", -1.0),
-    "'ab' and 'bc' have the same score",
+  "nothing": (b"", "unk is not defined"),
+  "a model of tomorrow": (UNK + field(2, field(3, 9)), "no pieces"),
+  "no rules": (
+    field(2, b"") + piece("a") + piece("?", kind=UNKNOWN),
+    "it is cut off",
   ),
-  "a missing letter": (
-    UNK + BPE + LETTERS + piece("ad", -1.0),
-    "a piece 'ad', but none for 'd'",
+  "no kind": (
+    field(3, b"") + piece("a") + piece("?", kind=UNKNOWN),
+    "it is cut off",
   ),
-  "a symbol in the rules": (
-    UNK + LETTERS + piece("a  b", kind=4),
-    "change the user-defined symbol 'a  b'",
+  "none unknown": (SPECS + piece("a"), "unk is not defined"),
+  "two unknown": (UNK + piece("?", kind=UNKNOWN), "already defined"),
+  "equal names": (UNK + piece("a") + piece("a"), "a is already defined"),
+  "an empty piece": (UNK + piece(""), "must not be empty"),
+  "no number": (UNK + piece("a", float("nan")), "NaN"),
+  "half the bytes": (UNK + piece("<0x00>", kind=BYTE), "byte"),
+  "no bytes": (UNK + field(2, field(35, 1)), "256 byte pieces"),
+  "damaged rules": (UNK + LETTERS + field(3, field(2, b"abc")), "normaliz"),
+  "not a message": (b"\x0b\x00", "no SentencePiece model"),
+  "a field of another kind": (
+    UNK + LETTERS + field(300, 1),
+    "a field of wire type 0",
   ),
-  "damaged rules": (UNK + LETTERS + field(3, field(2, b"abc")), "rules are"),
-  "not a message": (b"\x0b\x00", "unknown wire type 3"),
-  "a field without a number": (b"\x00\x00", "the number 0"),
-  "a long number": (b"\x80" * 11, "cut off or too long"),
-  "a number for a text": (UNK + field(1, field(1, 5)), "another type"),
-  "a text for a number": (UNK + field(2, field(3, b"x")), "another type"),
-  "not UTF-8": (UNK + field(1, field(1, b"\xff")), "not UTF-8"),
+  "not UTF-8": (UNK + field(1, field(1, b"\xff")), "utf-8"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name):
+def test_what_is_refused(name, tmp_path):
   content, message = REFUSED[name]
-  with pytest.raises(InputError, match="tokenizer.model cannot be") as error:
-    tokenizer_json(content)
+  path = tmp_path / "x.model"
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r"x\.model cannot be used") as error:
+    load_tokenizer(path)
   assert len(error.value.problems) == 1
   assert message in str(error.value)
 
 
-def test_too_large_a_file_is_refused(monkeypatch):
-  monkeypatch.setattr(sentencepiece_model, "_MOST_BYTES", 1 << 20)
-  with pytest.raises(InputError, match="more than 1 MiB"):
-    tokenizer_json(bytes((1 << 20) + 1))
-
-
-@pytest.mark.parametrize("name", ["baichuan", "rules"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_is_cut_off_is_refused(name):
+  """SentencePiece itself reads one that ends between two pieces."""
   content = content_of(name)
-  for size in range(0, len(content), 97):
-    with pytest.raises(InputError):
-      tokenizer_json(content[:size])
+  for size in range(len(content)):
+    with pytest.raises(InputError, match="cannot be used"):
+      SentencePieceTokenizer(content[:size])
 
 
-def test_damaged_files_are_refused_or_read(tmp_path):
+def test_damaged_files_are_refused_or_read():
   """Never a crash; a tokenizer that comes of one can be used."""
   rng = random.Random(0)
   refused = 0
@@ -264,35 +269,24 @@ def test_damaged_files_are_refused_or_read(tmp_path):
     for _ in range(rng.choice([1, 3, 30])):
       content[rng.randrange(len(content))] = rng.randrange(256)
     try:
-      made = tokenizer_json(bytes(content))
+      tokenizer = SentencePieceTokenizer(bytes(content))
     except InputError:
       refused += 1
     else:
-      tokenizer = tokenizers.Tokenizer.from_str(made)
-      tokenizer.encode(" ".join(TEXTS))
+      for ids in tokenizer.encode_batch(TEXTS):
+        assert tokenizer.bytes_per_token_V[ids].sum() >= 0
+        tokenizer.decode(ids)
   assert 100 < refused < 600
 
 
-def test_damaged_rules_are_refused_before_they_are_used():
-  """`tokenizers` would read outside the trie, or inside a character."""
-  spec = sentencepiece_model.read_model(content_of("rules"))
-  made = json.loads(tokenizer_json(content_of("rules")))
-  parts = made["normalizer"]["normalizers"]
-  (rules,) = [p for p in parts if p["type"] == "Precompiled"]
-  assert base64.b64decode(rules["precompiled_charsmap"]) == spec.charsmap
-  charsmap.check_charsmap(spec.charsmap)
-  rng = random.Random(1)
-  refused = 0
-  for _ in range(400):
-    content = bytearray(spec.charsmap)
-    content[rng.randrange(len(content))] = rng.randrange(256)
-    try:
-      (*_, part) = charsmap.charsmap_parts(bytes(content))
-    except InputError:
-      refused += 1
-    else:
-      found = tokenizers.normalizers.Precompiled(bytes(content))
-      assert part["type"] == "Precompiled"
-      for text in TEXTS:
-        found.normalize_str(text)
-  assert 20 < refused < 400
+def test_loading_starts_no_backend():
+  code = """
+import sys
+from jaxmerge.data.tokenizers.load import load_tokenizer
+load_tokenizer(sys.argv[1]).encode_batch(["a text"])
+if "jax" in sys.modules:
+  from jax._src import xla_bridge
+  assert not xla_bridge._backends
+"""
+  path = str(FOLDER / "llama.model")
+  subprocess.run([sys.executable, "-c", code, path], check=True)

@@ -11,14 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxmerge.data.tokenizer import (
-  END_OF_TEXT,
-  end_of_text_id,
-  load_tokenizer,
-  token_bytes,
-  tokenizer_hash,
-  train_tokenizer,
-)
+from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
+from jaxmerge.data.tokenizers.load import load_tokenizer
+from jaxmerge.data.tokenizers.protocol import END_OF_TEXT
 from jaxmerge.errors import InputError
 
 TEXTS = ["the cat sat on the mat, the cat sat. naïve 猫 🐈\n"] * 20
@@ -26,13 +21,14 @@ SMALL = train_tokenizer(TEXTS, vocab_size=280)
 
 
 def _ids(tokenizer, text):
-  return tokenizer.encode(text, add_special_tokens=False).ids
+  [ids] = tokenizer.encode_batch([text])
+  return ids
 
 
 def test_end_of_text_is_first_and_bytes_follow():
-  assert end_of_text_id(SMALL) == 0
-  assert SMALL.get_vocab_size() == 280
-  bytes_V = token_bytes(SMALL)
+  assert SMALL.end_of_text == 0
+  assert SMALL.size == 280
+  bytes_V = SMALL.bytes_per_token_V
   assert bytes_V.shape == (280,)
   assert bytes_V.dtype == np.int32
   assert bytes_V[0] == 0
@@ -44,30 +40,30 @@ def test_end_of_text_is_first_and_bytes_follow():
 @given(st.text(max_size=60))
 def test_bytes_add_up(text):
   ids = _ids(SMALL, text)
-  assert token_bytes(SMALL)[ids].sum() == len(text.encode())
-  assert SMALL.decode(ids, skip_special_tokens=False) == text
+  assert SMALL.bytes_per_token_V[ids].sum() == len(text.encode())
+  assert SMALL.decode(ids) == text
 
 
 def test_the_name_of_a_special_token_in_a_text_is_text(tmp_path):
   text = f"a{END_OF_TEXT}b"
-  SMALL.save(str(tmp_path / "t.json"))
-  for tokenizer in (SMALL, load_tokenizer(tmp_path / "t.json")):
+  SMALL.save(tmp_path)
+  for tokenizer in (SMALL, load_tokenizer(tmp_path / "tokenizer.json")):
     ids = _ids(tokenizer, text)
     assert 0 not in ids
-    assert token_bytes(tokenizer)[ids].sum() == len(text)
+    assert tokenizer.bytes_per_token_V[ids].sum() == len(text)
 
 
 def test_training_is_deterministic_over_processes():
   program = f"""
-from jaxmerge.data.tokenizer import train_tokenizer, tokenizer_hash
-print(tokenizer_hash(train_tokenizer({TEXTS!r}, vocab_size=280)))
+from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
+print(train_tokenizer({TEXTS!r}, vocab_size=280).hash)
 """
   other = subprocess.run(
     [sys.executable, "-c", program], check=True, capture_output=True, text=True
   )
-  assert other.stdout.strip() == tokenizer_hash(SMALL)
+  assert other.stdout.strip() == SMALL.hash
   more = train_tokenizer(TEXTS, vocab_size=281)
-  assert tokenizer_hash(more) != tokenizer_hash(SMALL)
+  assert more.hash != SMALL.hash
 
 
 def test_only_the_sample_is_learnt_from():
@@ -78,9 +74,9 @@ def test_only_the_sample_is_learnt_from():
 
   short = train_tokenizer(texts(), vocab_size=300, sample_bytes=101)
   alone = train_tokenizer(["aaaa bbbb " * 10], vocab_size=300)
-  assert tokenizer_hash(alone) == tokenizer_hash(short)
+  assert alone.hash == short.hash
   longer = train_tokenizer(["aaaa bbbb " * 10, "xyz"], vocab_size=300)
-  assert tokenizer_hash(alone) != tokenizer_hash(longer)
+  assert alone.hash != longer.hash
 
 
 def test_too_small_a_vocabulary():
@@ -89,14 +85,14 @@ def test_too_small_a_vocabulary():
 
 
 def test_a_saved_tokenizer_is_the_same(tmp_path):
-  SMALL.save(str(tmp_path / "tokenizer.json"))
+  SMALL.save(tmp_path)
   loaded = load_tokenizer(tmp_path / "tokenizer.json")
-  assert tokenizer_hash(loaded) == tokenizer_hash(SMALL)
+  assert loaded.hash == SMALL.hash
   assert _ids(loaded, TEXTS[0]) == _ids(SMALL, TEXTS[0])
 
 
 def test_stored_truncation_and_padding_are_switched_off(tmp_path):
-  tokenizer = tokenizers.Tokenizer.from_str(SMALL.to_str())
+  tokenizer = tokenizers.Tokenizer.from_str(SMALL.content.decode())
   tokenizer.enable_truncation(3)
   tokenizer.enable_padding(length=64)
   tokenizer.save(str(tmp_path / "t.json"))
@@ -114,19 +110,19 @@ def test_other_names_of_the_end_and_added_words(tmp_path):
   tokenizer.add_special_tokens(["<|end_of_text|>"])
   tokenizer.save(str(tmp_path / "t.json"))
   loaded = load_tokenizer(tmp_path / "t.json")
-  assert end_of_text_id(loaded) == 3
-  assert token_bytes(loaded).tolist() == [1, 1, len("naïve".encode()), 0]
+  assert loaded.end_of_text == 3
+  assert loaded.bytes_per_token_V.tolist() == [1, 1, len("naïve".encode()), 0]
 
 
 def _without_end():
-  content = json.loads(SMALL.to_str())
+  content = json.loads(SMALL.content)
   content["added_tokens"] = []
   del content["model"]["vocab"][END_OF_TEXT]
   return json.dumps(content)
 
 
 def _not_byte_level():
-  content = json.loads(SMALL.to_str())
+  content = json.loads(SMALL.content)
   content["decoder"] = {"type": "Fuse"}
   return json.dumps(content)
 

@@ -9,39 +9,25 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxmerge import evaluate, runner
+from jaxmerge import evaluate
 from jaxmerge.checkpoints import sources, trajectory
 from jaxmerge.checkpoints.families import table
 from jaxmerge.checkpoints.leaves import leaves_of
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.convert import convert
-from jaxmerge.data.sentencepiece import tokenizer_json
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.held_out_splits import open_scorer, tokenizer_of
 from jaxmerge.files import write_json
-from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
+from tests.helpers import config_of, decoder, quiet
 
 TESTS = pathlib.Path(__file__).parent.parent
-CONFIGS = TESTS.parent / "configs"
 LLAMA, BAICHUAN = (
   (TESTS / f"data/sentencepiece/{name}.model").read_bytes()
   for name in ("llama", "baichuan")
 )
-CONFIG = DecoderConfig(
-  vocab_size=400,
-  width=16,
-  depth=1,
-  num_heads=2,
-  num_kv_heads=2,
-  mlp_width=24,
-  tied=False,
-)
-
-
-def quiet(*_):
-  pass
+CONFIG = decoder(vocab_size=400, num_hidden_layers=1, num_attention_heads=2)
 
 
 def theirs(path, seed, content):
@@ -67,7 +53,7 @@ def texts(tmp_path):
 
 def test_they_are_evaluated_and_get_no_other_tokenizer(tmp_path, texts):
   inputs = [theirs(tmp_path / f"{i}", i, LLAMA) for i in range(2)]
-  config = runner.load_config(str(CONFIGS / "evaluate/tiny.py"))
+  config = config_of("evaluate")
   config.data.source = "text_files"
   config.data.globs = (str(texts / "*.txt"),)
   config.seq_len = 32
@@ -100,14 +86,14 @@ def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
   metadata = read_metadata(tiny_run / "checkpoints/8")
   carried = {"tokenizer.model": base64.b64encode(BAICHUAN).decode()}
   with_both = dataclasses.replace(metadata, files=carried)
-  assert tokenizer_of(with_both) == metadata.tokenizer
+  assert tokenizer_of(with_both).content == metadata.tokenizer.encode()
   assert with_both.tokenizer_hash == metadata.tokenizer_hash
   alone = dataclasses.replace(with_both, tokenizer="")
-  assert tokenizer_of(alone) == tokenizer_json(BAICHUAN)
+  assert tokenizer_of(alone).content == BAICHUAN
   assert alone.tokenizer_hash != metadata.tokenizer_hash
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
   scorer = open_scorer(
-    alone, mesh, batch_size=8, allow_unrelated=True, progress=quiet
+    alone, mesh, batch_size=8, allow_unrelated=True, progress=lambda text: None
   )
   assert scorer.corpus.bytes_per_token_V.shape == (400,)
   assert scorer.corpus.splits["search"].end_of_text == 2

@@ -4,19 +4,18 @@ import pytest
 
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss, _batch_losses
-from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.model.loss import token_losses
 from jaxmerge.parallel.mesh import make_mesh
+from tests.helpers import decoder
 
-CONFIG = DecoderConfig(
+CONFIG = decoder(
   vocab_size=40,
-  width=16,
-  depth=2,
-  num_heads=2,
-  num_kv_heads=1,
-  mlp_width=16,
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  intermediate_size=16,
   vocab_multiple=16,
+  tie_word_embeddings=True,
 )
 GRAPH, _ = abstract_decoder(CONFIG)
 

@@ -1,5 +1,7 @@
 """Weights in, loss out: merges, derivatives, trials stopped early."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -13,19 +15,18 @@ from jaxmerge.evaluation import paired, weight_search
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
 from jaxmerge.merging.groups import layer_groups, one_group
-from jaxmerge.merging.trees import TreesOnDevices
-from jaxmerge.model.config import DecoderConfig
+from jaxmerge.merging.resident import TreesOnDevices
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.parallel.mesh import make_mesh
+from tests.helpers import decoder
 
-CONFIG = DecoderConfig(
+CONFIG = decoder(
   vocab_size=40,
-  width=16,
-  depth=2,
-  num_heads=2,
-  num_kv_heads=1,
-  mlp_width=16,
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  intermediate_size=16,
   vocab_multiple=16,
+  tie_word_embeddings=True,
 )
 GRAPH, _ = abstract_decoder(CONFIG)
 STEPS = (10, 20, 30)
@@ -193,6 +194,24 @@ def test_a_beaten_trial_is_stopped_and_estimated():
   assert again.tokens == whole.targets_N.sum()
   # The last checkpoint alone, trial 0, is what all are compared with.
   assert not objective(0, _params(domain, worse)).pruned
+
+
+@pytest.mark.parametrize(("errors", "scored"), [(2.5, 16), (3.5, 4)])
+def test_a_trial_is_stopped_beyond_three_standard_errors(errors, scored):
+  """Behind the best by so many on a quarter, nowhere else."""
+  merged, _ = _setting(2, batch_size=2)
+  row = [[0.5, 0.5]]
+  whole = merged.score(row)
+  quarter = whole.first(4)
+  spread_N = quarter.targets_N * [1.0, 1.0, -1.0, -1.0]
+  mean, stderr = paired.ratio(spread_N, quarter)
+  losses_N = whole.losses_N.copy()
+  # A shift by the same for every token has no error of its own.
+  losses_N[:4] -= spread_N + (errors * stderr - mean) * quarter.targets_N
+  best = dataclasses.replace(whole, losses_N=losses_N)
+  behind = paired.difference(quarter, best.first(4))
+  assert behind.mean / behind.stderr == pytest.approx(errors)
+  assert len(merged.score(row, best).losses_N) == scored
 
 
 def test_a_stopped_trial_pays_for_no_gradient():

@@ -8,19 +8,24 @@ from flax import nnx
 
 from jaxmerge.errors import InputError
 from jaxmerge.merging import average
-from jaxmerge.merging.fisher import diagonal_fisher, fisher_average
-from jaxmerge.model.config import DecoderConfig
+from jaxmerge.merging.method import METHODS
+from jaxmerge.merging.methods.fisher import (
+  FisherKnobs,
+  diagonal_fisher,
+  fisher_average,
+)
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.model.loss import token_losses
+from tests.helpers import decoder
 
-CONFIG = DecoderConfig(
+CONFIG = decoder(
   vocab_size=12,
-  width=8,
-  depth=2,
-  num_heads=2,
-  num_kv_heads=1,
-  mlp_width=8,
+  hidden_size=8,
+  num_attention_heads=2,
+  num_key_value_heads=1,
+  intermediate_size=8,
   vocab_multiple=4,
+  tie_word_embeddings=True,
 )
 GRAPH, _ = abstract_decoder(CONFIG)
 RNG = np.random.default_rng(0)
@@ -38,6 +43,9 @@ class _Softmax(nnx.Module):
     return jnp.broadcast_to(self.logits[...], (*tokens_BxL.shape, 3))
 
 
+EMPIRICAL = FisherKnobs(fisher_labels="data")
+
+
 def test_the_fisher_information_of_a_softmax():
   """Of L independent draws: L (p_i - p_i^2), by sampled labels."""
   graph, state = nnx.split(_Softmax(), nnx.Param)
@@ -45,19 +53,21 @@ def test_the_fisher_information_of_a_softmax():
   count, length = 4000, 3
   tokens = np.zeros((count, length + 1), np.int32)
   mask = np.ones((count, length), bool)
-  found = diagonal_fisher(graph, params, tokens, mask, seed=0)["logits"]
+  found = diagonal_fisher(graph, params, tokens, mask, FisherKnobs(seed=0))[
+    "logits"
+  ]
   p = np.exp([0.2, -0.4, 0.9])
   p /= p.sum()
   np.testing.assert_allclose(found, length * (p - p**2), rtol=0.1)
   # With the data's labels, all zero: the squared sum of (1 or 0) - p.
-  empirical = diagonal_fisher(graph, params, tokens, mask, seed=None)["logits"]
+  empirical = diagonal_fisher(graph, params, tokens, mask, EMPIRICAL)["logits"]
   expected = (length * (np.array([1, 0, 0]) - p)) ** 2
   np.testing.assert_allclose(empirical, expected, rtol=1e-3)
 
 
 def test_the_empirical_fisher_is_the_mean_square_of_the_gradients():
   params = init_params(CONFIG, jax.random.key(0))
-  found = diagonal_fisher(GRAPH, params, TOKENS_NxL1, MASK_NxL, seed=None)
+  found = diagonal_fisher(GRAPH, params, TOKENS_NxL1, MASK_NxL, EMPIRICAL)
 
   def loss(params, n):
     losses = token_losses(GRAPH, params, TOKENS_NxL1[n : n + 1])
@@ -77,7 +87,9 @@ def test_the_empirical_fisher_is_the_mean_square_of_the_gradients():
 def test_sampled_labels_are_seeded():
   params = init_params(CONFIG, jax.random.key(0))
   first, again, other = (
-    diagonal_fisher(GRAPH, params, TOKENS_NxL1, MASK_NxL, seed=seed)
+    diagonal_fisher(
+      GRAPH, params, TOKENS_NxL1, MASK_NxL, FisherKnobs(seed=seed)
+    )
     for seed in (1, 1, 2)
   )
   same = jax.tree.map(lambda a, b: bool((a == b).all()), first, again)
@@ -110,6 +122,8 @@ def test_equal_or_vanishing_information_is_the_plain_average():
 
 def test_bad_weights():
   trees = [{"x": np.float32([1.0])}] * 2
-  for weights in ([1.0], [2.0, -1.0], [0.0, 0.0]):
+  with pytest.raises(ValueError, match="shorter"):
+    fisher_average(trees, trees, [1.0])
+  for weights in ([2.0, -1.0], [0.0, 0.0]):
     with pytest.raises(InputError):
-      fisher_average(trees, trees, weights)
+      METHODS["fisher"].usable(weights, None)

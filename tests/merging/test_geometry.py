@@ -5,21 +5,8 @@ import numpy as np
 import pytest
 
 from jaxmerge.errors import InputError
-from jaxmerge.merging import geometry
-
-
-def _tree(seed, depth=3):
-  rng = np.random.default_rng(seed)
-  return {
-    "layers": {"kernel": rng.normal(size=(depth, 4, 5)).astype(np.float32)},
-    "norm": rng.normal(size=6).astype(np.float32),
-  }
-
-
-def _unstacked(tree):
-  kernel = tree["layers"]["kernel"]
-  parts = {f"layer_{i}": kernel[i] for i in range(len(kernel))}
-  return {**parts, "norm": tree["norm"]}
+from jaxmerge.merging.per_tensor import merge_trees
+from tests.merging.fixtures import stacked, unstacked
 
 
 def _numpy_slerp(a, b, t):
@@ -32,9 +19,9 @@ def _numpy_slerp(a, b, t):
 def test_slerp_by_hand():
   a, b = {"x": np.float32([1, 0])}, {"x": np.float32([0, 1])}
   half = np.sqrt(0.5)
-  found = geometry.slerp([a, b], [0.5, 0.5])["x"]
+  found = merge_trees("slerp", [a, b], [0.5, 0.5])["x"]
   np.testing.assert_allclose(found, [half, half], rtol=1e-6)
-  third = geometry.slerp([a, b], [2, 1])["x"]
+  third = merge_trees("slerp", [a, b], [2, 1])["x"]
   np.testing.assert_allclose(
     third, [np.cos(np.pi / 6), np.sin(np.pi / 6)], rtol=1e-6
   )
@@ -42,10 +29,11 @@ def test_slerp_by_hand():
 
 def test_slerp_keeps_a_common_length():
   a, b = (
-    tree["norm"] / np.linalg.norm(tree["norm"]) for tree in (_tree(0), _tree(1))
+    tree["norm"] / np.linalg.norm(tree["norm"])
+    for tree in (stacked(0), stacked(1))
   )
   for t in (0.0, 0.3, 1.0):
-    found = geometry.slerp([{"x": a}, {"x": b}], [1 - t, t])["x"]
+    found = merge_trees("slerp", [{"x": a}, {"x": b}], [1 - t, t])["x"]
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
 
 
@@ -53,15 +41,15 @@ def test_slerp_of_parallel_and_zero_tensors_is_the_line():
   a = {"x": np.float32([1, 2, 3])}
   for other in ([2.0, 4.0, 6.0], [-1.0, -2.0, -3.0], [0.0, 0.0, 0.0]):
     b = {"x": np.float32(other)}
-    found = geometry.slerp([a, b], [0.25, 0.75])["x"]
+    found = merge_trees("slerp", [a, b], [0.25, 0.75])["x"]
     np.testing.assert_allclose(found, 0.25 * a["x"] + 0.75 * b["x"], atol=1e-6)
 
 
 def test_slerp_acts_on_each_layer_of_a_stack():
-  a, b = _tree(0), _tree(1)
-  found = geometry.slerp([a, b], [0.3, 0.7])
-  alone = geometry.slerp([_unstacked(a), _unstacked(b)], [0.3, 0.7])
-  for name, leaf in _unstacked(found).items():
+  a, b = stacked(0), stacked(1)
+  found = merge_trees("slerp", [a, b], [0.3, 0.7])
+  alone = merge_trees("slerp", [unstacked(a), unstacked(b)], [0.3, 0.7])
+  for name, leaf in unstacked(found).items():
     np.testing.assert_allclose(leaf, alone[name], rtol=1e-5, atol=1e-6)
   for i in range(3):
     kernels = (tree["layers"]["kernel"][i] for tree in (a, b))
@@ -74,17 +62,17 @@ def test_slerp_acts_on_each_layer_of_a_stack():
 def test_the_karcher_mean_of_two_is_slerp_of_equal_lengths():
   a, b = (
     {"x": tree["norm"] / np.linalg.norm(tree["norm"])}
-    for tree in (_tree(0), _tree(1))
+    for tree in (stacked(0), stacked(1))
   )
-  found = geometry.karcher_mean([a, b], [0.3, 0.7])["x"]
-  by_slerp = geometry.slerp([a, b], [0.3, 0.7])["x"]
+  found = merge_trees("karcher", [a, b], [0.3, 0.7])["x"]
+  by_slerp = merge_trees("slerp", [a, b], [0.3, 0.7])["x"]
   np.testing.assert_allclose(found, by_slerp, atol=1e-5)
 
 
 def test_at_the_karcher_mean_the_logarithms_cancel():
-  trees = [_tree(seed) for seed in range(4)]
+  trees = [stacked(seed) for seed in range(4)]
   weights = np.array([0.4, 0.3, 0.2, 0.1])
-  found = geometry.karcher_mean(trees, weights.tolist())
+  found = merge_trees("karcher", trees, weights.tolist())
   for i in range(3):
     points = [tree["layers"]["kernel"][i].ravel() for tree in trees]
     lengths = np.array([np.linalg.norm(p) for p in points])
@@ -100,9 +88,9 @@ def test_at_the_karcher_mean_the_logarithms_cancel():
 
 
 def test_the_karcher_mean_of_one_direction_is_it():
-  tree = _tree(0)
+  tree = stacked(0)
   longer = jax.tree.map(lambda x: 3 * x, tree)
-  found = geometry.karcher_mean([tree, longer], [0.5, 0.5])
+  found = merge_trees("karcher", [tree, longer], [0.5, 0.5])
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, 2 * y, rtol=1e-4, atol=1e-5),
     found,
@@ -113,16 +101,16 @@ def test_the_karcher_mean_of_one_direction_is_it():
 @pytest.mark.parametrize(
   ("trees", "weights"),
   [
-    ([_tree(0)], [1.0]),
-    ([_tree(0), _tree(1)], [1.0]),
-    ([_tree(0), _tree(1, 4)], [1, 1]),
+    ([stacked(0)], [1.0]),
+    ([stacked(0), stacked(1)], [1.0]),
+    ([stacked(0), stacked(1, 4)], [1, 1]),
   ],
 )
 def test_bad_arguments(trees, weights):
   with pytest.raises(InputError):
-    geometry.slerp(trees, weights)
+    merge_trees("slerp", trees, weights)
   if len(trees) > 1:
     with pytest.raises(InputError):
-      geometry.karcher_mean(trees, weights)
+      merge_trees("karcher", trees, weights)
   with pytest.raises(InputError, match=">= 0"):
-    geometry.karcher_mean([_tree(0), _tree(1)], [2.0, -1.0])
+    merge_trees("karcher", [stacked(0), stacked(1)], [2.0, -1.0])

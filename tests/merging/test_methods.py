@@ -1,15 +1,27 @@
 """The table of methods: what each takes, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from jaxmerge import runner
-from jaxmerge.merging import methods
-from jaxmerge.merging.methods import DEFAULTS, METHODS
+from jaxmerge.config_reading import examine
+from jaxmerge.errors import InputError
+from jaxmerge.merging import method as methods
+from jaxmerge.merging.config import MergeConfig
+from jaxmerge.merging.method import METHODS
+from jaxmerge.merging.per_tensor import merge_trees
+from tests.helpers import ROOT
 
 
 def _problems(name, count, weights=(), **changes):
-  return methods.problems(name, count, weights, {**DEFAULTS, **changes})
+  config, found = examine(MergeConfig, {"method": name, **changes})
+  if name not in METHODS:
+    return found
+  method = METHODS[name]
+  asked = (method, count, weights, config.knobs)
+  found = found + methods.problems(*asked)
+  return found or methods.weight_problems(*asked)
 
 
 def _given(method):
@@ -20,7 +32,7 @@ def _given(method):
 def test_a_method_called_as_it_should_be(name):
   method = METHODS[name]
   count = 2 if method.most else 6
-  weights = [1.0] * count if method.weights == "one" else []
+  weights = [1.0] * count if method.weights == "required" else []
   assert _problems(name, count, weights, **_given(method)) == []
   assert name in methods.help_text()
 
@@ -29,37 +41,38 @@ def test_a_method_called_as_it_should_be(name):
 def test_what_a_method_does_not_use_is_refused(name):
   method = METHODS[name]
   count = 2 if method.most else 6
-  weights = [1.0] * count if method.weights == "one" else []
+  weights = [1.0] * count if method.weights == "required" else []
   other = {
-    "newest": 2,
+    "window": 2,
     "decay": 0.3,
-    "beyond": 1.0,
-    "penalty": 2.0,
+    "extrapolation": 1.0,
+    "exponent": 2.0,
     "scale": 0.5,
     "density": 0.5,
-    "drop": 0.5,
+    "drop_rate": 0.5,
     "seed": 1,
-    "sampled": False,
+    "fisher_labels": "data",
     "off_diagonal": 0.5,
-    "bands": 1,
+    "layer_groups": "1",
     "base": "x",
   }
-  assert other.keys() == DEFAULTS.keys()
-  for key, value in other.items():
-    changed = {**_given(method), key: value}
-    typed = weights * 3 if key == "bands" else weights
-    found = _problems(name, count, typed, **changed)
-    assert bool(found) == (key not in method.parameters), key
+  used = {knob for m in METHODS.values() for knob in m.uses}
+  assert used == other.keys()
+  for knob, value in other.items():
+    found = _problems(name, count, weights, **{**_given(method), knob: value})
+    is_refused = any(f"does not use config.{knob};" in text for text in found)
+    assert is_refused == (knob not in method.uses), knob
 
 
 def test_groups_have_weights_of_their_own():
-  assert _problems("weights", 2, [0.5] * 8, bands=2) == []
-  (found,) = _problems("weights", 2, [0.5, 0.5], bands=2)
+  assert _problems("weights", 2, [0.5] * 8, layer_groups="2") == []
+  (found,) = _problems("weights", 2, [0.5, 0.5], layer_groups="2")
   assert found == "2 inputs in 4 groups but 2 --weights"
 
 
 def test_wrong_numbers_of_inputs_and_weights():
-  assert "unknown config.method 'mean'" in _problems("mean", 2)[0]
+  assert "config.method must be one of" in _problems("mean", 2)[0]
+  assert "did you mean karcher?" in _problems("karchr", 2)[0]
   assert "takes 2 or more inputs, got 1" in _problems("uniform", 1)[0]
   assert "takes 2 inputs, got 3" in _problems("slerp", 3, [1, 1, 1])[0]
   assert "takes no --weights" in _problems("lawa", 2, [1, 1])[0]
@@ -70,51 +83,84 @@ def test_wrong_numbers_of_inputs_and_weights():
 
 
 @pytest.mark.parametrize(
-  ("name", "wrong"),
+  ("name", "knob", "wrong"),
   [
-    ("lawa", {"newest": 0}),
-    ("ema", {"decay": 0.0}),
-    ("metric", {"penalty": -1.0}),
-    ("ties", {"density": 1.5, "base": "x"}),
-    ("dare", {"drop": 1.0, "base": "x"}),
-    ("dare", {"seed": -1, "base": "x"}),
-    ("regmean", {"off_diagonal": 1.1}),
-    ("regmean", {"off_diagonal": -0.1}),
+    ("lawa", "window", {"window": 0}),
+    ("ema", "decay", {"decay": 0.0}),
+    ("metric", "exponent", {"exponent": -1.0}),
+    ("ties", "density", {"density": 1.5, "base": "x"}),
+    ("dare", "drop_rate", {"drop_rate": 1.0, "base": "x"}),
+    ("dare", "seed", {"seed": -1, "base": "x"}),
+    ("regmean", "off_diagonal", {"off_diagonal": 1.1}),
+    ("regmean", "off_diagonal", {"off_diagonal": -0.1}),
   ],
 )
-def test_values_out_of_range(name, wrong):
+def test_values_out_of_range(name, knob, wrong):
   (found,) = _problems(name, 2, **wrong)
-  assert f"config.{next(iter(wrong))} must be" in found
+  assert f"config.{knob} must be" in found
 
 
-def test_every_method_has_one_way_to_its_result():
-  tree = {"x": np.float32([1.0, 2.0])}
-  other = {"x": np.float32([3.0, 5.0])}
-  for name, method in METHODS.items():
-    weights = [0.25, 0.75] if method.weights else []
-    parameters = {**DEFAULTS, "newest": 1}
-    fixed = methods.fixed_weights(name, 2, weights, parameters)
-    if fixed is not None:
-      assert name not in methods.MEASURED, name
-      continue
-    if name in methods.MEASURED:
-      found = methods.measured_weights(
-        name, [1.0, 2.0], lambda w: 1.0, parameters
-      )
-      assert len(found) == 2, name
-      continue
-    if method.data:  # of gradients or inputs of layers: measured_merge
-      continue
-    merged = methods.merge_trees(
-      name,
-      [tree, other],
-      weights or [1.0, 1.0],
-      parameters,
-      base={"x": np.float32([0.0, 1.0])},
-    )
-    assert merged["x"].shape == (2,), name
+def test_groups_that_are_no_number_of_bands():
+  (found,) = _problems("weights", 2, [0.5] * 2, layer_groups="-1")
+  assert (
+    found == "config.layer_groups must be empty or a number of bands, as '4', "
+    "got '-1'"
+  )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_way_to_its_result(name):
+  method = METHODS[name]
+  settings = {"window": 1} if "window" in method.uses else {}
+  knobs = method.knobs(**settings)
+  if method.acts == "on weights":
+    assert len(methods.average_weights(method, [0.25, 0.75], knobs)) == 2
+  elif method.acts == "on losses":
+    assert len(method.function([1.0, 2.0], lambda w: 1.0, knobs)) == 2
+  elif method.acts == "on models":
+    assert method.ask is not None
+  else:
+    same = [{"x": np.float32([1, 2])}, {"x": np.float32([3, 5])}]
+    merged = merge_trees(name, same, base={"x": np.float32([0, 1])})
+    assert merged["x"].shape == (2,)
+
+
+def test_the_table_of_the_docs_is_that_of_the_records():
+  assert methods.table() in (ROOT / "docs/merge.md").read_text()
 
 
 def test_the_config_says_nothing_by_default():
-  config = runner.load_config("configs/merge/uniform.py")
-  assert {key: config[key] for key in DEFAULTS} == dict(DEFAULTS)
+  for method in METHODS.values():
+    config, _ = examine(MergeConfig, {"method": method.name})
+    assert config.knobs == method.knobs()
+
+
+def test_a_second_method_of_one_name_is_refused():
+  other = dataclasses.replace(METHODS["wma"], function=lambda w, knobs: w)
+  with pytest.raises(InputError, match="another 'wma' already"):
+    METHODS.register(other)
+  assert METHODS.register(METHODS["wma"]) is METHODS["wma"]
+
+
+def test_weights_of_a_rule_are_checked():
+  def half(weights_K, knobs):
+    return [0.5] * len(weights_K)
+
+  rule = methods.Method("half", "", half, acts="on weights")
+  assert methods.average_weights(rule, [1.0] * 3, None) == [1 / 3] * 3
+  short = dataclasses.replace(rule, function=lambda w, knobs: [1.0])
+  with pytest.raises(InputError, match="gives 1 weights for 2 inputs"):
+    methods.average_weights(short, [0.5, 0.5], None)
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"acts": "on models"},
+    {"acts": "per tensor", "ask": len},
+    {"acts": "per tensor", "weights_are": "factors"},
+  ],
+)
+def test_records_that_do_not_fit_together(wrong):
+  with pytest.raises(InputError, match="the method 'mine'"):
+    methods.Method("mine", "", len, **wrong)

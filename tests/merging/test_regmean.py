@@ -12,25 +12,26 @@ from flax import nnx
 
 from jaxmerge.errors import InputError
 from jaxmerge.merging.average import weighted_average
-from jaxmerge.merging.regmean import layer_grams, regmean
-from jaxmerge.model.config import DecoderConfig
+from jaxmerge.merging.grams import layer_grams
+from jaxmerge.merging.method import METHODS
+from jaxmerge.merging.methods import regmean as method
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.parallel.rules import named_leaves
+from tests.helpers import decoder
 
-CONFIG = DecoderConfig(
-  vocab_size=30,
-  width=8,
-  depth=2,
-  num_heads=2,
-  num_kv_heads=2,
-  mlp_width=12,
-  vocab_multiple=32,
-  tied=False,
+CONFIG = decoder(
+  vocab_size=30, hidden_size=8, num_attention_heads=2, intermediate_size=12
 )
 WEIGHTS = [0.2, 0.3, 0.5]
 RNG = np.random.default_rng(0)
 TOKENS_NxL1 = RNG.integers(0, 30, size=(6, 8)).astype(np.int32)
 MASK_NxL = np.arange(7) < RNG.integers(2, 7, size=(6, 1))
+
+
+def regmean(trees, grams, weights, off_diagonal):
+  knobs = method.RegMeanKnobs(off_diagonal=off_diagonal)
+  weights_K = METHODS["regmean"].usable(weights, knobs)
+  return method.regmean(trees, grams, weights_K, knobs)
 
 
 def _decoder(seed=0, **changes):
@@ -67,7 +68,7 @@ def _inputs_of_linear_layers(params, tokens_NxL):
   seen = {name: [] for name in ("attention/query", "attention/out")}
   seen |= {name: [] for name in ("mlp/up", "mlp/down")}
   x = params["embed"]["embedding"][tokens_NxL]
-  for i in range(CONFIG.depth):
+  for i in range(CONFIG.num_hidden_layers):
     layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
     kernels = {n: leaf["kernel"] for n, leaf in layer["attention"].items()}
     y = _rms_norm(x, layer["attention_norm"])
@@ -134,12 +135,15 @@ def test_positions_that_do_not_count_change_nothing():
 @pytest.mark.parametrize(
   ("changes", "averaged"),
   [
-    ({"tied": True}, set()),
+    ({"tie_word_embeddings": True}, set()),
     ({"unit_head": True}, {"head/kernel"}),
     ({"gated_mlp": False, "mlp_bias": True, "attention_bias": "all"}, set()),
     ({"norm": "layer", "parallel_residual": True}, set()),
     ({"norm_after": True, "query_key_norm": "projection"}, set()),
-    ({"query_key_norm": "head", "head_dim": 6, "num_kv_heads": 1}, set()),
+    (
+      {"query_key_norm": "head", "head_dim": 6, "num_key_value_heads": 1},
+      set(),
+    ),
     ({"dtype": "bfloat16"}, set()),
   ],
 )

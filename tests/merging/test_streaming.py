@@ -1,10 +1,7 @@
 """What is streamed is what whole trees in memory would give.
 
-Portions are made tiny, so that a few hundred numbers are many portions.
+Chunks are made tiny, so that a few hundred numbers are many chunks.
 """
-
-import pathlib
-import sys
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -13,6 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxmerge.checkpoints import store, tallies
+from jaxmerge.checkpoints.leaves import ArrayLeaf, Chunk
 from jaxmerge.checkpoints.metadata import (
   abstract_params,
   describe_leaves,
@@ -21,14 +19,14 @@ from jaxmerge.checkpoints.metadata import (
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import open_inputs
 from jaxmerge.errors import InputError
-from jaxmerge.merging import methods, streaming
+from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.average import weighted_average
-from jaxmerge.merging.methods import DEFAULTS, METHODS
+from jaxmerge.merging.method import METHODS, average_weights
+from jaxmerge.merging.per_tensor import merge_trees
 from jaxmerge.parallel.rules import named_leaves
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import made  # noqa: E402
-from made import assert_same_bytes, hugging_face, loaded  # noqa: E402
+from tests.helpers import contents
+from tests.merging import fixtures
+from tests.merging.fixtures import assert_same_bytes, hugging_face, loaded
 
 STREAMED = [name for name, method in METHODS.items() if not method.data]
 TOLERANCE = {"float32": 2e-6, "bfloat16": 2**-7, "float16": 2**-10}
@@ -38,7 +36,7 @@ TOLERANCE = {"float32": 2e-6, "bfloat16": 2**-7, "float16": 2**-10}
 def tiny_blocks(monkeypatch):
   """As if BLOCK and _SMALLEST were 64 and 16 from the beginning."""
   for module, name, value in (
-    (streaming, "BLOCK", 64),
+    (chunks, "BLOCK", 64),
     (tallies, "BLOCK", 64),
     (tallies, "_SMALLEST", 16),
   ):
@@ -83,31 +81,31 @@ def some_tree(seed, dtype=np.float32):
 def parameters_of(method):
   """What it uses, of values that matter for a few hundred numbers."""
   mattering = {
-    "newest": 1,
+    "window": 1,
     "decay": 0.4,
     "scale": 0.7,
     "density": 0.4,
-    "drop": 0.5,
+    "drop_rate": 0.5,
     "seed": 3,
   }
-  used = METHODS[method].parameters
+  used = METHODS[method].uses
   return {key: mattering[key] for key in used if key in mattering}
 
 
 def weights_of(method, count):
-  if METHODS[method].weights:
+  if METHODS[method].weights != "none":
     return [0.3, 0.7, 0.6, 0.4][:count]
   return []
 
 
 def in_memory(method, trees, weights, base=None):
-  parameters = {**DEFAULTS, **parameters_of(method)}
-  fixed = methods.fixed_weights(method, len(trees), weights, parameters)
-  if fixed is not None:
-    return weighted_average(trees, fixed)
-  alone = 1.0 if base is not None else 1 / len(trees)
-  weights = weights or [alone] * len(trees)
-  return methods.merge_trees(method, trees, weights, parameters, base=base)
+  known = METHODS[method]
+  if known.acts != "on weights":
+    knobs = parameters_of(method)
+    return merge_trees(method, trees, weights, base=base, **knobs)
+  weights = weights or known.equal_weights(len(trees))
+  knobs = known.knobs(**parameters_of(method))
+  return weighted_average(trees, average_weights(known, weights, knobs))
 
 
 def assert_near(found, expected):
@@ -132,7 +130,7 @@ def merged_by(method, inputs, output, **kwargs):
   if METHODS[method].base:
     base, inputs = {"base": str(inputs[0])}, inputs[1:]
   count = 2 if METHODS[method].most else len(inputs)
-  made.run(
+  fixtures.run(
     inputs[-count:],
     output,
     method,
@@ -158,7 +156,7 @@ def step_directories(tmp_path_factory):
   for dtype in ("float32", "bfloat16"):
     trees = [some_tree(seed, dtype) for seed in range(4)]
     paths = [
-      made.step_directory(folder / dtype / str(i + 1), tree, step=i + 1)
+      fixtures.step_directory(folder / dtype / str(i + 1), tree, step=i + 1)
       for i, tree in enumerate(trees)
     ]
     found[dtype] = trees, paths
@@ -229,17 +227,17 @@ def test_dtypes_may_be_mixed_among_tensors(tmp_path, tiny_blocks):
   paths = [
     hugging_face(tmp_path / str(i), tree) for i, tree in enumerate(trees)
   ]
-  made.run(paths, tmp_path / "out", allow_unrelated=True)
+  fixtures.run(paths, tmp_path / "out", allow_unrelated=True)
   assert_near(loaded(tmp_path / "out"), expected_of("uniform", trees))
 
 
-def test_bin_files_have_portions_of_whole_tensors(tmp_path, tiny_blocks):
+def test_bin_files_have_chunks_of_whole_tensors(tmp_path, tiny_blocks):
   trees = [some_tensors(seed) for seed in range(3)]
   paths = [
     hugging_face(tmp_path / str(i), tree, form=form)
     for i, (tree, form) in enumerate(zip(trees, ("bin", "shards", "bin")))
   ]
-  made.run(paths, tmp_path / "out", allow_unrelated=True)
+  fixtures.run(paths, tmp_path / "out", allow_unrelated=True)
   assert_near(loaded(tmp_path / "out"), expected_of("uniform", trees))
 
 
@@ -290,19 +288,19 @@ def test_the_very_bytes_of_a_lone_tree(tmp_path, tiny_blocks, method, first):
   paths = [
     hugging_face(tmp_path / f"hf{i}", tree) for i, tree in enumerate(trees)
   ]
-  made.run(
+  fixtures.run(
     paths, tmp_path / "hf", method, weights=weights, allow_unrelated=True
   )
   assert_same_bytes(loaded(tmp_path / "hf"), alone)
   paths = [
-    made.step_directory(tmp_path / f"s{i}", tree, step=i + 1)
+    fixtures.step_directory(tmp_path / f"s{i}", tree, step=i + 1)
     for i, tree in enumerate(trees)
   ]
   store_of_the_other = paths[1 if first else 0] / "params"
   for file in store_of_the_other.rglob("*"):
     if file.is_file():
       file.unlink()
-  made.run(paths, tmp_path / "step", method, weights=weights)
+  fixtures.run(paths, tmp_path / "step", method, weights=weights)
   merged = restore_params(tmp_path / "step")
   assert_same_bytes(named_leaves(merged), alone)
   written = read_metadata(tmp_path / "step").leaves["params"]
@@ -312,12 +310,12 @@ def test_the_very_bytes_of_a_lone_tree(tmp_path, tiny_blocks, method, first):
 def test_whole_numbers_of_a_step_directory(tmp_path, tiny_blocks):
   counts = np.arange(200, dtype=np.int32).reshape(50, 4)
   paths = [
-    made.step_directory(
+    fixtures.step_directory(
       tmp_path / str(i), {"counts": counts, "w": np.float32([i])}, step=i
     )
     for i in (1, 2)
   ]
-  made.run(paths, tmp_path / "out")
+  fixtures.run(paths, tmp_path / "out")
   merged = restore_params(tmp_path / "out")
   assert_same_bytes(
     named_leaves(merged), {"counts": counts, "w": np.float32([1.5])}
@@ -329,8 +327,10 @@ def test_whole_numbers_of_a_step_directory(tmp_path, tiny_blocks):
 def test_minus_zero_is_not_lost_in_an_average(tmp_path, tiny_blocks):
   """TensorStore leaves out chunks that are all zero."""
   tree = {"w": np.full((30, 7), -0.0, np.float32)}
-  paths = [made.step_directory(tmp_path / str(i), tree, step=i) for i in (1, 2)]
-  made.run(paths, tmp_path / "out")
+  paths = [
+    fixtures.step_directory(tmp_path / str(i), tree, step=i) for i in (1, 2)
+  ]
+  fixtures.run(paths, tmp_path / "out")
   assert_same_bytes(named_leaves(restore_params(tmp_path / "out")), tree)
 
 
@@ -343,7 +343,7 @@ def test_weights_of_zero_among_several(tmp_path, tiny_blocks):
   weights = [0.5, 0, 1.5]
   used = [trees[0], trees[2]]
   for method in ("weights", "karcher"):
-    made.run(
+    fixtures.run(
       paths,
       tmp_path / method,
       method,
@@ -364,7 +364,7 @@ def test_a_task_of_weight_zero_changes_no_draw(tmp_path, method):
   ]
   weights = [0.0, 0.3, 0.7]
   changes = {**parameters_of(method), "base": str(paths[0])}
-  made.run(
+  fixtures.run(
     paths[1:],
     tmp_path / "out",
     method,
@@ -372,8 +372,8 @@ def test_a_task_of_weight_zero_changes_no_draw(tmp_path, method):
     weights=weights,
     allow_unrelated=True,
   )
-  parameters = {**DEFAULTS, **parameters_of(method)}
-  expected = methods.merge_trees(method, trees, weights, parameters, base=base)
+  knobs = parameters_of(method)
+  expected = merge_trees(method, trees, weights, base=base, **knobs)
   assert_near(loaded(tmp_path / "out"), expected)
 
 
@@ -384,7 +384,7 @@ def test_no_task_at_all_is_the_base(tmp_path):
     for i, tree in enumerate([base, *trees])
   ]
   for method in ("task_arithmetic", "dare"):
-    made.run(
+    fixtures.run(
       paths[1:],
       tmp_path / method,
       method,
@@ -412,7 +412,7 @@ def test_what_cannot_be_averaged_is_copied_if_equal(
     hugging_face(tmp_path / str(i), tree) for i, tree in enumerate(trees)
   ]
   weights = weights_of(method, 2)
-  made.run(
+  fixtures.run(
     paths, tmp_path / "out", method, weights=weights, allow_unrelated=True
   )
   found = loaded(tmp_path / "out")
@@ -435,9 +435,9 @@ def test_what_cannot_be_averaged_and_differs_is_named(
     hugging_face(tmp_path / "a", WHOLE),
     hugging_face(tmp_path / "b", {**WHOLE, name: other}),
   ]
-  before = made.everything_in(tmp_path)
+  before = contents(tmp_path)
   with pytest.raises(InputError) as error:
-    made.run(
+    fixtures.run(
       paths,
       tmp_path / "out",
       method,
@@ -445,7 +445,7 @@ def test_what_cannot_be_averaged_and_differs_is_named(
       allow_unrelated=True,
     )
   assert f"{name} holds {other.dtype}" in str(error.value)
-  assert made.everything_in(tmp_path) == before
+  assert contents(tmp_path) == before
 
 
 def test_nan_is_named_by_input_and_leaf(tmp_path, tiny_blocks):
@@ -455,7 +455,7 @@ def test_nan_is_named_by_input_and_leaf(tmp_path, tiny_blocks):
   trees[1]["embed"]["table"] = trees[1]["embed"]["table"].at[36, 8].set(-np.inf)
   folder = tmp_path / "in"
   steps = [
-    made.step_directory(folder / f"step{i}", tree, step=i + 1)
+    fixtures.step_directory(folder / f"step{i}", tree, step=i + 1)
     for i, tree in enumerate(trees)
   ]
   hf = [
@@ -465,7 +465,7 @@ def test_nan_is_named_by_input_and_leaf(tmp_path, tiny_blocks):
   for paths in (steps, hf):
     for method in ("uniform", "slerp"):
       with pytest.raises(InputError) as error:
-        made.run(
+        fixtures.run(
           paths,
           tmp_path / "out",
           method,
@@ -490,7 +490,7 @@ def test_a_result_that_leaves_the_range_is_named(tmp_path, method):
   paths = [hugging_face(folder / str(i), tree) for i, tree in enumerate(trees)]
   base = METHODS[method].base
   with pytest.raises(InputError, match="the merged large is too large"):
-    made.run(
+    fixtures.run(
       paths[1:] if base else paths[:2],
       tmp_path / "out",
       method,
@@ -505,7 +505,7 @@ def test_shares_of_the_largest_numbers_stay_in_range(tmp_path):
   largest = np.finfo(np.float16).max
   tree = {"w": np.full(9, largest, np.float16)}
   paths = [hugging_face(tmp_path / str(i), tree) for i in range(3)]
-  made.run(paths, tmp_path / "out", allow_unrelated=True)
+  fixtures.run(paths, tmp_path / "out", allow_unrelated=True)
   assert_same_bytes(loaded(tmp_path / "out"), tree)
 
 
@@ -513,56 +513,52 @@ def test_shares_of_the_largest_numbers_stay_in_range(tmp_path):
 def test_weights_that_are_a_direction_are_used_as_they_are(weights):
   trees = [some_tensors(seed) for seed in (0, 1)]
   stored = [
-    streaming.Stored(
-      str(i), dict(map(_leaf, tree.items())), tallies.LeafTally()
-    )
+    chunks.Stored(str(i), dict(map(_leaf, tree.items())), tallies.LeafTally())
     for i, tree in enumerate(trees)
   ]
   average = streaming.Average(stored, lambda _: weights)
   for name, a in trees[0].items():
     rows = a.shape[0] if a.shape else 1
-    found = average(streaming.Portion(name, 0, rows))
+    found = average(Chunk(name, 0, rows))
     expected = weights[0] * a + weights[1] * trees[1][name]
     np.testing.assert_allclose(
       found.reshape(a.shape), expected, rtol=1e-5, atol=1e-6
     )
 
 
-def test_portions_cover_every_row_once_and_in_order(tiny_blocks):
+def test_chunks_cover_every_row_once_and_in_order(tiny_blocks):
   trees = [dict(map(_leaf, some_tensors(seed).items())) for seed in (0, 1)]
   for by_layer in (True, False):
-    specs = streaming.specs(trees, by_layer=by_layer)
+    specs = chunks.specs(trees, by_layer=by_layer)
     for whole in (True, False):
       seen = {name: [] for name in specs}
-      for portion in streaming.portions(specs, whole=whole):
-        seen[portion.name] += range(portion.start, portion.stop)
+      for chunk in chunks.chunks(specs, whole=whole):
+        seen[chunk.name] += range(chunk.start, chunk.stop)
       for name, spec in specs.items():
         rows = spec.shape[0] if spec.shape else 1
         assert seen[name] == list(range(rows)), name
 
 
 def _leaf(item):
-  from jaxmerge.checkpoints.leaves import ArrayLeaf
-
   name, array = item
   return name, ArrayLeaf(array)
 
 
 def test_a_tree_of_any_number_of_leaves_is_restored(tmp_path, tiny_blocks):
-  """A checkpoint whose only leaf has many portions, and another of many."""
+  """A checkpoint whose only leaf has many chunks, and another of many."""
   for name, tree in (
     ("one", {"w": np.arange(1000, dtype=np.float32).reshape(100, 10)}),
     ("many", {f"w{i}": np.full(3, i, np.float32) for i in range(40)}),
   ):
     paths = [
-      made.step_directory(tmp_path / name / str(i), tree, step=i)
+      fixtures.step_directory(tmp_path / name / str(i), tree, step=i)
       for i in (1, 2)
     ]
-    made.run(paths, tmp_path / name / "out")
+    fixtures.run(paths, tmp_path / name / "out")
     merged = restore_params(tmp_path / name / "out")
     assert_same_bytes(named_leaves(merged), tree)
     # It may be merged again: rows that lie together are of several sizes now.
-    made.run([tmp_path / name / "out", paths[0]], tmp_path / name / "again")
+    fixtures.run([tmp_path / name / "out", paths[0]], tmp_path / name / "again")
     again = restore_params(tmp_path / name / "again")
     assert_same_bytes(named_leaves(again), tree)
 
@@ -573,8 +569,8 @@ def test_progress_tells_of_every_leaf(tmp_path):
     hugging_face(tmp_path / str(i), tree) for i, tree in enumerate(trees)
   ]
   told = []
-  made.merge.merge(
-    made.config_of("uniform"),
+  fixtures.merge.merge(
+    fixtures.config_of("uniform"),
     [str(path) for path in paths],
     tmp_path / "out",
     allow_unrelated=True,
@@ -588,12 +584,12 @@ def test_progress_tells_of_every_leaf(tmp_path):
 def test_sources_stay_as_they_are(tmp_path):
   trees = [some_tree(seed) for seed in (0, 1)]
   paths = [
-    made.step_directory(tmp_path / str(i), tree, step=i + 1)
+    fixtures.step_directory(tmp_path / str(i), tree, step=i + 1)
     for i, tree in enumerate(trees)
   ]
-  before = made.everything_in(tmp_path)
-  made.run(paths, tmp_path / "out")
-  after = made.everything_in(tmp_path)
+  before = contents(tmp_path)
+  fixtures.run(paths, tmp_path / "out")
+  after = contents(tmp_path)
   assert {k: after[k] for k in before} == before
   assert open_inputs([str(tmp_path / "out")])[0].metadata.kind == "merged"
   assert store.restore_params(paths[0])

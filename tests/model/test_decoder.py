@@ -15,16 +15,9 @@ from jaxmerge.model.decoder import (
 )
 from jaxmerge.model.loss import token_losses
 from jaxmerge.model.rope import rotate
+from tests.helpers import decoder
 
-CONFIG = DecoderConfig(
-  vocab_size=50,
-  width=16,
-  depth=3,
-  num_heads=4,
-  num_kv_heads=2,
-  mlp_width=24,
-  vocab_multiple=32,
-)
+CONFIG = decoder(num_hidden_layers=3, tie_word_embeddings=True)
 TOKENS = np.random.default_rng(0).integers(0, 50, size=(2, 9)).astype(np.int32)
 
 
@@ -56,10 +49,13 @@ def numpy_logits(config, params, tokens):
   table = params["embed"]["embedding"]
   x = table[tokens]
   batch, length = tokens.shape
-  size, groups = config.head_size, config.num_heads // config.num_kv_heads
-  for i in range(config.depth):
+  size, groups = (
+    config.head_size,
+    config.num_attention_heads // config.num_key_value_heads,
+  )
+  for i in range(config.num_hidden_layers):
     layer = jax.tree.map(lambda p, i=i: p[i], params["layers"])
-    y = rms_norm(x, layer["attention_norm"]["scale"], config.norm_eps)
+    y = rms_norm(x, layer["attention_norm"]["scale"], config.rms_norm_eps)
     heads = {
       name: (y @ layer["attention"][name]["kernel"]).reshape(
         batch, length, -1, size
@@ -68,7 +64,7 @@ def numpy_logits(config, params, tokens):
     }
     query, key = (rope(heads[n], config.rope_theta) for n in ("query", "key"))
     mixed = np.empty_like(query)
-    for head in range(config.num_heads):
+    for head in range(config.num_attention_heads):
       k, v = key[:, :, head // groups], heads["value"][:, :, head // groups]
       scores = query[:, :, head] @ k.swapaxes(1, 2) / np.sqrt(size)
       scores[:, np.triu(np.ones((length, length), bool), 1)] = -np.inf
@@ -77,19 +73,19 @@ def numpy_logits(config, params, tokens):
     x = (
       x + mixed.reshape(batch, length, -1) @ layer["attention"]["out"]["kernel"]
     )
-    y = rms_norm(x, layer["mlp_norm"]["scale"], config.norm_eps)
+    y = rms_norm(x, layer["mlp_norm"]["scale"], config.rms_norm_eps)
     mlp = layer["mlp"]
     gate = y @ mlp["gate"]["kernel"]
     silu = gate / (1 + np.exp(-gate))
     x = x + silu * (y @ mlp["up"]["kernel"]) @ mlp["down"]["kernel"]
-  x = rms_norm(x, params["final_norm"]["scale"], config.norm_eps)
-  head = table.T if config.tied else params["head"]["kernel"]
+  x = rms_norm(x, params["final_norm"]["scale"], config.rms_norm_eps)
+  head = table.T if config.tie_word_embeddings else params["head"]["kernel"]
   return (x @ head)[..., : config.vocab_size]
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_equals_an_unscanned_numpy_decoder(tied):
-  config = dataclasses.replace(CONFIG, tied=tied)
+  config = dataclasses.replace(CONFIG, tie_word_embeddings=tied)
   graph, params = build(config)
   logits = nnx.merge(graph, params)(TOKENS)
   expected = numpy_logits(config, params, TOKENS)
@@ -176,12 +172,12 @@ def test_the_model_carries_its_config():
 
 def test_all_problems_of_a_config_are_listed():
   with pytest.raises(InputError) as error:
-    dataclasses.replace(CONFIG, num_heads=3, num_kv_heads=2)
+    dataclasses.replace(CONFIG, num_attention_heads=3, num_key_value_heads=2)
   assert len(error.value.problems) == 2
   with pytest.raises(InputError) as error:
     DecoderConfig.from_dict({"widht": 3})
   assert "unknown model key 'widht'" in error.value.problems
-  assert "missing model key 'width'" in error.value.problems
+  assert "missing model key 'hidden_size'" in error.value.problems
 
 
 def test_a_layer_norm_survives_a_large_mean():

@@ -2,14 +2,14 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.helpers import ROOT
+
 # A small disk of its own, in a name space that any user may open.
 DISK = "mount -t tmpfs -o size={size}k tmpfs {disk}"
 GROW = "mount -o remount,size=64m {disk}"

@@ -13,15 +13,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxmerge import runner, search
+from jaxmerge import search
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
-
-
-def quiet(stage: str, done: int, total: int, note: str) -> None:
-  del stage, done, total, note
+from tests.helpers import config_file, config_of, quiet
 
 
 def run_and_kill(argv: list[str], moment: Callable[[], bool]) -> bool:
@@ -51,7 +46,7 @@ def test_pretraining(tiny_run, tmp_path):
   saved = workdir / "checkpoints"
   argv = [
     "jaxmerge.pretrain",
-    f"--config={ROOT / 'configs/pretrain/tiny.py'}",
+    f"--config={config_file('pretrain')}",
     f"--workdir={workdir}",
   ]
   moments: list[Callable[[], bool]] = [
@@ -78,13 +73,10 @@ def test_searching(tiny_run, trials_of, tmp_path):
   undisturbed, workdir = tmp_path / "a" / "run", tmp_path / "b" / "run"
   for copy in (undisturbed, workdir):
     shutil.copytree(tiny_run, copy)
-  config_file = ROOT / "configs/search/tiny.py"
-  merged = search.search(
-    runner.load_config(str(config_file)), undisturbed, progress=quiet
-  )
+  merged = search.search(config_of("search"), undisturbed, progress=quiet)
   argv = [
     "jaxmerge.search",
-    f"--config={config_file}",
+    f"--config={config_file('search')}",
     f"--workdir={workdir}",
   ]
   folder = workdir / "search/pair"

@@ -1,7 +1,6 @@
 """Merges of some 100 MB in processes of their own: kill -9, and memory."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,12 +12,11 @@ import pytest
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.checkpoints.trajectory import open_inputs
 from jaxmerge.errors import InputError
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "merging"))
-import made  # noqa: E402
+from tests.helpers import ROOT, contents
+from tests.merging import fixtures
 
 MB = 2**20
-CONFIG = f"--config={made.ROOT / 'configs/merge/uniform.py'}"
+CONFIG = f"--config={ROOT / 'configs/merge/uniform.py'}"
 # torch and transformers are not needed.
 ALONE = """
 import sys
@@ -100,9 +98,9 @@ def test_a_killed_merge_leaves_nothing_that_passes_for_one(tmp_path, form):
   for step, (path, tree) in enumerate(zip(paths, trees)):
     if form == "step":
       nested = {name[0]: {"w": array} for name, array in tree.items()}
-      made.step_directory(path, nested, step=step)
+      fixtures.step_directory(path, nested, step=step)
     else:
-      made.hugging_face(path, tree, step=step)
+      fixtures.hugging_face(path, tree, step=step)
   folder = tmp_path / "out"
   folder.mkdir()
   output = folder / "merged"
@@ -120,24 +118,24 @@ def test_a_killed_merge_leaves_nothing_that_passes_for_one(tmp_path, form):
   if form == "step":
     found = {f"{n}/w": x["w"] for n, x in restore_params(output).items()}
   else:
-    found = made.loaded(output)
+    found = fixtures.loaded(output)
   for name, array in mean.items():
     np.testing.assert_allclose(found[name], array, atol=1e-6)
   # Neither does a killed replacement harm what was there.
-  before = made.everything_in(output)
+  before = contents(output)
   argv += ["--overwrite", "--config.method=wma"]
   kill_at(argv, lambda: size_of(unfinished(folder)) > 24 * MB)
-  assert made.everything_in(output) == before
+  assert contents(output) == before
   assert accepted(output)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the peak")
 def test_many_inputs_take_no_more_memory_than_few(tmp_path):
-  first = made.hugging_face(tmp_path / "0", tensors(0, 100), step=0)
+  first = fixtures.hugging_face(tmp_path / "0", tensors(0, 100), step=0)
   paths = [first]
   for i in range(1, 12):
     paths.append(
-      made.hugging_face(tmp_path / str(i), {"x": np.zeros(1)}, step=i)
+      fixtures.hugging_face(tmp_path / str(i), {"x": np.zeros(1)}, step=i)
     )
     (paths[-1] / "model.safetensors").unlink()
     os.link(first / "model.safetensors", paths[-1] / "model.safetensors")

@@ -1,5 +1,6 @@
 """A job of two processes, two devices each, trains as one process does."""
 
+import json
 import os
 import pathlib
 import socket
@@ -10,15 +11,17 @@ import numpy as np
 
 from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
-from jaxmerge.reporting.metrics import read_metrics
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.helpers import ROOT
 
 
 def free_port() -> int:
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     return probe.getsockname()[1]
+
+
+def read_metrics(path: pathlib.Path) -> list[dict]:
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def train_with_two(workdir: pathlib.Path, *overrides: str) -> None:

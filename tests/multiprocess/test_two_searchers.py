@@ -1,7 +1,6 @@
 """Two search commands at once, on one study: the work is shared."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -11,9 +10,7 @@ from jaxmerge.checkpoints.metadata import read_metadata
 
 
 @pytest.mark.parametrize("storage", ["", "sqlite"])
-def test_two_commands_share_a_study(tiny_run, tmp_path, storage):
-  workdir = tmp_path / "run"
-  shutil.copytree(tiny_run, workdir)
+def test_two_commands_share_a_study(workdir, tmp_path, storage):
   address = f"sqlite:///{tmp_path}/study.db" if storage else ""
   command = [
     sys.executable,

@@ -1,9 +1,7 @@
-import pathlib
-
 import nbclient
 import nbformat
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.helpers import ROOT
 
 
 def test_the_notebook_runs_at_a_tiny_size(tmp_path):

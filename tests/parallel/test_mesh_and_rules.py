@@ -20,15 +20,17 @@ import jax, numpy as np
 from jaxmerge.checkpoints.digest import digests
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel.mesh import make_mesh
-from jaxmerge.training.optimizer import adamw, warmup_constant
+from jaxmerge.config_reading import read
+from jaxmerge.training.optimizer import OptimizerConfig, build
 from jaxmerge.training.trainer import Trainer
 from jaxmerge.parallel.rules import batch_sharding
 
-config = DecoderConfig(vocab_size=300, width=32, depth=2, num_heads=4,
-                       num_kv_heads=2, mlp_width=64)
-schedule = warmup_constant(1e-2, 2)
+config = DecoderConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2,
+                       num_attention_heads=4, num_key_value_heads=2,
+                       intermediate_size=64)
 mesh = make_mesh(*map(int, sys.argv[1:]))
-optimizer = adamw(schedule, b1=.9, b2=.95, weight_decay=.1, clip_norm=1.)
+chosen = read(OptimizerConfig, {"learning_rate": 1e-2, "warmup_steps": 2})
+optimizer, schedule = build(chosen, num_steps=4)
 trainer = Trainer.build(config, mesh, optimizer, schedule)
 state = trainer.random_start(0)
 digest = digests(state.params)
@@ -76,12 +78,12 @@ def test_eight_devices_train_as_one_does():
 def test_every_parameter_of_the_decoder_has_a_rule():
   config = DecoderConfig(
     vocab_size=300,
-    width=32,
-    depth=2,
-    num_heads=4,
-    num_kv_heads=2,
-    mlp_width=64,
-    tied=False,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=64,
+    tie_word_embeddings=False,
   )
   _, abstract = abstract_decoder(config)
   specs = jax.tree.map(lambda s: s.spec, rules.shardings(abstract, make_mesh()))

@@ -1,7 +1,6 @@
 """Logits of tiny random models against transformers, both ways."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import pytest
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import pathlib  # noqa: E402
 
 import jax  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
@@ -17,9 +15,7 @@ from safetensors.numpy import load_file  # noqa: E402
 import jaxmerge  # noqa: E402
 from jaxmerge.checkpoints import models  # noqa: E402
 from jaxmerge.convert import convert  # noqa: E402
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import their_models  # noqa: E402
+from tests.parity import their_models  # noqa: E402
 
 
 def tensors_of(path):

@@ -1,12 +1,11 @@
 """Tiny random models of transformers, one of each family and option.
 
-python tests/parity/their_models.py writes the golden logits that
+python -m tests.parity.their_models writes the golden logits that
 tests/checkpoints/test_golden_logits.py compares with, without torch.
 """
 
 import json
 import pathlib
-import sys
 import tempfile
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from numpy_tensors import tensor  # noqa: E402
+from tests.parity.numpy_tensors import tensor
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "checkpoints/golden_logits.json"
 

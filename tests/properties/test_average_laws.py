@@ -4,8 +4,6 @@ K trees; E entries of a leaf.
 """
 
 import math
-import pathlib
-import sys
 
 import hypothesis
 import jax
@@ -17,17 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxmerge.errors import InputError
-from jaxmerge.merging import methods
-from jaxmerge.merging.average import normalise, weighted_average
-from jaxmerge.merging.methods import DEFAULTS
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import random_trees  # noqa: E402
-from random_trees import laws, shares, trees, trees_and_shares  # noqa: E402
+from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging.method import METHODS, average_weights
+from jaxmerge.merging.weight_checks import normalise
+from tests.properties import random_trees
+from tests.properties.random_trees import laws, shares, trees, trees_and_shares
 
 
 def _newest(x, told):
-  return x[-told["newest"] :].mean(0)
+  return x[-told["window"] :].mean(0)
 
 
 def _by_rank(x, told):
@@ -53,13 +49,13 @@ def _decayed(schedule):
 
 
 def _beyond(x, told):
-  n = told["newest"]
+  n = told["window"]
   old, new = x[len(x) - 2 * n : len(x) - n].mean(0), x[len(x) - n :].mean(0)
-  return new + told["beyond"] * (new - old)
+  return new + told["extrapolation"] * (new - old)
 
 
 def _by_loss(x, told):
-  weights = np.power(np.divide(1, told["losses"]), told["penalty"])
+  weights = np.power(np.divide(1, told["losses"]), told["exponent"])
   return weights @ x / weights.sum()
 
 
@@ -100,10 +96,10 @@ def settings_of_methods(draw, count):
     return 5 * table[sum(2**k for k in members)] / 2**count
 
   return {
-    "newest": draw(st.integers(1, count // 2)),
+    "window": draw(st.integers(1, count // 2)),
     "decay": draw(st.floats(0.05, 1)),
-    "beyond": draw(st.floats(-0.5, 2)),
-    "penalty": draw(st.floats(0, 8)),
+    "extrapolation": draw(st.floats(-0.5, 2)),
+    "exponent": draw(st.floats(0, 8)),
     "weights": np.array(draw(signed.filter(lambda w: sum(w) > 0.5))),
     "losses": losses,
     "loss": loss,
@@ -112,15 +108,17 @@ def settings_of_methods(draw, count):
 
 def _weights(name, count, told):
   """What the merge verb would weigh by."""
-  parameters = {**DEFAULTS, **told}
-  if name not in ("metric", "greedy"):
-    return methods.fixed_weights(name, count, told["weights"], parameters)
-  return methods.measured_weights(
-    name,
-    told["losses"],
-    lambda w_K: told["loss"]({k for k, w in enumerate(w_K) if w > 0}),
-    parameters,
-  )
+  method = METHODS[name]
+  knobs = method.knobs(**{k: told[k] for k in method.uses if k in told})
+  if method.acts == "on weights":
+    typed = told["weights"] if method.weights == "required" else ()
+    weights_K = typed if len(typed) else method.equal_weights(count)
+    return average_weights(method, method.usable(weights_K, knobs), knobs)
+
+  def loss(weights_K):
+    return told["loss"]({k for k, w in enumerate(weights_K) if w > 0})
+
+  return method.function(told["losses"], loss, knobs)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -143,12 +141,8 @@ def test_every_method_is_its_formula_in_float64(name, data, count):
 
 
 def test_the_references_are_of_all_methods_with_plain_weights():
-  told = {**DEFAULTS, "newest": 1}
-  plain = {
-    name
-    for name in methods.METHODS
-    if methods.fixed_weights(name, 2, [1, 1], told) or name in methods.MEASURED
-  }
+  rules = ("on weights", "on losses")
+  plain = {n for n, m in METHODS.items() if m.acts in rules}
   assert plain == REFERENCES.keys()
 
 
@@ -174,10 +168,10 @@ def trees_of_any_bits(draw):
 ALONE = (
   ("weights", {"weights": [0.0, 2.0, -0.0]}, 1),
   ("weights", {"weights": [1e-300, 0.0, 0.0]}, 0),
-  ("lawa", {"newest": 1}, 2),
+  ("lawa", {"window": 1}, 2),
   ("ema", {"decay": 1.0}, 2),
-  ("secant", {"newest": 1, "beyond": 0.0}, 2),
-  ("metric", {"losses": [2.0, 1.0, 3.0], "penalty": 1e6}, 1),
+  ("secant", {"window": 1, "extrapolation": 0.0}, 2),
+  ("metric", {"losses": [2.0, 1.0, 3.0], "exponent": 1e6}, 1),
   ("greedy", {"losses": [2.0, 1.0, 3.0], "loss": lambda _: 9.0}, 1),
 )
 

@@ -1,19 +1,14 @@
 """SLERP and the Karcher mean: what holds for any trees."""
 
-import pathlib
-import sys
-
 import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmerge.merging.geometry import karcher_mean, slerp
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import random_trees  # noqa: E402
-from random_trees import SEEDS, assert_close, laws  # noqa: E402
+from jaxmerge.merging.per_tensor import merge_trees
+from tests.properties import random_trees
+from tests.properties.random_trees import SEEDS, assert_close, laws
 
 PART = st.floats(0, 1, width=32)
 
@@ -56,22 +51,26 @@ def _to_length(tree, length):
 @given(SEEDS, PART)
 def test_slerp_is_symmetric(seed, t):
   a, b = _pair(seed)
-  assert_close(slerp([a, b], [1 - t, t]), slerp([b, a], [t, 1 - t]), 1e-5)
+  assert_close(
+    merge_trees("slerp", [a, b], [1 - t, t]),
+    merge_trees("slerp", [b, a], [t, 1 - t]),
+    1e-5,
+  )
 
 
 @laws
 @given(SEEDS)
 def test_slerp_ends_at_its_trees(seed):
   a, b = _pair(seed)
-  assert_close(slerp([a, b], [1, 0]), a)
-  assert_close(slerp([a, b], [0, 3]), b)
+  assert_close(merge_trees("slerp", [a, b], [1, 0]), a)
+  assert_close(merge_trees("slerp", [a, b], [0, 3]), b)
 
 
 @laws
 @given(SEEDS, PART, st.floats(0.1, 50))
 def test_slerp_keeps_the_length_of_every_slice(seed, t, length):
   pair = [_to_length(tree, length) for tree in _pair(seed)]
-  found = slerp(pair, [1 - t, t])
+  found = merge_trees("slerp", pair, [1 - t, t])
   np.testing.assert_allclose(_lengths(found), length, rtol=2e-5)
 
 
@@ -79,7 +78,7 @@ def test_slerp_keeps_the_length_of_every_slice(seed, t, length):
 @given(SEEDS, PART)
 def test_slerp_is_at_that_part_of_the_angle(seed, t):
   a, b = (_to_length(tree, 1) for tree in _pair(seed))
-  found = slerp([a, b], [1 - t, t])
+  found = merge_trees("slerp", [a, b], [1 - t, t])
   for x, y, z in zip(*map(_slices, (a, b, found))):
     whole, part = (np.arccos(np.clip(x @ other, -1, 1)) for other in (y, z))
     assert part == pytest.approx(t * whole, abs=2e-3)
@@ -89,14 +88,18 @@ def test_slerp_is_at_that_part_of_the_angle(seed, t):
 @given(SEEDS)
 def test_the_karcher_mean_of_two_is_half_of_the_arc(seed):
   pair = [_to_length(tree, 2) for tree in _pair(seed, 0.5)]
-  assert_close(karcher_mean(pair, [1, 1]), slerp(pair, [1, 1]), 1e-5)
+  assert_close(
+    merge_trees("karcher", pair, [1, 1]),
+    merge_trees("slerp", pair, [1, 1]),
+    1e-5,
+  )
 
 
 @laws
 @given(SEEDS, st.floats(0.05, 1))
 def test_the_karcher_mean_of_equal_trees_is_that_tree(seed, w):
   tree = _tree(np.random.default_rng(seed))
-  found = karcher_mean([tree] * 3, [w, 1.0, 2.0])
+  found = merge_trees("karcher", [tree] * 3, [w, 1.0, 2.0])
   assert_close(found, tree, 2e-6)
 
 
@@ -106,8 +109,8 @@ def test_the_karcher_mean_has_no_order(seed, order):
   rng = np.random.default_rng(seed)
   same = [_tree(rng, 1.5) for _ in range(3)]
   weights = rng.dirichlet(np.full(3, 4.0))
-  found = karcher_mean([same[k] for k in order], weights[list(order)])
-  assert_close(found, karcher_mean(same, weights), 1e-5)
+  found = merge_trees("karcher", [same[k] for k in order], weights[list(order)])
+  assert_close(found, merge_trees("karcher", same, weights), 1e-5)
 
 
 @laws
@@ -116,6 +119,8 @@ def test_lengths_go_through_and_directions_do_not_change(seed, power):
   a, b = _pair(seed, 0.5)
   factor = np.float32(2.0**power)
   larger = [jax.tree.map(lambda x: factor * x, tree) for tree in (a, b)]
-  for method in (slerp, karcher_mean):
-    plain = jax.tree.map(lambda x: factor * x, method([a, b], [0.3, 0.7]))
-    assert_close(method(larger, [0.3, 0.7]), plain, 1e-5)
+  for method in ("slerp", "karcher"):
+    plain = jax.tree.map(
+      lambda x: factor * x, merge_trees(method, [a, b], [0.3, 0.7])
+    )
+    assert_close(merge_trees(method, larger, [0.3, 0.7]), plain, 1e-5)

@@ -3,9 +3,6 @@
 K trees, L layers.
 """
 
-import pathlib
-import sys
-
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -15,16 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmerge.merging import geometry, task_vectors
 from jaxmerge.merging.average import grouped_average, weighted_average
-from jaxmerge.merging.fisher import fisher_average
 from jaxmerge.merging.groups import Groups
-from jaxmerge.merging.methods import DEFAULTS, merge_trees
-from jaxmerge.merging.model_stock import model_stock
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import random_trees  # noqa: E402
-from random_trees import laws, shares, trees  # noqa: E402
+from jaxmerge.merging.methods.fisher import fisher_average
+from jaxmerge.merging.per_tensor import merge_trees
+from tests.properties import random_trees
+from tests.properties.random_trees import laws, shares, trees
 
 # L, the shape of a layer and its dtype.
 STACKS = (
@@ -52,7 +45,7 @@ def _weighted(base, same, weights, fishers):
 
 
 def _arithmetic(base, same, weights, fishers):
-  return task_vectors.task_arithmetic(base, same, weights)
+  return merge_trees("task_arithmetic", same, weights, base=base)
 
 
 def _fisher(base, same, weights, fishers):
@@ -60,29 +53,30 @@ def _fisher(base, same, weights, fishers):
 
 
 def _slerp(base, same, weights, fishers):
-  return geometry.slerp(same[:2], weights[:2])
+  return merge_trees("slerp", same[:2], weights[:2])
 
 
 def _karcher(base, same, weights, fishers):
-  return geometry.karcher_mean(same, weights)
+  return merge_trees("karcher", same, weights)
 
 
 def _ties(base, same, weights, fishers):
-  return task_vectors.ties(base, same, weights, density=0.4, scale=0.7)
+  knobs = {"density": 0.4, "scale": 0.7}
+  return merge_trees("ties", same, weights, base=base, **knobs)
 
 
 def _stock(base, same, weights, fishers):
-  return model_stock(base, same)
+  return merge_trees("model_stock", same, base=base)
 
 
 def _dare_of_none(base, same, weights, fishers):
   """Which entries are dropped depends on the stack, none does not."""
-  return task_vectors.dropped(base, same[:1], drop=0.0, seed=3)[0]
+  return merge_trees("dare", same[:1], base=base, drop_rate=0.0, seed=3)
 
 
 def _dare(base, same, weights, fishers):
-  parameters = {**DEFAULTS, "drop": 0.5, "seed": 3}
-  return merge_trees("dare", same, weights, parameters, base=base)
+  knobs = {"drop_rate": 0.5, "seed": 3}
+  return merge_trees("dare", same, weights, base=base, **knobs)
 
 
 ALL = (

@@ -4,8 +4,6 @@ K trees; E entries of a leaf.
 """
 
 import math
-import pathlib
-import sys
 
 import jax
 import ml_dtypes
@@ -15,15 +13,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxmerge.errors import InputError
-from jaxmerge.merging import task_vectors
 from jaxmerge.merging.average import weighted_average
-from jaxmerge.merging.fisher import fisher_average
-from jaxmerge.merging.geometry import karcher_mean, slerp
-from jaxmerge.merging.model_stock import model_stock
+from jaxmerge.merging.methods.fisher import fisher_average
+from jaxmerge.merging.per_tensor import merge_trees
+from tests.properties import random_trees
+from tests.properties.random_trees import SEEDS, assert_close, laws
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import random_trees  # noqa: E402
-from random_trees import SEEDS, assert_close, laws  # noqa: E402
+
+def _arithmetic(base, same, weights):
+  return merge_trees("task_arithmetic", same, weights, base=base)
+
+
+def _ties(base, same, weights, *, density=1.0, scale=1.0):
+  knobs = {"density": density, "scale": scale}
+  return merge_trees("ties", same, weights, base=base, **knobs)
+
+
+def _stock(base, same):
+  return merge_trees("model_stock", same, base=base)
+
+
+def _thin(base, same, drop_rate, seed):
+  """Each tree with the task vector that DARE leaves it, between bases."""
+  knobs = {"drop_rate": drop_rate, "seed": seed}
+  return [
+    merge_trees(
+      "dare",
+      [tree if k == i else base for k in range(len(same))],
+      base=base,
+      **knobs,
+    )
+    for i, tree in enumerate(same)
+  ]
 
 
 def _tree(rng, dtype=np.float32):
@@ -48,7 +69,7 @@ def _minus(a, b):
 def test_task_arithmetic_with_shares_of_one_is_the_average(seed):
   rng, base, same = _case(seed)
   weights = rng.dirichlet(np.ones(3))
-  found = task_vectors.task_arithmetic(base, same, weights)
+  found = _arithmetic(base, same, weights)
   assert_close(found, weighted_average(same, weights))
 
 
@@ -56,7 +77,7 @@ def test_task_arithmetic_with_shares_of_one_is_the_average(seed):
 @given(SEEDS, st.floats(-2, 2), st.floats(-2, 2))
 def test_task_arithmetic_goes_each_way_by_its_weight(seed, v, w):
   _, base, same = _case(seed, 2)
-  found = task_vectors.task_arithmetic(base, same, [v, w])
+  found = _arithmetic(base, same, [v, w])
   steps = _minus(found, base), *(_minus(tree, base) for tree in same)
   jax.tree.map(
     lambda c, a, b: np.testing.assert_allclose(c, v * a + w * b, atol=2e-5),
@@ -90,7 +111,7 @@ DENSITIES = st.sampled_from((0.2, 0.5, 1.0))
 def test_ties_is_the_three_steps_in_numpy(seed, density, scale):
   rng, base, same = _case(seed)
   weights = rng.uniform(0.2, 2, 3)
-  found = task_vectors.ties(base, same, weights, density=density, scale=scale)
+  found = _ties(base, same, weights, density=density, scale=scale)
   args = (weights, density, np.float32(scale))
   norm = _numpy_ties(base["norm"], [t["norm"] for t in same], *args)
   np.testing.assert_allclose(found["norm"], norm, atol=2e-5)
@@ -105,12 +126,12 @@ def test_ties_of_three_by_hand():
   taus = ([4, -3, 1, 2], [-2, -5, 6, 1], [-3, 4, 8, 0])
   same = [{"x": base["x"] + np.float32(tau)} for tau in taus]
   # Half is kept: 4 -3 . . | . -5 6 . | . 4 8 . with the signs + - + 0.
-  found = task_vectors.ties(base, same, [1, 1, 2], density=0.5, scale=0.5)
+  found = _ties(base, same, [1, 1, 2], density=0.5, scale=0.5)
   # The second entry: -3 - 5 + 2 * 4 = 0 elects no sign.
   np.testing.assert_allclose(
     found["x"], [3, 1, 1 + 0.5 * (6 + 16) / 3, 1], rtol=1e-6
   )
-  found = task_vectors.ties(base, same, [1, 1, 1], density=0.5, scale=0.5)
+  found = _ties(base, same, [1, 1, 1], density=0.5, scale=0.5)
   np.testing.assert_allclose(found["x"], [3, -1, 4.5, 1], rtol=1e-6)
 
 
@@ -119,7 +140,7 @@ def test_ties_of_three_by_hand():
 @given(SEEDS, st.floats(0.1, 5))
 def test_ties_of_one_whole_task_is_its_tree(dtype, seed, weight):
   _, base, (tree,) = _case(seed, 1, dtype)
-  found = task_vectors.ties(base, [tree], [weight], density=1.0, scale=1.0)
+  found = _ties(base, [tree], [weight], density=1.0, scale=1.0)
   tolerance = (
     1e-6 if dtype == np.float32 else random_trees.UNIT[np.dtype(dtype)]
   )
@@ -133,11 +154,11 @@ def test_order_and_scale_of_weights_change_no_task_vector(seed, order, factor):
   weights = rng.uniform(0.2, 2, 3)
   moved = [same[k] for k in order]
   moved_weights = weights[list(order)]
-  sum_of = task_vectors.task_arithmetic
+  sum_of = _arithmetic
   assert_close(sum_of(base, moved, moved_weights), sum_of(base, same, weights))
-  assert_close(model_stock(base, moved), model_stock(base, same), 1e-5)
+  assert_close(_stock(base, moved), _stock(base, same), 1e-5)
   one, two = (
-    task_vectors.ties(base, t, w, density=0.5, scale=1.0)
+    _ties(base, t, w, density=0.5, scale=1.0)
     for t, w in ((same, weights), (moved, factor * moved_weights))
   )
   assert_close(one, two, 1e-5)
@@ -147,9 +168,7 @@ def test_order_and_scale_of_weights_change_no_task_vector(seed, order, factor):
 @given(SEEDS, st.floats(0.05, 0.95))
 def test_what_dare_keeps_is_divided_by_what_stays(seed, drop):
   _, base, same = _case(seed, 2)
-  for tree, thin in zip(
-    same, task_vectors.dropped(base, same, drop=drop, seed=seed % 1000)
-  ):
+  for tree, thin in zip(same, _thin(base, same, drop, seed % 1000)):
     kept = jax.tree.map(lambda tau: tau / (1 - drop), _minus(tree, base))
     found = _minus(thin, base)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(kept)):
@@ -161,7 +180,7 @@ def test_what_dare_keeps_is_divided_by_what_stays(seed, drop):
 @given(SEEDS, st.integers(0, 99))
 def test_dare_that_drops_nothing_is_the_identity(seed, key):
   _, base, same = _case(seed, 2)
-  found = task_vectors.dropped(base, same, drop=0.0, seed=key)
+  found = _thin(base, same, 0.0, key)
   for tree, thin in zip(same, found):
     assert_close(thin, tree, 1e-6)
 
@@ -172,7 +191,7 @@ def test_the_mean_of_many_draws_is_the_task_vector(drop):
   count = 400
   total = [np.zeros(2 * 3 * 4), np.zeros(5)]
   for seed in range(count):
-    (thin,) = task_vectors.dropped(base, same, drop=drop, seed=seed)
+    (thin,) = _thin(base, same, drop, seed)
     for sums, leaf in zip(total, jax.tree.leaves(_minus(thin, base))):
       sums += leaf.ravel()
   for sums, leaf in zip(total, jax.tree.leaves(_minus(same[0], base))):
@@ -185,7 +204,7 @@ def test_the_mean_of_many_draws_is_the_task_vector(drop):
 @given(SEEDS, st.integers(2, 4))
 def test_model_stock_of_identical_trees_is_that_tree(seed, count):
   _, base, (tree,) = _case(seed, 1)
-  assert_close(model_stock(base, [tree] * count), tree, 1e-6 * count)
+  assert_close(_stock(base, [tree] * count), tree, 1e-6 * count)
 
 
 def _orthonormal(rng, count):
@@ -201,7 +220,7 @@ def test_model_stock_of_right_angles_is_the_base(seed, count, length):
   taus = length * _orthonormal(rng, count)
   same = [{"x": np.float32(base["x"] + tau)} for tau in taus]
   np.testing.assert_allclose(
-    model_stock(base, same)["x"], base["x"], atol=5e-6 * (1 + length)
+    _stock(base, same)["x"], base["x"], atol=5e-6 * (1 + length)
   )
 
 
@@ -215,7 +234,7 @@ def test_model_stock_of_two_goes_as_far_as_their_angle_says(degrees, seed):
   angle = np.radians(degrees)
   taus = 2 * u, 2 * (np.cos(angle) * u + np.sin(angle) * v)
   same = [{"x": np.float32(base["x"] + tau)} for tau in taus]
-  found = model_stock(base, same)["x"]
+  found = _stock(base, same)["x"]
   t = 2 * np.cos(angle) / (1 + np.cos(angle))
   expected = base["x"] + t * (taus[0] + taus[1]) / 2
   np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -254,12 +273,12 @@ def test_the_fisher_average_has_no_order_and_no_scale(seed, order, factor):
 def test_ties_refuses_a_negative_weight():
   base, tree = {"x": np.float32([0, 0])}, {"x": np.float32([1, 2])}
   with pytest.raises(InputError, match="weight >= 0"):
-    task_vectors.ties(base, [tree] * 2, [2, -1], density=1.0, scale=1.0)
+    _ties(base, [tree] * 2, [2, -1], density=1.0, scale=1.0)
 
 
 def test_ties_of_an_empty_tensor_is_empty():
   empty = {"x": np.zeros((0, 2), np.float32)}
-  found = task_vectors.ties(empty, [empty], [1], density=0.5, scale=1.0)
+  found = _ties(empty, [empty], [1], density=0.5, scale=1.0)
   assert found["x"].shape == (0, 2)
 
 
@@ -267,16 +286,12 @@ def _fisher(base, same, weights):
   return fisher_average(same, [{"x": np.ones(2, np.float32)}] * 2, weights)
 
 
-def _ties(base, same, weights):
-  return task_vectors.ties(base, same, weights, density=1.0, scale=1.0)
-
-
 SKIPPING = {
   "fisher": _fisher,
   "ties": _ties,
-  "task_arithmetic": task_vectors.task_arithmetic,
-  "karcher": lambda base, same, weights: karcher_mean(same, weights),
-  "slerp": lambda base, same, weights: slerp(same, weights),
+  "task_arithmetic": _arithmetic,
+  "karcher": lambda base, *given: merge_trees("karcher", *given),
+  "slerp": lambda base, *given: merge_trees("slerp", *given),
 }
 
 

@@ -1,5 +1,6 @@
 """Small, made-up searches over two steps and over three."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -26,7 +27,7 @@ def trials() -> list[Trial]:
 
 
 @pytest.fixture
-def results() -> Results:
+def results(trials) -> Results:
   return Results(
     rows=(
       Row("last", 1, {600: 0.0, 750: 1.0}, 1.2247, 1.2225, 0.0, 0.0),
@@ -37,6 +38,8 @@ def results() -> Results:
         "gp_hedge", 6, {600: 0.35, 750: 0.65}, 1.198, 1.1954, -0.0271, 0.0022
       ),
     ),
+    trials=trials,
+    best=4,
     tokens_trained=3_072_000,
     tokens_saved=492_611,
   )
@@ -79,6 +82,14 @@ def three() -> list[Trial]:
       )
     )
   return trials
+
+
+@pytest.fixture
+def of_three(results, three) -> Results:
+  """Of the search over three steps, which chose trial 3."""
+  merged = dataclasses.replace(results.merged, weights=three[3].weights)
+  rows = (*results.rows[:-1], merged)
+  return dataclasses.replace(results, rows=rows, trials=three, best=3)
 
 
 @pytest.fixture

@@ -10,28 +10,11 @@ import pytest
 
 from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.trajectory import open_inputs
-from jaxmerge.model.config import DecoderConfig
+from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
 from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.training.trainer import Trainer, start_problems
-
-CONFIG = DecoderConfig(
-  vocab_size=50,
-  width=16,
-  depth=2,
-  num_heads=4,
-  num_kv_heads=4,
-  mlp_width=24,
-  tied=False,
-  vocab_multiple=32,
-  norm="layer",
-  parallel_residual=True,
-  attention_bias="all",
-  mlp_bias=True,
-  gated_mlp=False,
-  activation="gelu",
-  rotary_fraction=0.5,
-)
+from tests.helpers import NEOX
 
 
 def trainer(config):
@@ -40,16 +23,16 @@ def trainer(config):
 
 
 def saved(path, dtype=jnp.float32):
-  params = init_params(CONFIG, jax.random.key(0))
+  params = init_params(NEOX, jax.random.key(0))
   params = jax.tree.map(lambda x: x.astype(dtype), params)
-  model = models.SavedModel(params, CONFIG, "", None)
+  model = models.SavedModel(params, NEOX, "", None)
   models.save(model, path, "orbax", overwrite=False)
   return params, open_inputs([str(path)])[0]
 
 
 def test_narrow_parameters_are_widened(tmp_path):
   params, checkpoint = saved(tmp_path / "m", jnp.bfloat16)
-  state = trainer(CONFIG).start_from(checkpoint)
+  state = trainer(NEOX).start_from(checkpoint)
 
   def check(start, narrow):
     assert start.dtype == jnp.float32
@@ -59,22 +42,28 @@ def test_narrow_parameters_are_widened(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "options", [{"activation": "relu"}, {"rotary_fraction": 1.0}, {"tied": True}]
+  "options",
+  [
+    {"activation": "relu"},
+    {"rotary_fraction": 1.0},
+    {"tie_word_embeddings": True},
+  ],
 )
 def test_a_decoder_of_another_kind_is_refused(tmp_path, options):
   _, checkpoint = saved(tmp_path / "m")
-  other = dataclasses.replace(CONFIG, **options)
+  other = dataclasses.replace(NEOX, **options)
   [key] = options
   [problem] = start_problems(checkpoint, other)
   assert f"model.{key} is" in problem
-  how = dataclasses.replace(CONFIG, dtype="bfloat16", remat=True)
+  how = dataclasses.replace(NEOX, dtype="bfloat16", remat=True)
   assert not start_problems(checkpoint, how)
   trainer(how).start_from(checkpoint)
 
 
 def test_the_size_of_a_vocabulary_counts_once_it_is_known(tmp_path):
   _, checkpoint = saved(tmp_path / "m")
-  other = dataclasses.replace(CONFIG, vocab_size=CONFIG.vocab_size + 1)
+  other = dataclasses.replace(NEOX, vocab_size=NEOX.vocab_size + 1)
   assert not start_problems(checkpoint, other)
-  [problem] = start_problems(checkpoint, other, "a tokenizer")
+  tokenizer = train_tokenizer(["a text"], vocab_size=257)
+  [problem] = start_problems(checkpoint, other, tokenizer)
   assert "model.vocab_size is" in problem

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import jax
@@ -5,25 +6,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmerge.config_reading import read
+from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
 from jaxmerge.errors import InputError
+from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.training import run
-from jaxmerge.training.loop import Plan
+from jaxmerge.training.loop import Plan, train
 from jaxmerge.training.metrics import MetricsWriter, check_saved
-from jaxmerge.training.optimizer import adamw, warmup_constant
+from jaxmerge.training.optimizer import OptimizerConfig, build
+from jaxmerge.training.trainer import Trainer
+from tests.helpers import decoder
+
+
+def built(learning_rate, warmup_steps, **knobs):
+  """The optimiser of a config, and its schedule."""
+  given = {"learning_rate": learning_rate, "warmup_steps": warmup_steps}
+  return build(read(OptimizerConfig, {**given, **knobs}), num_steps=100)
+
+
+TOKENIZER = train_tokenizer(["a text"], vocab_size=257)
 
 
 def test_the_rate_warms_up_and_stays():
-  schedule = warmup_constant(0.4, 4)
+  _, schedule = built(0.4, 4)
   rates = [float(schedule(step)) for step in (0, 1, 2, 4, 5, 10_000)]
   np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.4, 0.4, 0.4], rtol=1e-6)
-  assert float(warmup_constant(0.4, 0)(0)) == pytest.approx(0.4)
+  _, schedule = built(0.4, 0)
+  assert float(schedule(0)) == pytest.approx(0.4)
 
 
 def test_one_step_of_adamw_by_hand():
   """First step: m/sqrt(v) is the sign, plus decay on matrices only."""
-  optimizer = adamw(
-    warmup_constant(0.1, 0), b1=0.9, b2=0.99, weight_decay=0.5, clip_norm=1e9
-  )
+  optimizer, _ = built(0.1, 0, b1=0.9, b2=0.99, weight_decay=0.5, clip_norm=1e9)
   params = {n: jnp.full((2, 2), 2.0) for n in ("kernel", "scale", "bias")}
   grads = {n: jnp.full((2, 2), -3.0) for n in ("scale", "bias")}
   grads["kernel"] = jnp.full((2, 2), 3.0)
@@ -35,8 +49,8 @@ def test_one_step_of_adamw_by_hand():
 
 def test_gradients_are_clipped_by_their_global_norm():
   def first_moment(clip_norm):
-    optimizer = adamw(
-      warmup_constant(0.1, 0), b1=0, b2=0, weight_decay=0, clip_norm=clip_norm
+    optimizer, _ = built(
+      0.1, 0, b1=0, b2=0, weight_decay=0, clip_norm=clip_norm
     )
     params = {"kernel": jnp.zeros(4)}
     grads = {"kernel": jnp.full(4, 3.0)}
@@ -49,9 +63,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 def test_bad_knobs_are_all_listed():
   with pytest.raises(InputError) as error:
-    adamw(
-      warmup_constant(0.1, 0), b1=1.0, b2=-1, weight_decay=-1, clip_norm=0.0
-    )
+    built(0.1, 0, b1=1.0, b2=-1, weight_decay=-1, clip_norm=0.0)
   assert len(error.value.problems) == 4
 
 
@@ -168,16 +180,16 @@ def identity_of(config, *, content="text", corpus="corpus", parent=""):
 def test_a_workdir_belongs_to_one_run(tmp_path):
   config = {"num_steps": 5, "seed": 0, "data": {"source": "a", "globs": ()}}
   first = identity_of(config)
-  run.claim(tmp_path, first, "{}")
+  run.claim(tmp_path, first, TOKENIZER)
   longer = identity_of({**config, "num_steps": 9})
   assert longer["run_id"] == first["run_id"]
-  run.claim(tmp_path, longer, "{}")
+  run.claim(tmp_path, longer, TOKENIZER)
   other = identity_of(
     {**config, "seed": 1}, corpus="other corpus", parent="parent"
   )
   assert other["run_id"] != first["run_id"]
   with pytest.raises(InputError) as error:
-    run.claim(tmp_path, other, "{}")
+    run.claim(tmp_path, other, TOKENIZER)
   assert len(error.value.problems) == 3
   assert "config.seed was 0, is now 1" in str(error.value)
   with pytest.raises(InputError, match="the text of its corpus has changed"):
@@ -187,7 +199,7 @@ def test_a_workdir_belongs_to_one_run(tmp_path):
   for damaged in ("{", "[]", "[" * 100_000):
     (tmp_path / "run.json").write_text(damaged)
     with pytest.raises(InputError, match="damaged"):
-      run.claim(tmp_path, first, "{}")
+      run.claim(tmp_path, first, TOKENIZER)
 
 
 def test_a_run_of_before_goes_on(tmp_path):
@@ -197,39 +209,74 @@ def test_a_run_of_before_goes_on(tmp_path):
   assert now["run_id"] == "b454c75ad26cf87f"
   before = {k: now[k] for k in ("config", "corpus", "parent", "run_id")}
   (tmp_path / "run.json").write_text(json.dumps(before))
-  run.claim(tmp_path, now, "{}")
+  run.claim(tmp_path, now, TOKENIZER)
   assert json.loads((tmp_path / "run.json").read_text()) == before
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "tokenizer.json"])
+@pytest.mark.parametrize(
+  "name", ["metrics.jsonl", "tokenizer.json", "tokenizer.model"]
+)
 def test_files_of_others_are_not_taken_for_a_run(tmp_path, name):
   (tmp_path / name).write_text("mine")
   with pytest.raises(InputError, match="not the workdir of a run"):
-    run.claim(tmp_path, identity_of({}), "{}")
+    run.claim(tmp_path, identity_of({}), TOKENIZER)
   assert [p.name for p in tmp_path.iterdir()] == [name]
   assert (tmp_path / name).read_text() == "mine"
 
 
-def test_the_state_is_donated_and_the_step_compiles_once():
-  from jaxmerge.model.config import DecoderConfig
-  from jaxmerge.parallel.mesh import make_mesh
-  from jaxmerge.training.trainer import Trainer
+TOKENS_BxL1 = np.arange(20, dtype=np.int32).reshape(2, 10)
 
-  config = DecoderConfig(
+
+def small_trainer(rate, warmup, decay):
+  config = decoder(
     vocab_size=20,
-    width=8,
-    depth=1,
-    num_heads=1,
-    num_kv_heads=1,
-    mlp_width=8,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    num_key_value_heads=1,
+    intermediate_size=8,
     vocab_multiple=4,
+    tie_word_embeddings=True,
   )
-  schedule = warmup_constant(0.05, 1)
-  optimizer = adamw(schedule, b1=0.9, b2=0.9, weight_decay=0.0, clip_norm=1.0)
-  trainer = Trainer.build(config, make_mesh(), optimizer, schedule)
+  optimizer, schedule = built(
+    rate, warmup, b1=decay, b2=decay, weight_decay=0.0
+  )
+  return Trainer.build(config, make_mesh(), optimizer, schedule), schedule
+
+
+def test_the_rate_in_the_metrics_is_that_of_the_steps_own_update(tmp_path):
+  """Without memory, AdamW moves a parameter by the rate, up or down."""
+  trainer, schedule = small_trainer(0.01, 4, decay=0.0)
+  state = trainer.random_start(0)
+  seen = [jax.device_get(state.params)]
+  writer = MetricsWriter(tmp_path, restored_step=0)
+  train(
+    state,
+    trainer.train_step(),
+    itertools.repeat({"tokens": TOKENS_BxL1}),
+    make_mesh(),
+    Plan(0, 6, tokens_per_step=18, log_every=3, save_every=1),
+    save=lambda step, state: seen.append(jax.device_get(state.params)),
+    validate=lambda state: 0.0,
+    metrics=writer,
+    progress=lambda *_: None,
+  )
+  writer.close()
+  rates = [r["learning_rate"] for r in records(tmp_path / "metrics.jsonl")]
+  expected = [float(schedule(step)) for step in range(6)]
+  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+  moved = [
+    max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(b - a).max(), *pair)))
+    for pair in itertools.pairwise(seen)
+  ]
+  np.testing.assert_allclose(moved, rates, rtol=1e-3)
+
+
+def test_the_state_is_donated_and_the_step_compiles_once():
+  trainer, _ = small_trainer(0.05, 1, decay=0.9)
   state = trainer.random_start(0)
   step = trainer.train_step()
-  tokens = jax.device_put(np.arange(20, dtype=np.int32).reshape(2, 10))
+  tokens = jax.device_put(TOKENS_BxL1)
   losses = []
   for _ in range(20):
     before = state.params["final_norm"]["scale"]

@@ -38,9 +38,9 @@ def _read(value: Mapping[str, Any]) -> DecoderConfig:
   sizes = reader.sizes()
   return reader.build(
     **sizes,
-    num_kv_heads=sizes["num_heads"],
-    norm_eps=reader.number("rms_norm_eps", 1e-6),
-    tied=False,
+    num_key_value_heads=sizes["num_attention_heads"],
+    rms_norm_eps=reader.number("rms_norm_eps", 1e-6),
+    tie_word_embeddings=False,
     unit_head=True,
   )
 
@@ -52,7 +52,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
     "max_position_embeddings": 4096,
     "model_max_length": 4096,
     **size_keys(config),
-    "rms_norm_eps": config.norm_eps,
+    "rms_norm_eps": config.rms_norm_eps,
     "tie_word_embeddings": False,
     "hidden_act": "silu",
   }
@@ -78,4 +78,5 @@ FAMILY = Family(
   llama.ANGLES,
   _read,
   _write,
+  has_code=True,
 )

@@ -40,7 +40,9 @@ class Tensor(NamedTuple):
     """Theirs, of each layer."""
     if not self.stacked:
       return [self.theirs]
-    return [self.theirs.format(layer) for layer in range(config.depth)]
+    return [
+      self.theirs.format(layer) for layer in range(config.num_hidden_layers)
+    ]
 
 
 class Family(NamedTuple):
@@ -54,6 +56,7 @@ class Family(NamedTuple):
     read_config: ours from theirs; InputError lists what is not supported.
     write_config: theirs from ours, of what this family can say.
     other_names: what some of its files call a tensor, and its name here.
+    has_code: transformers must run code that lies beside the tensors.
   """
 
   model_type: str
@@ -62,6 +65,7 @@ class Family(NamedTuple):
   read_config: Callable[[Mapping[str, Any]], DecoderConfig]
   write_config: Callable[[DecoderConfig], dict[str, Any]]
   other_names: Mapping[str, str] = {}
+  has_code: bool = False
 
   def table(self, ours: Mapping[str, Any]) -> list[Tensor]:
     """The tensors of a model that has the parameters `ours`."""
@@ -127,4 +131,4 @@ def to_ours(
 
 
 def _by_head(array: np.ndarray, config: DecoderConfig) -> np.ndarray:
-  return array.reshape(config.num_heads, -1, *array.shape[1:])
+  return array.reshape(config.num_attention_heads, -1, *array.shape[1:])

@@ -67,10 +67,10 @@ def _read(value: Mapping[str, Any]) -> DecoderConfig:
   return reader.build(
     **reader.sizes(),
     **reader.rope("rope_theta"),
-    num_kv_heads=reader.kv_heads(),
+    num_key_value_heads=reader.kv_heads(),
     head_dim=head_dim(reader),
-    norm_eps=reader.number("rms_norm_eps", 1e-6),
-    tied=reader.flag("tie_word_embeddings", False),
+    rms_norm_eps=reader.number("rms_norm_eps", 1e-6),
+    tie_word_embeddings=reader.flag("tie_word_embeddings", False),
     attention_bias="all" if reader.flag("attention_bias", False) else "",
     mlp_bias=reader.flag("mlp_bias", False),
   )
@@ -89,9 +89,9 @@ def common_keys(config: DecoderConfig) -> dict[str, Any]:
   return {
     **size_keys(config),
     **rope_keys(config, "rope_theta"),
-    "num_key_value_heads": config.num_kv_heads,
-    "rms_norm_eps": config.norm_eps,
-    "tie_word_embeddings": config.tied,
+    "num_key_value_heads": config.num_key_value_heads,
+    "rms_norm_eps": config.rms_norm_eps,
+    "tie_word_embeddings": config.tie_word_embeddings,
     "hidden_act": "silu",
   }
 

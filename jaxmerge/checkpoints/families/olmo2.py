@@ -18,10 +18,10 @@ def _read(value: Mapping[str, Any]) -> DecoderConfig:
   return reader.build(
     **reader.sizes(),
     **reader.rope("rope_theta"),
-    num_kv_heads=reader.kv_heads(),
+    num_key_value_heads=reader.kv_heads(),
     head_dim=llama.head_dim(reader),
-    norm_eps=reader.number("rms_norm_eps", 1e-5),
-    tied=reader.flag("tie_word_embeddings", False),
+    rms_norm_eps=reader.number("rms_norm_eps", 1e-5),
+    tie_word_embeddings=reader.flag("tie_word_embeddings", False),
     attention_bias="all" if reader.flag("attention_bias", False) else "",
     query_key_norm="projection",
     norm_after=True,

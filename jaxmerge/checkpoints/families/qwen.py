@@ -18,9 +18,9 @@ def _common(reader: ConfigReader) -> dict[str, Any]:
   return {
     **reader.sizes(),
     **reader.rope("rope_theta"),
-    "num_kv_heads": reader.kv_heads(),
-    "norm_eps": reader.number("rms_norm_eps", 1e-6),
-    "tied": reader.flag("tie_word_embeddings", False),
+    "num_key_value_heads": reader.kv_heads(),
+    "rms_norm_eps": reader.number("rms_norm_eps", 1e-6),
+    "tie_word_embeddings": reader.flag("tie_word_embeddings", False),
   }
 
 

@@ -92,10 +92,10 @@ class ConfigReader:
     """The sizes that every family names alike."""
     return {
       "vocab_size": self.integer("vocab_size"),
-      "width": self.integer("hidden_size"),
-      "depth": self.integer("num_hidden_layers"),
-      "num_heads": self.integer("num_attention_heads"),
-      "mlp_width": self.integer("intermediate_size"),
+      "hidden_size": self.integer("hidden_size"),
+      "num_hidden_layers": self.integer("num_hidden_layers"),
+      "num_attention_heads": self.integer("num_attention_heads"),
+      "intermediate_size": self.integer("intermediate_size"),
     }
 
   def kv_heads(self) -> int:
@@ -222,8 +222,8 @@ def size_keys(config: DecoderConfig) -> dict[str, int]:
   """The keys of a config.json that `ConfigReader.sizes` reads."""
   return {
     "vocab_size": config.vocab_size,
-    "hidden_size": config.width,
-    "num_hidden_layers": config.depth,
-    "num_attention_heads": config.num_heads,
-    "intermediate_size": config.mlp_width,
+    "hidden_size": config.hidden_size,
+    "num_hidden_layers": config.num_hidden_layers,
+    "num_attention_heads": config.num_attention_heads,
+    "intermediate_size": config.intermediate_size,
   }

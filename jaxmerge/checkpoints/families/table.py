@@ -199,7 +199,7 @@ def _ours_alone(
       kept[known] = array
   [embedding] = [t for t in family.tensors if t.ours == ("embed/embedding",)]
   [head] = [t for t in family.tensors if t.ours == ("head/kernel",)]
-  if config.tied and head.theirs in kept:
+  if config.tie_word_embeddings and head.theirs in kept:
     copy = np.asarray(kept.pop(head.theirs))
     if not np.array_equal(copy, np.asarray(kept.get(embedding.theirs, copy))):
       problems.append(

@@ -1,0 +1,248 @@
+"""Sections of a config: frozen dataclasses that define each key once.
+
+A field of a section is a key (type, default, range or choices, a line of help),
+another section, or the knobs of a record that one of the section's keys names:
+
+  @dataclasses.dataclass(frozen=True)
+  class MergeConfig:
+    method: str = key("uniform", "how to merge", choices=METHODS)
+    knobs: Any = knobs_of("method", METHODS)   # keys of the section like others
+    mesh: MeshConfig = section(MeshConfig)
+
+Flags, checks, --help, docs/config.md and the identity of runs and studies are
+read from these. A config is flat here: values by dotted name.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+_KEY = "key"
+_KNOBS = "knobs"
+_SECTION = "section"
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """Holds what is known of a key beside its type and default; see `key`."""
+
+  help: str
+  at_least: float | None = None
+  at_most: float | None = None
+  above: float | None = None
+  below: float | None = None
+  choices: Iterable[str] = ()
+  changes_numbers: bool = True
+
+  @property
+  def range(self) -> str:
+    """The range in words; "" where there is none."""
+    low = self.at_least if self.at_least is not None else self.above
+    high = self.at_most if self.at_most is not None else self.below
+    if low is None and high is None:
+      return ""
+    if high is None:
+      is_positive = self.above == 0 or self.at_least == 1
+      how = "above" if self.above is not None else "at least"
+      return "positive" if is_positive else f"{how} {_shown(low)}"
+    left = "(" if self.at_least is None else "["
+    right = ")" if self.at_most is None else "]"
+    return f"in {left}{_shown(low)}, {_shown(high)}{right}"
+
+  @property
+  def allowed(self) -> str:
+    """The choices or the range in words; "" where anything goes."""
+    choices = ", ".join(choice or "''" for choice in self.choices)
+    return f"one of {choices}" if choices else self.range
+
+  def holds(self, number: float) -> bool:
+    return (
+      (self.at_least is None or number >= self.at_least)
+      and (self.at_most is None or number <= self.at_most)
+      and (self.above is None or number > self.above)
+      and (self.below is None or number < self.below)
+    )
+
+
+def _shown(bound: float | None) -> str:
+  if bound is None:
+    return "-inf"
+  if bound < 2**16:
+    return f"{bound:g}"
+  power = round(math.log2(bound))
+  less = int(2**power - bound)
+  return f"2**{power}" + (f" - {less}" if less else "")
+
+
+def key(
+  default: Any = dataclasses.MISSING,
+  help: str = "",
+  *,
+  at_least: float | None = None,
+  at_most: float | None = None,
+  above: float | None = None,
+  below: float | None = None,
+  choices: Iterable[str] = (),
+  changes_numbers: bool = True,
+) -> Any:
+  """Defines a field of a section that a config may set.
+
+  Args:
+    default: what a config that does not name the key gets; none: required.
+    help: one line.
+    at_least, at_most, above, below: bounds of a number, closed and open.
+    choices: names that a text, or each text of a tuple, must be one of; read
+      when a config is checked, so that a registry may grow.
+    changes_numbers: the key is part of the identity of a run or study.
+  """
+  known = Key(help, at_least, at_most, above, below, choices, changes_numbers)
+  return _field({_KEY: known}, default=default)
+
+
+def section(cls: type) -> Any:
+  """Defines a field that is a section of its own."""
+  return _field({_SECTION: cls}, default_factory=cls)
+
+
+class _Knobs(NamedTuple):
+  selector: str
+  records: Mapping[str, Any]
+
+
+def knobs_of(selector: str, records: Mapping[str, Any]) -> Any:
+  """Defines a field for the knobs of a record: keys of the section itself.
+
+  Args:
+    selector: the section's key that names the record.
+    records: by name; each has `knobs`, a frozen dataclass of keys.
+  """
+  return _field({_KNOBS: _Knobs(selector, records)}, default=None)
+
+
+def _field(metadata: Mapping[str, Any], **default: Any) -> Any:
+  return dataclasses.field(metadata=metadata, kw_only=True, **default)
+
+
+class Row(NamedTuple):
+  """Describes a key by its dotted name.
+
+  Attributes:
+    name, kind, default, key: of the key; default MISSING: required.
+    selector: of a record's knob, the dotted name of the key that chooses it.
+    record: of a record's knob, the record's name.
+  """
+
+  name: str
+  kind: Any
+  default: Any
+  key: Key
+  selector: str = ""
+  record: str = ""
+
+
+def rows(cls: type, prefix: str = "") -> Iterator[Row]:
+  """Yields every key of a section, of those in it and of all records."""
+  kinds = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    name = prefix + field.name
+    if _KEY in field.metadata:
+      yield Row(name, kinds[field.name], field.default, field.metadata[_KEY])
+    elif _SECTION in field.metadata:
+      yield from rows(field.metadata[_SECTION], f"{name}.")
+    elif _KNOBS in field.metadata:
+      selector, records = field.metadata[_KNOBS]
+      for record, value in records.items():
+        for row in rows(value.knobs, prefix):
+          yield row._replace(selector=prefix + selector, record=record)
+
+
+def chosen_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:
+  """The keys that a config may set, by name.
+
+  Args:
+    cls: of the config.
+    given: what it says, flat; its selectors decide which knobs there are.
+  """
+  found: dict[str, Row] = {}
+  for row in rows(cls):
+    # The selector's own row comes first.
+    default = found[row.selector].default if row.record else ""
+    if given.get(row.selector, default) == row.record or not row.record:
+      found[row.name] = row
+  return found
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+  """Writes nested sections as `a.b` keys."""
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+      flat.update(flatten(value, f"{prefix}{name}."))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Inverts `flatten`."""
+  found: dict[str, Any] = {}
+  for name, value in flat.items():
+    *sections, last = name.split(".")
+    place = found
+    for part in sections:
+      place = place.setdefault(part, {})
+    place[last] = value
+  return found
+
+
+def to_flat(value: Any, prefix: str = "") -> dict[str, Any]:
+  """The keys of a section, as a config file would say them, flat."""
+  found: dict[str, Any] = {}
+  for field in dataclasses.fields(value):
+    inner = getattr(value, field.name)
+    if _SECTION in field.metadata:
+      found |= to_flat(inner, f"{prefix}{field.name}.")
+    elif _KNOBS in field.metadata:
+      found |= to_flat(inner, prefix) if inner is not None else {}
+    else:
+      found[prefix + field.name] = inner
+  return found
+
+
+def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
+  """Builds a section from a config of right keys and types."""
+  values: dict[str, Any] = {}
+  kinds = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    name = prefix + field.name
+    if _SECTION in field.metadata:
+      values[field.name] = build(field.metadata[_SECTION], flat, f"{name}.")
+    elif _KNOBS in field.metadata:
+      selector, records = field.metadata[_KNOBS]
+      record = records.get(flat.get(prefix + selector, values[selector]))
+      if record is not None:
+        values[field.name] = build(record.knobs, flat, prefix)
+    elif flat.get(name, field.default) is not None:
+      value = flat.get(name, field.default)
+      values[field.name] = as_kind(value, kinds[field.name])
+  return cls(**values)
+
+
+def as_kind(value: Any, kind: Any) -> Any:
+  """Converts lists to tuples, and integers to floats, as a key asks for."""
+  if typing.get_args(kind):
+    return tuple(value)
+  return float(value) if kind is float else value
+
+
+def parts(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Yields a section and those in it, records' knobs too, with their prefix."""
+  yield prefix, value
+  for field in dataclasses.fields(value):
+    inner = getattr(value, field.name)
+    if _SECTION in field.metadata:
+      yield from parts(inner, f"{prefix}{field.name}.")
+    elif _KNOBS in field.metadata and inner is not None:
+      yield from parts(inner, prefix)

@@ -1,0 +1,176 @@
+"""Reads what a config says as its dataclass, and lists what is wrong."""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from jaxmerge.config_fields import (
+  Key,
+  build,
+  chosen_rows,
+  flatten,
+  parts,
+  rows,
+  to_flat,
+)
+from jaxmerge.errors import check
+from jaxmerge.old_names import NEW_NAMES
+
+_T = TypeVar("_T")
+_EXAMPLES = {str: "('a', 'b') or ('a',)", int: "(1, 2) or (1,)"}
+
+
+def read(cls: type[_T], given: Any, prefix: str = "config.") -> _T:
+  """Builds a section from what a config says; a missing key takes its default.
+
+  Args:
+    cls: the section.
+    given: a mapping, as a ConfigDict, or an instance of the section.
+    prefix: of the keys in messages.
+
+  Raises:
+    InputError: lists every unknown and renamed key, each value of another type
+      or out of its range, and what the section's own `problems` finds.
+  """
+  found, problems = examine(cls, given, prefix)
+  check(problems)
+  assert found is not None
+  return found
+
+
+def examine(
+  cls: type[_T], given: Any, prefix: str = "config."
+) -> tuple[_T | None, list[str]]:
+  """Reads a config for a verb that has more to find wrong before it says so.
+
+  Returns:
+    The section, None where keys or types are wrong; all problems.
+  """
+  flat = to_flat(given) if isinstance(given, cls) else flatten(given)
+  unused = _unused_problems(cls, flat, prefix)
+  problems = structure_problems(cls, flat, prefix)
+  problems += [
+    f"missing config key {prefix}{row.name}"
+    for row in chosen_rows(cls, flat).values()
+    if row.default is dataclasses.MISSING and flat.get(row.name) is None
+  ]
+  if problems:
+    return None, problems + unused
+  found, problems = build(cls, flat), unused
+  for place, part in parts(found, prefix):
+    problems += range_problems(part, place)
+    if hasattr(part, "problems"):
+      problems += part.problems(place)
+  return found, problems
+
+
+def structure_problems(
+  cls: type, flat: Mapping[str, Any], prefix: str = "config."
+) -> list[str]:
+  """Lists unknown and renamed keys, and values of another type."""
+  known = {row.name: row for row in rows(cls)} | chosen_rows(cls, flat)
+  problems = []
+  for name, value in flat.items():
+    if name in known:
+      if value is not None:
+        problems += _type_problems(prefix + name, value, known[name].kind)
+    elif any(row.startswith(f"{name}.") for row in known):
+      problems.append(f"{prefix}{name} must be a section of keys")
+    else:
+      problems.append(unknown_key(prefix + name, known))
+  return problems
+
+
+def _unused_problems(
+  cls: type, flat: Mapping[str, Any], prefix: str
+) -> list[str]:
+  """Lists knobs of records that are not chosen, unless at their default."""
+  known = chosen_rows(cls, flat)
+  others = {r.name: r for r in rows(cls) if r.record and r.name not in known}
+  problems = []
+  for row in others.values():
+    if row.name in flat and flat[row.name] != row.default:
+      selector = row.selector.rpartition(".")[-1]
+      chosen = flat.get(row.selector, known[row.selector].default)
+      problems.append(
+        f"the {selector} {chosen!r} does not use {prefix}{row.name}; leave it "
+        f"at {row.default!r}"
+      )
+  return problems
+
+
+def range_problems(value: Any, prefix: str = "config.") -> list[str]:
+  """Lists values of a section's own keys that are out of their ranges."""
+  return [
+    problem
+    for row in rows(type(value), prefix)
+    if not row.record and "." not in row.name.removeprefix(prefix)
+    for problem in _range_problems(
+      row.name, getattr(value, row.name.removeprefix(prefix)), row.key
+    )
+  ]
+
+
+def unknown_key(name: str, known: Iterable[str]) -> str:
+  """The message for a key that there is not: its new name, or one like it.
+
+  Args:
+    name: as typed, with the flag's own name before the first dot.
+    known: dotted names that there are.
+  """
+  flag, _, path = name.partition(".")
+  known = list(known)
+  if path in NEW_NAMES and NEW_NAMES[path].name in known:
+    return f"config key {name} is now {flag}.{NEW_NAMES[path].name}"
+  # By their last words: all names of a section begin alike.
+  lasts = {other.rpartition(".")[-1]: other for other in known}
+  near = difflib.get_close_matches(path.rpartition(".")[-1], lasts, n=1)
+  meant = f"; did you mean {flag}.{lasts[near[0]]}?" if near else ""
+  return f"unknown config key {name}{meant}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Names what is like a name, as "; did you mean X?"; "" where nothing is."""
+  near = difflib.get_close_matches(name, list(known), n=1)
+  return f"; did you mean {near[0]}?" if near else ""
+
+
+def _type_problems(name: str, value: Any, kind: Any) -> list[str]:
+  of_tuple = typing.get_args(kind)  # (the elements' type, ...)
+  if of_tuple:
+    is_right = isinstance(value, tuple | list) and all(
+      _is_a(element, of_tuple[0]) for element in value
+    )
+    wanted = f"a tuple of {of_tuple[0].__name__}, as {_EXAMPLES[of_tuple[0]]}"
+  else:
+    is_right = _is_a(value, kind)
+    wanted = kind.__name__
+  if not is_right:
+    return [f"{name} must be {wanted}, got {value!r}"]
+  if isinstance(value, float) and not math.isfinite(value):
+    return [f"{name} must be a finite number, got {value}"]
+  return []
+
+
+def _is_a(value: Any, kind: type) -> bool:
+  if isinstance(value, bool):
+    return kind is bool
+  if kind is float:
+    return isinstance(value, int | float)
+  return isinstance(value, kind)
+
+
+def _range_problems(name: str, value: Any, known: Key) -> list[str]:
+  choices = tuple(known.choices)
+  if choices and isinstance(value, tuple | list):
+    if not set(value) <= set(choices) or len(set(value)) < len(value):
+      return [f"{name} must be different ones of {choices}, got {value}"]
+  elif choices and value not in choices:
+    near = did_you_mean(value, choices)
+    return [f"{name} must be one of {choices}, got {value!r}{near}"]
+  if isinstance(value, int | float) and not known.holds(value):
+    return [f"{name} must be {known.range}, got {value}"]
+  return []

@@ -1,0 +1,169 @@
+"""A tokenizer.json, or a byte-level BPE trained on a corpus.
+
+V: size of the vocabulary.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from jaxmerge.data.tokenizers.protocol import (
+  END_OF_TEXT,
+  SPACE,
+  find_end_of_text,
+  piece_bytes,
+)
+from jaxmerge.errors import InputError
+
+TOKENIZER_JSON = "tokenizer.json"
+SMALLEST_VOCABULARY = 257  # every byte, and the end of text
+SAMPLE_BYTES = 5_000_000
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+
+
+class HuggingFaceTokenizer:
+  """A `tokenizers.Tokenizer` that neither cuts nor pads."""
+
+  file_name = TOKENIZER_JSON
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    self._tokenizer = tokenizer
+
+  @classmethod
+  def parse(cls, text: str, name: object) -> "HuggingFaceTokenizer":
+    """Reads a tokenizer.json.
+
+    Raises:
+      InputError: it is none; the message calls it `name`.
+    """
+    try:
+      return cls(tokenizers.Tokenizer.from_str(text))
+    except Exception as error:  # the library raises plain Exception
+      raise InputError(f"{name} is not a tokenizer.json: {error}") from error
+
+  @functools.cached_property
+  def content(self) -> bytes:
+    return self._tokenizer.to_str().encode()
+
+  @functools.cached_property
+  def hash(self) -> str:
+    return hashlib.sha256(self.content).hexdigest()
+
+  @functools.cached_property
+  def vocabulary(self) -> Mapping[str, int]:
+    return self._tokenizer.get_vocab(with_added_tokens=True)
+
+  @property
+  def size(self) -> int:
+    return max(self.vocabulary.values()) + 1
+
+  @functools.cached_property
+  def end_of_text(self) -> int:
+    template = json.loads(self.content)["post_processor"] or {}
+    names = list(template.get("special_tokens", ()))
+    other = self.vocabulary.get(names[0]) if len(names) == 1 else None
+    return find_end_of_text(self.vocabulary, other)
+
+  @functools.cached_property
+  def spelling(self) -> str:
+    """How tokens spell bytes: "bytes", "spaces" (SPACE for one) or ""."""
+    for part in _parts(json.loads(self.content)["decoder"]):
+      if part["type"] == "ByteLevel":
+        return "bytes"
+      space = part.get("replacement") or part.get("pattern")
+      if space in (SPACE, {"String": SPACE}):
+        return "spaces"
+    return ""
+
+  @functools.cached_property
+  def bytes_per_token_V(self) -> np.ndarray:
+    spells_bytes = self.spelling == "bytes"
+    bytes_V = np.zeros(self.size, np.int32)
+    for token, number in self.vocabulary.items():
+      if spells_bytes:
+        bytes_V[number] = len(token)  # one character is one byte
+      else:
+        is_byte = _BYTE_PIECE.fullmatch(token)
+        bytes_V[number] = 1 if is_byte else piece_bytes(token)
+    for number, added in self._tokenizer.get_added_tokens_decoder().items():
+      text = added.content
+      length = len(text.encode()) if spells_bytes else piece_bytes(text)
+      bytes_V[number] = 0 if added.special else length
+    return bytes_V
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    encode = self._tokenizer.encode_batch_fast
+    return [part.ids for part in encode(texts, add_special_tokens=False)]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return self._tokenizer.decode(ids)
+
+  def save(self, directory: Path) -> None:
+    self._tokenizer.save(str(directory / self.file_name))
+
+
+def _parts(value: Any) -> Iterator[dict[str, Any]]:
+  """The parts that have a type, at any depth of a tokenizer's JSON."""
+  if isinstance(value, dict):
+    if "type" in value:
+      yield value
+    value = list(value.values())
+  if isinstance(value, list):
+    for item in value:
+      yield from _parts(item)
+
+
+def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+  left = limit
+  for text in texts:
+    content = text.encode()
+    # A character that the limit would cut in two is dropped.
+    yield content[:left].decode(errors="ignore")
+    left -= len(content)
+    if left <= 0:
+      return
+
+
+def train_tokenizer(
+  texts: Iterable[str], *, vocab_size: int, sample_bytes: int = SAMPLE_BYTES
+) -> HuggingFaceTokenizer:
+  """Trains a byte-level BPE; the same texts give the same tokenizer.
+
+  `<|endoftext|>` has id 0, the 256 bytes come next.
+
+  Args:
+    texts: documents; the first `sample_bytes` of them are used.
+    vocab_size: tokens in all, at most; a short text gives fewer.
+    sample_bytes: UTF-8 bytes to learn from.
+
+  Raises:
+    InputError: vocab_size is below 257.
+  """
+  if vocab_size < SMALLEST_VOCABULARY:
+    raise InputError(
+      f"vocab_size must be at least {SMALLEST_VOCABULARY} "
+      f"(256 bytes and the end of text), not {vocab_size}"
+    )
+  tokenizer = tokenizers.Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=[END_OF_TEXT],
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  sample = _first_bytes(texts, sample_bytes)
+  tokenizer.train_from_iterator(sample, trainer)
+  return HuggingFaceTokenizer(tokenizer)

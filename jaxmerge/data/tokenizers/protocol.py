@@ -1,0 +1,90 @@
+"""What the program asks of a tokenizer.
+
+V: size of the vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from jaxmerge.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+SPACE = "▁"  # how a space is written in pieces
+_ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+
+
+class Tokenizer(Protocol):
+  """What the program asks of a tokenizer; a text's special names are text.
+
+  Attributes:
+    file_name: how its file is named beside a model.
+  """
+
+  file_name: str
+
+  @property
+  def content(self) -> bytes:
+    """What a checkpoint and a run keep of it: the file, whole."""
+
+  @property
+  def hash(self) -> str:
+    """sha256 of all that decides ids: equal hashes tokenize equally."""
+
+  @property
+  def vocabulary(self) -> Mapping[str, int]:
+    """Ids by the names of their tokens."""
+
+  @property
+  def size(self) -> int:
+    """One more than the largest id: ids may have gaps."""
+
+  @property
+  def end_of_text(self) -> int:
+    """The id of the token that stands before every document.
+
+    That is one of the known names, else the one that the file says ends a text.
+
+    Raises:
+      InputError: the tokenizer has neither.
+    """
+
+  @property
+  def bytes_per_token_V(self) -> np.ndarray:
+    """How many UTF-8 bytes of text each token stands for.
+
+    Over the tokens of a text they add up to its length, if the tokenizer
+    changes no text; else (NFC normalisation, a space put in front) to the
+    length of the changed text. What a SentencePiece model has no piece for
+    counts as nothing.
+
+    Returns:
+      int32[V]; 0 for special tokens and for ids without a token.
+    """
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text, on all cores, without begin and end of text."""
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of ids; special tokens are left out."""
+
+  def save(self, directory: Path) -> None:
+    """Writes the file of a token cache."""
+
+
+def find_end_of_text(vocabulary: Mapping[str, int], other: int | None) -> int:
+  """The id of a known name, else the other; InputError where both lack."""
+  for name in _ENDS_OF_TEXT:
+    if name in vocabulary:
+      return vocabulary[name]
+  if other is None:
+    names = ", ".join(_ENDS_OF_TEXT)
+    raise InputError(f"the tokenizer has no end-of-text token ({names})")
+  return other
+
+
+def piece_bytes(piece: str) -> int:
+  """UTF-8 bytes of a piece that is no byte; a space is written as SPACE."""
+  return len(piece.replace(SPACE, " ").encode())

@@ -1,0 +1,166 @@
+"""Chunks of trees in storage: which there are, read and made in order.
+
+However many and however large the trees are, only what a few chunks need is
+in memory. Chunks are read, merged and handed on by several threads.
+
+K trees.
+"""
+
+import collections
+import concurrent.futures
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmerge.checkpoints.leaves import Chunk, Leaf, LeafSpec, num_rows
+from jaxmerge.checkpoints.merged import Readings
+from jaxmerge.checkpoints.tallies import BLOCK, Tally
+from jaxmerge.parallel.rules import is_stacked
+
+# One reads and computes while the other does; more wait for the same disk.
+WORKERS = 2
+# Trees of an average that are read before they are added: two in one pass.
+TOGETHER = 2
+
+
+class Stored(NamedTuple):
+  """A tree in storage.
+
+  Attributes:
+    name: what the user calls it.
+    leaves: by name.
+    tally: sees each chunk once; None where nothing is to be checked.
+  """
+
+  name: str
+  leaves: Mapping[str, Leaf]
+  tally: Tally | None = None
+
+  def read(self, chunk: Chunk) -> np.ndarray:
+    array = self.leaves[chunk.name].rows(chunk.start, chunk.stop)
+    if self.tally is not None:
+      self.tally.add(chunk._replace(array=array))
+    return array
+
+
+def stored(readings: Readings, weights_K: Sequence[float]) -> list[Stored]:
+  """The sources of a merge; those of weight zero are not opened."""
+  return [
+    Stored(source.name, source.open_leaves() if weight else {}, tally)
+    for source, tally, weight in zip(*readings, weights_K, strict=True)
+  ]
+
+
+def specs(
+  trees: Sequence[Mapping[str, Leaf]], *, by_layer: bool
+) -> dict[str, LeafSpec]:
+  """What the merged tree will be, with rows that are handled together.
+
+  Args:
+    trees: leaves of K equal trees.
+    by_layer: stacked leaves are merged one layer at a time.
+  """
+  found = {}
+  for name, first in trees[0].items():
+    row = max(math.prod(first.shape[1:]), 1)
+    together = max(BLOCK // row, 1)
+    if by_layer and is_stacked(name):
+      together = 1
+    # What is stored together is read together; the smallest of equal ones.
+    stored = math.lcm(*(tree[name].rows_together for tree in trees))
+    together = max(together // stored, 1) * stored
+    together = min(together, max(num_rows(first.shape), 1))
+    found[name] = LeafSpec(first.shape, first.dtype, together)
+  return found
+
+
+def chunks(
+  merged: Mapping[str, LeafSpec], *, whole: bool = False
+) -> Iterator[Chunk]:
+  """Of all leaves in order.
+
+  Args:
+    merged: of the merged tree.
+    whole: leaves as a whole, of stacked ones each layer.
+  """
+  for name, spec in merged.items():
+    count = num_rows(spec.shape)
+    step = spec.rows_together
+    if whole:
+      step = 1 if is_stacked(name) else count
+    for start in range(0, count, max(step, 1)):
+      yield Chunk(name, start, min(start + step, count))
+
+
+def needed_bytes(
+  merged: Mapping[str, LeafSpec], at_once: int, *, whole: bool, workers: int
+) -> int:
+  """Memory for chunks at the same time, at most.
+
+  Args:
+    merged: of the merged tree.
+    at_once: trees whose chunks are held together, in float32; 0: one after
+      the other is added up.
+    whole: as `chunks`.
+    workers: chunks that are made at the same time.
+  """
+  most = 0
+  for name, spec in merged.items():
+    rows = max(num_rows(spec.shape), 1)
+    together = min(spec.rows_together, rows)
+    if whole:
+      together = 1 if is_stacked(name) else rows
+    row = math.prod(spec.shape) // rows
+    entries = row * together
+    size = spec.dtype.itemsize
+    # Read, summed in float32 and cast; or read, in float32 and as much again.
+    averaged = (TOGETHER + 1) * size + 4
+    making = entries * (at_once * (size + 8) if at_once else averaged)
+    if spec.rows_together > together:  # all that is stored together is decoded
+      making += row * spec.rows_together * size
+    most = max(most, workers * making + (workers + 1) * entries * size)
+  return most
+
+
+def in_order(
+  work: Callable[[Chunk], np.ndarray],
+  parts: Iterable[Chunk],
+  workers: int = WORKERS,
+  begun: Callable[[str], None] = lambda name: None,
+) -> Iterator[Chunk]:
+  """Each part with what `work` makes of it, in their order.
+
+  Args:
+    work: called by several threads, for a few parts ahead.
+    parts: of each leaf in order.
+    workers: threads.
+    begun: told each leaf's name before its first part is handed on.
+  """
+  cpu = jax.local_devices(backend="cpu")[0]
+  waiting: collections.deque[concurrent.futures.Future[Chunk]]
+  waiting = collections.deque()
+
+  def done(part: Chunk) -> Chunk:
+    with jax.default_device(cpu):
+      return part._replace(array=work(part))
+
+  def oldest() -> Chunk:
+    chunk = waiting.popleft().result()
+    if chunk.start == 0:
+      begun(chunk.name)
+    return chunk
+
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    try:
+      for part in parts:
+        waiting.append(pool.submit(done, part))
+        if len(waiting) > workers:
+          yield oldest()
+      while waiting:
+        yield oldest()
+    finally:
+      for future in waiting:
+        future.cancel()

@@ -1,0 +1,27 @@
+"""The config of a merge."""
+
+import dataclasses
+from typing import Any
+
+from jaxmerge.config_fields import key, knobs_of, section
+from jaxmerge.data.config import CorpusConfig
+from jaxmerge.merging.method import METHODS
+from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeConfig:
+  """What `python -m jaxmerge.merge` is told."""
+
+  method: str = key("uniform", "how to merge (docs/merge.md)", choices=METHODS)
+  knobs: Any = knobs_of("method", METHODS)
+  search_sequences: int = key(
+    64, "measured on, by methods that need losses or gradients", at_least=1
+  )
+  batch_size: int = key(
+    16, "sequences measured at once, over all devices", at_least=1
+  )
+  seq_len: int = key(0, "targets in a sequence; 0: as in training", at_least=0)
+  memory_budget_gb: float = key(0.0, MEMORY_BUDGET, at_least=0)
+  data: CorpusConfig = section(CorpusConfig)
+  mesh: MeshConfig = section(MeshConfig)

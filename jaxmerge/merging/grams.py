@@ -1,0 +1,132 @@
+"""Gram matrices of what enters the linear layers of a decoder, for RegMean.
+
+N sequences, L targets; D inputs of a linear layer.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxmerge.model.decoder import Decoder
+from jaxmerge.parallel.rules import is_stacked, named_leaves
+
+Grams = dict[str, jax.Array]
+
+# The kernels that meet what passes at a place: what enters a linear layer,
+# and what leaves the last norm for the head.
+_LAST = "final_norm"
+_MET_AT: Mapping[str, tuple[str, ...]] = {
+  "layers/attention/query": (
+    "layers/attention/query/kernel",
+    "layers/attention/key/kernel",
+    "layers/attention/value/kernel",
+  ),
+  "layers/attention/out": ("layers/attention/out/kernel",),
+  "layers/mlp/up": ("layers/mlp/up/kernel", "layers/mlp/gate/kernel"),
+  "layers/mlp/down": ("layers/mlp/down/kernel",),
+  _LAST: ("head/kernel",),
+}
+
+
+class _Watch(nnx.Module):
+  """Hands on what it is given, and adds x x^T of what counts to a Gram."""
+
+  def __init__(self, mask_BxL: jax.Array, gram_DxD: jax.Array):
+    self.mask_BxL = nnx.Variable(mask_BxL)
+    self.gram_DxD = nnx.Variable(gram_DxD)
+
+  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    counted = jnp.where(self.mask_BxL[...][..., None], x_BxLxD, 0)
+    counted = counted.astype(jnp.float32)
+    self.gram_DxD[...] += jnp.einsum(
+      "bld,ble->de", counted, counted, precision="highest"
+    )
+    return x_BxLxD
+
+
+def layer_grams(
+  graph: nnx.GraphDef,
+  params: Any,
+  tokens_NxL1: np.ndarray,
+  mask_NxL: np.ndarray,
+) -> Grams:
+  """X^T X of the inputs of each linear layer, in float32.
+
+  A head that is tied, or scaled to unit columns, is none. One sequence at a
+  time; the decoder is as it always is, with watches put before its layers.
+
+  Args:
+    graph: structure of the decoder.
+    params: its parameters.
+    tokens_NxL1: int32, sequences to measure on.
+    mask_NxL: positions that count.
+
+  Returns:
+    By name of the kernel, float32[D, D], of a stack one a layer. Kernels with
+    the same inputs share the array.
+  """
+  regressed = _regressed(graph, params)
+  leaves = named_leaves(params)
+  zeros = {}
+  for place, (name, *_) in regressed.items():
+    *stack, size, _ = leaves[name].shape
+    zeros[place] = jnp.zeros((*stack, size, size), jnp.float32)
+  grams = _add_grams(
+    graph, params, zeros, jnp.asarray(tokens_NxL1), jnp.asarray(mask_NxL)
+  )
+  return {name: grams[place] for place in grams for name in regressed[place]}
+
+
+def _regressed(graph: nnx.GraphDef, params: Any) -> dict[str, list[str]]:
+  """The kernels of a decoder that are linear layers, by place."""
+  model: Decoder = nnx.merge(graph, params)
+  leaves = named_leaves(params)
+  found = {
+    place: [name for name in names if name in leaves]
+    for place, names in _MET_AT.items()
+    if not (place == _LAST and model.config.unit_head)
+  }
+  return {place: names for place, names in found.items() if names}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _add_grams(
+  graph: nnx.GraphDef,
+  params: Any,
+  zeros: Grams,
+  tokens_NxL1: jax.Array,
+  mask_NxL: jax.Array,
+) -> Grams:
+  def add(
+    total: Grams, sequence: tuple[jax.Array, jax.Array]
+  ) -> tuple[Grams, None]:
+    tokens_L1, mask_L = sequence
+    model: Decoder = nnx.merge(graph, params)
+    watches = {
+      place: _put_watch(model, place, mask_L[None], gram)
+      for place, gram in total.items()
+    }
+    model.padded_logits(tokens_L1[None, :-1])
+    return {place: w.gram_DxD[...] for place, w in watches.items()}, None
+
+  total, _ = jax.lax.scan(add, zeros, (tokens_NxL1, mask_NxL))
+  return total
+
+
+def _put_watch(
+  model: Decoder, place: str, mask_BxL: jax.Array, gram: jax.Array
+) -> _Watch:
+  """Sees what enters the module at a place, or what leaves the last norm."""
+  *parents, name = place.split("/")
+  parent = functools.reduce(getattr, parents, model)
+  if is_stacked(place):
+    mask_BxL = jnp.broadcast_to(mask_BxL, (len(gram), *mask_BxL.shape))
+  watch, module = _Watch(mask_BxL, gram), getattr(parent, name)
+  order = (module, watch) if place == _LAST else (watch, module)
+  setattr(parent, name, nnx.Sequential(*order))
+  return watch

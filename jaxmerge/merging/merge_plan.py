@@ -1,0 +1,273 @@
+"""A merge whose inputs are known: what it takes, and doing it.
+
+Chunks of the inputs are read, merged and written; no tree is ever whole in
+memory.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from jaxmerge.checkpoints.leaves import LeafSpec
+from jaxmerge.checkpoints.merged import Readings, Recipe, save_merged_rows
+from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge.checkpoints.trajectory import (
+  DECODER,
+  Checkpoint,
+  check_step_directories,
+)
+from jaxmerge.errors import Problems
+from jaxmerge.files import check_room, human_bytes
+from jaxmerge.merging import chunks, streaming
+from jaxmerge.merging.groups import WeightGroups, grouped
+from jaxmerge.merging.method import Method, average_weights, bands_of
+from jaxmerge.merging.weight_checks import weighing
+
+Progress = Callable[[str, int, int, str], None]
+
+# Bytes a second, read and written together, of a merge on two CPU cores whose
+# files are in memory already (docs/results/merge.md).
+_BYTES_A_SECOND = {"step directories": 400e6, "Hugging Face": 1500e6}
+
+
+class MergePlan(NamedTuple):
+  """A merge whose inputs have been checked.
+
+  Attributes:
+    method: of the merge.
+    knobs: of the method.
+    sources: the K checkpoints.
+    base: what all came from, for methods that need it.
+    weights: as typed, or as the method gives them; empty: none.
+    is_average: whether the weights say all.
+    budget: bytes of memory for parameters.
+    groups: of an average, weights that differ between groups.
+    specs: of the merged tree.
+    needed: bytes of memory for parameters.
+    workers: chunks that are made at the same time.
+  """
+
+  method: Method
+  knobs: Any
+  sources: Sequence[Checkpoint]
+  base: Checkpoint | None
+  weights: Sequence[float]
+  is_average: bool
+  budget: float
+  groups: WeightGroups | None = None
+  specs: Mapping[str, LeafSpec] = {}
+  needed: int = 0
+  workers: int = chunks.WORKERS
+
+  @property
+  def size(self) -> int:
+    """Bytes of one tree."""
+    return sum(spec.nbytes for spec in self.specs.values())
+
+  @property
+  def read(self) -> list[Checkpoint]:
+    """What is read, the base first and no source of weight zero."""
+    used, _ = weighing(self.sources, self.uses_K)
+    return [*([self.base] if self.base else []), *used]
+
+  @property
+  def weights_K(self) -> Sequence[float]:
+    """As typed or as the method gives them, else equal ones."""
+    return self.weights or self.method.equal_weights(len(self.sources))
+
+  @property
+  def uses_K(self) -> list[float]:
+    """Above zero for sources that weigh anything anywhere."""
+    rows = self.groups.weights_GxK if self.groups else [self.weights_K]
+    return [max(map(abs, column)) for column in zip(*rows, strict=True)]
+
+  @property
+  def provenance(self) -> Recipe:
+    """How the merge is made, as its output says it."""
+    return Recipe(
+      self.method.name,
+      self.weights_K,
+      groups=self.groups.by_name if self.groups else {},
+      parameters=dataclasses.asdict(self.knobs),
+    )
+
+
+def plan_merge(
+  method: Method,
+  knobs: Any,
+  sources: Sequence[Checkpoint],
+  base: Checkpoint | None,
+  weights: Sequence[float],
+  *,
+  budget: float,
+  output: epath.PathLike,
+) -> MergePlan:
+  """Finds the weights that are known, and what the merge needs.
+
+  Args:
+    method, knobs, weights: in which methods.problems finds nothing.
+    sources: the K checkpoints.
+    base: what all came from, for methods that need it.
+    budget: bytes of memory for parameters.
+    output: where it is to write.
+
+  Raises:
+    InputError: a source is damaged, it has not so many layers, or more memory
+      or disk is needed.
+  """
+  groups = None
+  if bands_of(knobs):
+    check_step_directories(sources)
+    tree = abstract_params(sources[0].metadata)
+    groups = grouped(tree, bands_of(knobs), weights)
+    weights = groups.mean_weights
+  plan = MergePlan(method, knobs, sources, base, weights, False, budget, groups)
+  # Without a base, one that weighs alone is what the merge gives.
+  is_alone = method.on_tensors and sum(w != 0 for w in weights) == 1
+  if method.acts == "on weights" or (is_alone and not method.base):
+    usable = method.usable(plan.weights_K, knobs)
+    if method.acts == "on weights":
+      usable = average_weights(method, usable, knobs)
+    plan = plan._replace(weights=list(usable), is_average=True)
+  return _sized(plan, output)
+
+
+def _sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
+  """The plan with its specs, and as many workers as its memory allows."""
+  method = plan.method
+  leaves = [checkpoint.open_leaves() for checkpoint in plan.read]
+  plan = plan._replace(
+    specs=chunks.specs(leaves, by_layer=method.whole or plan.groups is not None)
+  )
+
+  def needed(workers: int) -> int:
+    if method.data:  # a merged tree, and all others where there is room
+      all_at_once = method.acts == "on models"
+      return plan.size * (len(plan.sources) + 1 if all_at_once else 2)
+    return chunks.needed_bytes(
+      plan.specs,
+      0 if plan.is_average else len(plan.read),
+      whole=method.whole,
+      workers=workers,
+    )
+
+  # One alone is copied whatever it holds; measured, it may get no weight.
+  summed = len(plan.read) > 1 and not method.data
+  problems = Problems(_not_finite(plan.read) if summed else ())
+  problems(lambda: check_room(output, plan.size))
+  possible = range(chunks.WORKERS, 0, -1)
+  workers = next((n for n in possible if needed(n) <= plan.budget), 1)
+  if needed(workers) > plan.budget:
+    problems.add(
+      f"{human_bytes(needed(1))} of memory are needed for parameters, "
+      f"{human_bytes(plan.budget)} may be used; see --memory_budget_gb"
+    )
+  problems.check()
+  return plan._replace(needed=needed(workers), workers=workers)
+
+
+def _not_finite(sources: Sequence[Checkpoint]) -> list[str]:
+  """Parameters that a step directory's own metadata says are not finite."""
+  return [
+    f"{source.name}: {name} holds NaN or Inf"
+    for source in sources
+    for name, leaf in source.metadata.leaves["params"].items()
+    if leaf.get("norm", 0.0) is None
+  ]
+
+
+def run_streamed(
+  plan: MergePlan,
+  output: epath.PathLike,
+  *,
+  overwrite: bool,
+  progress: Progress,
+) -> None:
+  """Merges from storage to storage.
+
+  Args:
+    plan: of a method that needs no data.
+    output: the new directory.
+    overwrite: replace an existing one.
+    progress: called with a stage, leaves begun, leaves in all and a name.
+
+  Raises:
+    InputError: a source is damaged or not finite, or the output cannot be
+      written; then nothing is left behind.
+  """
+  readings = Readings.of(plan.sources)
+  of_base = Readings.of([plan.base]) if plan.base else None
+  weights = plan.weights_K
+  trees = chunks.stored(readings, plan.uses_K)
+  work: streaming.Average | streaming.Tensors
+  if plan.is_average:
+    work = streaming.Average(
+      trees,
+      streaming.weights_of_groups(plan.groups.weights_GxK, plan.groups.groups)
+      if plan.groups
+      else lambda _: weights,
+    )
+  else:
+    used, typed = weighing(trees, weights)
+    weights_K = plan.method.usable(typed, plan.knobs)
+    base = chunks.stored(of_base, [1.0])[0] if of_base else None
+    work = streaming.Tensors(plan.method, plan.knobs, used, weights_K, base)
+  count = itertools.count(1)
+  made = chunks.in_order(
+    work,
+    chunks.chunks(plan.specs, whole=plan.method.whole),
+    plan.workers,
+    lambda name: progress("merge", next(count), len(plan.specs), name),
+  )
+  save_merged_rows(
+    output,
+    plan.specs,
+    made,
+    readings,
+    plan.provenance,
+    lambda: sorted(work.problems),
+    base=of_base,
+    overwrite=overwrite,
+  )
+
+
+def describe(plan: MergePlan, free: float) -> str:
+  """What a merge will do, from the metadata alone.
+
+  Args:
+    plan: with its specs.
+    free: bytes of room where it writes.
+  """
+  read = plan.size * len(plan.read)
+  method = plan.method
+  is_step = plan.sources[0].layout == DECODER
+  kind = "step directories" if is_step else "Hugging Face"
+  seconds = (read + plan.size) / _BYTES_A_SECOND[kind]
+  entries = sum(
+    spec.nbytes // spec.dtype.itemsize for spec in plan.specs.values()
+  )
+  where = "streamed in chunks"
+  if method.data:
+    where = "trees on the devices"
+    if method.acts == "on losses":
+      where += ", or in host memory or in storage where they do not fit"
+  rows = [
+    f"{method.name}: {len(plan.specs)} tensors of {entries:,} numbers",
+    f"read {human_bytes(read)}, write {human_bytes(plan.size)} "
+    f"({human_bytes(free)} free)",
+    f"memory {human_bytes(plan.needed)} for parameters, {where}",
+    f"about {max(seconds, 1):.0f} s where files are in memory already"
+    + (", and the time of measuring" if method.data else ""),
+  ]
+  shown = [f"{w:.6f}" for w in plan.weights]
+  shown = shown or [method.name] * len(plan.sources)
+  for weight, source in zip(shown, plan.sources):
+    about = source.metadata
+    known = f"step {about.step}" if about.step else "step not known"
+    rows.append(f"  {weight}  {source.name} ({known})")
+  if plan.base:
+    rows.append(f"  base  {plan.base.name}")
+  return "\n".join(rows)

@@ -1,0 +1,257 @@
+"""The record of a merge method, and the table of all methods.
+
+A file in merging/methods/ registers its own; so does a file of the user's that
+a config file imports.
+
+K inputs, oldest first where their order matters.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+from jaxmerge.config_fields import key
+from jaxmerge.errors import InputError
+from jaxmerge.merging.weight_checks import (
+  normalise,
+  shares,
+  task_weights,
+)
+from jaxmerge.registry import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class NoKnobs:
+  """A method without parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseKnobs:
+  """A method of task vectors; having this key is how it asks for the base."""
+
+  base: str = key("", "the checkpoint that all inputs came from")
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedKnobs:
+  """A method that draws at random."""
+
+  seed: int = key(0, "of the draws", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A way to merge K inputs into one.
+
+  `acts` says what `function` is called with; `knobs` is the instance of the
+  record's dataclass, `weights_K` are ready for use (see `usable`).
+
+  | acts | function |
+  |---|---|
+  | "on weights" | (weights_K, knobs) -> weights of the average |
+  | "on losses" | (losses_K, loss of given weights, knobs) -> the same |
+  | "elementwise" | (tensors_K, weights_K, knobs) -> tensor, of any entries |
+  | "per tensor" | the same, of a whole tensor, of a stack each layer |
+  | "on models" | (trees_K, answers_K, weights_K, knobs) -> tree |
+
+  Tensors are float32 inside of a jit; the result is cast once. A method of
+  tensors whose knobs have a `base` is given its tensor as the argument `base`;
+  one whose knobs have a `seed` is given `draw`: draw(K) makes K random keys,
+  those of the tensor at hand. Without a base, equal inputs must give that
+  input.
+
+  Attributes:
+    name: as config.method names it.
+    summary: a line for --help and docs/merge.md, with the reference.
+    function: does it.
+    acts: what the function is called with.
+    knobs: a frozen dataclass of config_fields.key.
+    weights: whether --weights must or may say a number for each input.
+    weights_are: divided by their sum; the same, none below zero; or used as
+      they are, times the knob `scale`.
+    ordered: inputs must be given oldest first.
+    ask: what "on models" asks each model: (graph, params, tokens_NxL1,
+      mask_NxL, knobs) -> answer.
+    least: inputs at least.
+    most: inputs at most; 0: any number.
+  """
+
+  name: str
+  summary: str
+  function: Callable[..., Any]
+  acts: Literal[
+    "on weights", "on losses", "elementwise", "per tensor", "on models"
+  ]
+  knobs: type = NoKnobs
+  weights: Literal["none", "optional", "required"] = "none"
+  weights_are: Literal["proportions", "shares", "factors"] = "proportions"
+  ordered: bool = False
+  ask: Callable[..., Any] | None = None
+  least: int = 2
+  most: int = 0
+
+  def __post_init__(self) -> None:
+    if (self.acts == "on models") != (self.ask is not None):
+      raise InputError(
+        f"the method {self.name!r}: who acts on models asks them, nobody else"
+      )
+    if self.weights_are == "factors" and "scale" not in self.uses:
+      raise InputError(f"the method {self.name!r} has factors but no scale")
+
+  @property
+  def uses(self) -> tuple[str, ...]:
+    """Names of its knobs."""
+    return tuple(field.name for field in dataclasses.fields(self.knobs))
+
+  @property
+  def base(self) -> bool:
+    """It needs the checkpoint that all inputs came from."""
+    return "base" in self.uses
+
+  @property
+  def draws(self) -> bool:
+    """Its function is given `draw`."""
+    return self.on_tensors and "seed" in self.uses
+
+  @property
+  def data(self) -> bool:
+    """It needs the search split, for losses, gradients or inputs of layers."""
+    return self.acts in ("on losses", "on models")
+
+  @property
+  def whole(self) -> bool:
+    """It acts on whole tensors, not entry by entry."""
+    return self.acts == "per tensor"
+
+  @property
+  def on_tensors(self) -> bool:
+    """Its function is called with tensors."""
+    return self.acts in ("elementwise", "per tensor")
+
+  def usable(self, weights_K: Sequence[float], knobs: Any) -> Sequence[float]:
+    """Weights as the function takes them.
+
+    Raises:
+      InputError: they are not usable.
+    """
+    if self.weights_are == "factors":
+      return task_weights(weights_K, knobs.scale)
+    return (shares if self.weights_are == "shares" else normalise)(weights_K)
+
+  def equal_weights(self, count: int) -> list[float]:
+    """Of task vectors all are added whole; of a mean each has its share."""
+    return [1.0 if self.base else 1.0 / count] * count
+
+
+METHODS: Registry[Method] = Registry(
+  "config.method", "jaxmerge.merging.methods"
+)
+
+
+def merge_method(name: str, summary: str, **fields: Any) -> Callable[[F], F]:
+  """Registers the function below as a method, with the fields of its record."""
+
+  def register(function: F) -> F:
+    METHODS.register(Method(name, summary, function, **fields))
+    return function
+
+  return register
+
+
+def bands_of(knobs: Any) -> int:
+  """Bands of layers that have weights of their own; 0: there are no groups."""
+  bands = getattr(knobs, "layer_groups", "")
+  return int(bands) if bands.isdecimal() else 0
+
+
+def count_problems(method: Method, count: int) -> list[str]:
+  """Whether so many inputs are too few or too many."""
+  if count >= method.least and count <= (method.most or count):
+    return []
+  wanted = f"{method.most}" if method.most else f"{method.least} or more"
+  return [f"the method {method.name!r} takes {wanted} inputs, got {count}"]
+
+
+def problems(
+  method: Method, count: int, weights: Sequence[float], knobs: Any
+) -> list[str]:
+  """What is wrong with a merge before any file is opened.
+
+  Args:
+    method: to merge by.
+    count: number of inputs.
+    weights: as typed, none or one an input; with layer groups for each group.
+    knobs: of the method.
+  """
+  found = count_problems(method, count)
+  called = f"the method {method.name!r}"
+  if weights and method.weights == "none":
+    found.append(f"{called} takes no --weights")
+  # The embeddings, each band of layers and the head.
+  groups = bands_of(knobs) + 2 if bands_of(knobs) else 1
+  takes = method.weights == "required" or (method.weights != "none" and weights)
+  if takes and len(weights) != count * groups:
+    each = f" in {groups} groups" if groups > 1 else ""
+    found.append(f"{count} inputs{each} but {len(weights)} --weights")
+  if method.base and not knobs.base:
+    found.append(f"{called} needs config.base")
+  return found
+
+
+def weight_problems(
+  method: Method, count: int, weights: Sequence[float], knobs: Any
+) -> list[str]:
+  """What is wrong with the weights of a merge without `problems`."""
+  # With groups those of one after the other.
+  rows = [weights[i : i + count] for i in range(0, len(weights), count)]
+  try:
+    for row in rows or [method.equal_weights(count)]:
+      usable = method.usable(row, knobs)
+      if method.acts == "on weights":
+        average_weights(method, usable, knobs)
+  except InputError as error:
+    return error.problems
+  return []
+
+
+def average_weights(
+  method: Method, weights_K: Sequence[float], knobs: Any
+) -> list[float]:
+  """The weights of an average by a method that acts on weights.
+
+  Raises:
+    InputError: weights or knobs that are not usable.
+  """
+  found = list(method.function(weights_K, knobs))
+  if len(found) != len(weights_K):
+    raise InputError(
+      f"the method {method.name!r} gives {len(found)} weights for "
+      f"{len(weights_K)} inputs"
+    )
+  of_one = normalise(found)
+  return found if abs(sum(found) - 1) < 1e-9 else list(of_one)
+
+
+def help_text() -> str:
+  """A line for each method."""
+  width = max(map(len, METHODS))
+  return "\n".join(
+    f"  {name:<{width}}  {method.summary}" for name, method in METHODS.items()
+  )
+
+
+def table() -> str:
+  """The table of docs/merge.md."""
+  return "\n".join(
+    ["| method | what it does | uses |", "|---|---|---|", *_table_rows()]
+  )
+
+
+def _table_rows() -> Iterator[str]:
+  for name, method in METHODS.items():
+    uses = [f"`{knob}`" for knob in method.uses]
+    if method.weights != "none":
+      uses.append("`--weights`")
+    yield f"| `{name}` | {method.summary} | {', '.join(uses)} |"

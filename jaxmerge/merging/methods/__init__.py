@@ -1,0 +1,1 @@
+"""Merge methods: each file registers its records in merging/method.py."""

@@ -1,0 +1,70 @@
+"""Which process holds a lock or a trial, and whether it still lives."""
+
+import functools
+import os
+import socket
+from typing import NamedTuple
+
+import psutil
+
+# The pid namespace of a Linux host itself has the same number everywhere.
+_INITIAL_NUMBERING = 0xEFFFFFFC
+# The start of a process, as psutil tells it, moves when the clock is set.
+_CLOCK_SECONDS = 2.0
+
+
+class Owner(NamedTuple):
+  """A process, told apart from a later one with the same number.
+
+  Attributes:
+    host: host name; in a container that numbers processes on its own, also
+      which numbering that is.
+    pid: process number.
+    start: seconds since the epoch at which it started.
+  """
+
+  host: str
+  pid: int
+  start: float
+
+
+@functools.lru_cache(maxsize=1)
+def _host() -> str:
+  """Two containers may share a host name and not see each other's processes."""
+  try:
+    numbering = os.stat("/proc/self/ns/pid").st_ino
+  except OSError:
+    numbering = _INITIAL_NUMBERING
+  if numbering == _INITIAL_NUMBERING:
+    return socket.gethostname()
+  return f"{socket.gethostname()}.{numbering}"  # a part of file names
+
+
+@functools.lru_cache(maxsize=1)
+def _described(pid: int) -> Owner:
+  return Owner(_host(), pid, psutil.Process(pid).create_time())
+
+
+def this_process() -> Owner:
+  """The calling process, as it described itself first."""
+  return _described(os.getpid())
+
+
+def is_here(owner: Owner) -> bool:
+  """Whether the owner runs, or ran, on this host."""
+  return owner.host == _host()
+
+
+def is_alive(owner: Owner) -> bool:
+  """Whether a process of this host still runs; a zombie does not.
+
+  One described by an older version, with the start as a text, is not alive.
+  """
+  if not is_here(owner) or isinstance(owner.start, str):
+    return False
+  try:
+    process = psutil.Process(owner.pid)
+    moved = abs(process.create_time() - owner.start)
+    return moved < _CLOCK_SECONDS and process.status() != psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return False

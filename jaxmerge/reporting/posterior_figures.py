@@ -1,0 +1,261 @@
+"""Figures of what the Gaussian process believes about the weights of a merge.
+
+K checkpoints, M points of a posterior, N trials.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.tri import Triangulation
+
+from jaxmerge.bayesopt.reach import Reach, unit_from_weights, weights_from_unit
+from jaxmerge.reporting import style
+from jaxmerge.reporting.results import Results, Trial
+
+# More numbers than these do not fit beside each other, or hide the markers.
+_MOST_NUMBERS, _MOST_IN_TRIANGLE = 30, 16
+_MOST_SLICES = 8
+# Corners of the drawn triangle: oldest checkpoint left, last one on top.
+_CORNERS_3x2 = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+# Light, so that the trials' colours stand out; the low losses are the darkest.
+_LOSSES = LinearSegmentedColormap.from_list(
+  "losses", ["#86B9DB", "#CFE3F1", "#F7FAFC"]
+)
+_DOUBT = LinearSegmentedColormap.from_list("doubt", ["#FBFBFB", "#B4B4B4"])
+_NUM_LEVELS = 9
+
+
+class Posterior(NamedTuple):
+  """The search loss that the process expects at some weights, and how surely.
+
+  Attributes:
+    weights_MxK: of the checkpoints, oldest first.
+    mean_M: posterior mean of the search loss.
+    std_M: its posterior standard deviation.
+  """
+
+  weights_MxK: np.ndarray
+  mean_M: np.ndarray
+  std_M: np.ndarray
+
+
+def pair(posterior: Posterior, results: Results, reach: Reach) -> bytes:
+  """Posterior of a pair against the later weight, with every trial.
+
+  Args:
+    posterior: at increasing weights of the later checkpoint.
+    results: of the search.
+    reach: of the later checkpoint's weight.
+  """
+  trials = results.scored
+  earlier, later = results.steps
+  # A one-hot weight may leave out the checkpoint that it gives nothing.
+  asked_N = np.array([trial.weights.get(later, 0.0) for trial in trials])
+  loss_N = np.array([trial.loss for trial in trials])
+  stderr_N = np.array([trial.stderr for trial in trials])
+  with style.figure(7.2, 4.6) as figure:
+    axes = figure.subplots()
+    _, mean_M, std_M = posterior
+    style.band(axes, posterior.weights_MxK[:, 1], mean_M, std_M)
+    axes.errorbar(
+      asked_N, loss_N, 2 * stderr_N, fmt="none", ecolor=style.GREY, elinewidth=1
+    )
+    style.plot_trials(axes, results, trials, asked_N, loss_N)
+    index = [trial.number for trial in trials].index(results.best)
+    style.ring(axes, asked_N[index], loss_N[index], results.best)
+    told = [mean_M, loss_N - 2 * stderr_N, loss_N + 2 * stderr_N]
+    low, high = _limits(posterior, np.concatenate(told))
+    # The lowest part of the axes belongs to the trials' numbers.
+    strip = low - 0.16 * (high - low)
+    axes.set_ylim(strip - 0.04 * (high - low), high)
+    ends = (reach.alpha, 1.0, reach.highest)
+    axes.set_xlim(*style.padded(np.array(ends), 0.03))
+    for end in ends:
+      axes.axvline(end, color=style.GREY, lw=0.8, ls=":")
+    _number_below(axes, asked_N, loss_N, trials, strip)
+    axes.set_xlabel(
+      rf"$\lambda$, weight of step {later}"
+      rf" (step {earlier} has $1 - \lambda$)"
+    )
+    axes.set_ylabel(f"search loss ({results.unit})")
+    style.legend_above(figure)
+    return style.png(figure)
+
+
+def _limits(posterior: Posterior, told: np.ndarray) -> tuple[float, float]:
+  """Shows all that is told; a very wide band may leave the axes."""
+  _, mean_M, std_M = posterior
+  low, high = style.padded(told, 0.06)
+  most = 0.35 * (high - low)
+  return (
+    max(low - most, min(low, float(np.min(mean_M - 1.96 * std_M)))),
+    min(high + most, max(high, float(np.max(mean_M + 1.96 * std_M)))),
+  )
+
+
+def _number_below(
+  axes: Axes,
+  x_N: np.ndarray,
+  loss_N: np.ndarray,
+  trials: Sequence[Trial],
+  strip: float,
+) -> None:
+  """Trial numbers in a strip at the bottom, each tied to its marker."""
+  kept = np.ones(len(trials), bool)
+  if len(trials) > _MOST_NUMBERS:
+    kept = loss_N <= np.minimum.accumulate(loss_N)
+  low, high = axes.get_xlim()
+  gap = 0.03 * (high - low)
+  at = style.spread(x_N[kept], gap, low + gap / 2, high - gap / 2)
+  numbers = np.array([trial.number for trial in trials])[kept]
+  box = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"}
+  line = {"color": "#B5B5B5", "lw": 0.6, "shrinkA": 0}
+  for number, x, y, x_text in zip(numbers, x_N[kept], loss_N[kept], at):
+    style.tie(axes, number, (x, y), (x_text, strip), line, bbox=box)
+
+
+def slices(posteriors: Sequence[Posterior], results: Results) -> bytes:
+  """Posterior against one checkpoint's weight at a time, small multiples.
+
+  Args:
+    posteriors: for each checkpoint along a line of its increasing weights; of
+      more than 8 those that weigh most in the chosen trial are shown.
+    results: of the search.
+  """
+  steps, chosen = results.steps, results.chosen
+  weight = [chosen.weights.get(step, 0.0) for step in steps]
+  heaviest = sorted(range(len(steps)), key=lambda k: -weight[k])
+  kept = sorted(heaviest[:_MOST_SLICES])
+  columns = min(len(kept), 4)
+  rows = -(-len(kept) // columns)
+  # The posterior far from the chosen weights may be of another scale.
+  low, high = _shown(np.concatenate([posteriors[k].mean_M for k in kept]))
+  lowest = [
+    np.min(posteriors[k].mean_M - 2 * posteriors[k].std_M) for k in kept
+  ]
+  low = min(low, chosen.loss, *lowest)
+  with style.figure(7.2, 0.9 + 2.0 * rows) as figure:
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, k in zip(panels.flat, kept):
+      weights_MxK, mean_M, std_M = posteriors[k]
+      style.band(axes, weights_MxK[:, k], mean_M, std_M)
+      axes.axvline(weight[k], color=style.VERMILION, lw=0.9, ls=":")
+      style.ring(axes, weight[k], chosen.loss, chosen.number)
+      axes.set_title(f"step {steps[k]}")
+      axes.set_xlim(*style.padded(weights_MxK[:, k], 0.04))
+      axes.set_ylim(*style.padded(np.array([low, high]), 0.06))
+    for axes in panels.flat[len(kept) :]:
+      axes.set_axis_off()
+    figure.supxlabel("weight of the checkpoint", fontsize=9.5)
+    figure.supylabel(f"search loss ({results.unit})", fontsize=9.5)
+    style.legend_above(figure)
+    return style.png(figure)
+
+
+def _shown(values: np.ndarray) -> tuple[float, float]:
+  """From the lowest value to the highest that does not flatten the rest."""
+  low, middle = float(np.min(values)), float(np.median(values))
+  high = min(float(np.max(values)), low + 3 * (middle - low))
+  return low, max(high, low + 1e-9 * max(abs(low), 1.0))
+
+
+def ternary(posterior: Posterior, results: Results, reach: Reach) -> bytes:
+  """Mean and standard deviation over three checkpoints, with every trial.
+
+  Args:
+    posterior: at weights that cover the triangle searched.
+    results: of the search.
+    reach: of the last weight.
+  """
+  trials, steps = results.scored, results.steps
+  numbers = [trial.number for trial in trials]
+  points_Nx2 = _on_paper(
+    np.array([[t.weights.get(step, 0.0) for step in steps] for t in trials]),
+    reach,
+  )
+  points_Mx2 = _on_paper(posterior.weights_MxK, reach)
+  with style.figure(7.2, 4.6) as figure:
+    left, right = figure.subplots(1, 2, width_ratios=(1.8, 1))
+    for axes, values_M, colours, title, margin in (
+      # Room for the trials' numbers on either side.
+      (left, posterior.mean_M, _LOSSES, "Expected search loss", 0.12),
+      (right, posterior.std_M, _DOUBT, "Its standard deviation", 0.1),
+    ):
+      _triangle(axes, points_Mx2, values_M, colours, results.unit)
+      axes.set_xlim(-margin, 1 + margin)
+      axes.text(0.5, 1.05, title, ha="center", fontsize=10)
+    style.plot_trials(left, results, trials, *points_Nx2.T)
+    x, y = points_Nx2[numbers.index(results.best)]
+    style.ring(left, x, y, results.best)
+    right.plot(*points_Nx2.T, ls="", marker=".", ms=3, color=style.BLACK)
+    _number_beside(left, points_Nx2, numbers)
+    for axes in (left, right):
+      _name_corners(axes, steps, reach)
+    style.legend_above(figure)
+    return style.png(figure)
+
+
+def _on_paper(weights_Nx3: np.ndarray, reach: Reach) -> np.ndarray:
+  """Places weights in the triangle that the search may reach."""
+  unit = [unit_from_weights(w, reach) for w in weights_Nx3.tolist()]
+  return np.array(unit) @ _CORNERS_3x2
+
+
+def _triangle(
+  axes: Axes,
+  points_Mx2: np.ndarray,
+  values_M: np.ndarray,
+  colours: LinearSegmentedColormap,
+  unit: str,
+) -> None:
+  levels = np.linspace(*_shown(values_M), _NUM_LEVELS)
+  triangles = Triangulation(points_Mx2[:, 0], points_Mx2[:, 1])
+  filled = axes.tricontourf(
+    triangles, values_M, levels, cmap=colours, extend="max"
+  )
+  axes.tricontour(triangles, values_M, levels, colors="white", linewidths=0.6)
+  bar = axes.figure.colorbar(
+    filled, ax=axes, location="bottom", shrink=0.8, aspect=28, pad=0.12
+  )
+  bar.outline.set_visible(False)
+  ticks = [float(levels[i]) for i in (0, _NUM_LEVELS // 2, -1)]
+  bar.set_ticks(ticks, labels=[f"{value:.4f}" for value in ticks])
+  bar.set_label(unit)
+  axes.plot(*_CORNERS_3x2[[0, 1, 2, 0]].T, color=style.GREY, lw=1)
+  axes.set_aspect("equal")
+  axes.set_ylim(-0.03, 1.1)
+  axes.set_axis_off()
+
+
+def _number_beside(
+  axes: Axes, points_Nx2: np.ndarray, numbers: Sequence[int]
+) -> None:
+  """Trial numbers in a column on either side, each tied to its marker."""
+  if len(numbers) > _MOST_IN_TRIANGLE:
+    return
+  left_N = points_Nx2[:, 0] < np.median(points_Nx2[:, 0])
+  line = {"color": style.GREY, "lw": 0.5, "shrinkA": 1}
+  for side_N, x_text in ((left_N, -0.06), (~left_N, 1.06)):
+    points = points_Nx2[side_N]
+    at = style.spread(points[:, 1], 0.055, 0.0, _CORNERS_3x2[2, 1])
+    for number, point, y in zip(np.array(numbers)[side_N], points, at):
+      style.tie(axes, number, point, (x_text, y), line)
+
+
+def _name_corners(axes: Axes, steps: Sequence[int], reach: Reach) -> None:
+  for step, corner, offset, place in zip(
+    steps, _CORNERS_3x2, (-9, -9, 9), ("top", "top", "bottom")
+  ):
+    vertex_K = [float(step == other) for other in steps]
+    weights_K = weights_from_unit(vertex_K, reach)
+    name = f"step {step}"
+    if weights_K != vertex_K:
+      # Beside the upper corner is room for one line only, and for its length.
+      separator = ", " if step == steps[-1] else ",\n"
+      name = separator.join(
+        f"{w:.3g} of {s}" for s, w in zip(steps, weights_K) if w
+      )
+    style.write(axes, name, tuple(corner), (0, offset), ha="center", va=place)

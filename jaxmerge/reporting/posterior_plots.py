@@ -1,0 +1,80 @@
+"""Asks the Gaussian process of a search what its figures show.
+
+K checkpoints, M queries.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxmerge.bayesopt import simplex, surrogate
+from jaxmerge.bayesopt.padding import Observations
+from jaxmerge.bayesopt.reach import Reach, unit_from_weights, weights_from_unit
+from jaxmerge.reporting import posterior_figures
+from jaxmerge.reporting.posterior_figures import Posterior
+from jaxmerge.reporting.results import Results
+
+_PAIR_POINTS = 201
+_SLICE_POINTS = 64
+# With three slices under 1024 queries, a bucket of the surrogate.
+_TRIANGLE_POINTS = 741
+
+
+def posterior_plots(
+  told: Observations, results: Results, reach: Reach
+) -> dict[str, bytes]:
+  """The figure "posterior" for two checkpoints, "slices" for more.
+
+  For three checkpoints there is a "ternary" too.
+
+  Args:
+    told: what the search's process knows, in maximisation sign.
+    results: of the search.
+    reach: of the last weight.
+  """
+  count = len(results.steps)
+  if count == 2:
+    [answer] = _ask(told, [simplex.grid(2, _PAIR_POINTS)], reach)
+    return {"posterior": posterior_figures.pair(answer, results, reach)}
+  weights = results.chosen.weights
+  weights_K = [weights.get(step, 0.0) for step in results.steps]
+  unit_K = np.array(unit_from_weights(weights_K, reach))
+  parts = [line(unit_K, k) for k in range(count)]
+  parts += [simplex.grid(3, _TRIANGLE_POINTS)] if count == 3 else []
+  answers = _ask(told, parts, reach)
+  found = {"slices": posterior_figures.slices(answers[:count], results)}
+  if count == 3:
+    found["ternary"] = posterior_figures.ternary(answers[3], results, reach)
+  return found
+
+
+def _ask(
+  told: Observations, parts: Sequence[np.ndarray], reach: Reach
+) -> list[Posterior]:
+  """The posterior at each part's unit points (MxK).
+
+  All parts are one question: one fit, one compilation.
+  """
+  mean_M, std_M = surrogate.posterior(told, np.concatenate(parts))
+  ends = np.cumsum([len(part) for part in parts])[:-1]
+  weights = [
+    np.array([weights_from_unit(unit_K, reach) for unit_K in part.tolist()])
+    for part in parts
+  ]
+  return list(
+    map(Posterior, weights, np.split(-mean_M, ends), np.split(std_M, ends))
+  )
+
+
+def line(chosen_K: np.ndarray, k: int) -> np.ndarray:
+  """Unit points (MxK) from the chosen one without vertex k to that vertex.
+
+  The others keep the proportions that they have in the chosen point; where
+  that is the vertex itself, they are equal.
+  """
+  others_K = np.where(np.arange(len(chosen_K)) == k, 0.0, chosen_K)
+  if not others_K.any():
+    others_K = (np.arange(len(chosen_K)) != k).astype(np.float64)
+  share_Mx1 = np.linspace(0.0, 1.0, _SLICE_POINTS)[:, None]
+  vertex_K = np.eye(len(chosen_K))[k]
+  return (1 - share_Mx1) * others_K / others_K.sum() + share_Mx1 * vertex_K

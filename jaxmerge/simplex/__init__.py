@@ -1,0 +1,1 @@
+"""Plain algebra of the weights of a merge, for all that weigh."""

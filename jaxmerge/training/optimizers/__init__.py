@@ -1,0 +1,1 @@
+"""Optimisers: a file each, which registers a record by name."""

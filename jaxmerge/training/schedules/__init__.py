@@ -1,0 +1,1 @@
+"""Learning-rate schedules: a file each, which registers a record by name."""

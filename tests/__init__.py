@@ -1,0 +1,1 @@
+"""Tests, and what they share: pytest has the repository's root on its path."""

@@ -1,0 +1,23 @@
+"""Small studies of random points."""
+
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler
+
+from jaxmerge.bayesopt.study import Observation, open_study, run_study
+
+
+def search(storage, name="search", num_trials=2):
+  study = open_study(
+    storage,
+    name,
+    sampler=RandomSampler(seed=0),
+    fingerprint={},
+    num_trials=num_trials,
+  )
+  run_study(
+    study,
+    lambda number, params: Observation(params["x"]),
+    num_trials=num_trials,
+    space={"x": FloatDistribution(0, 1)},
+  )
+  return study

@@ -1,0 +1,90 @@
+"""results.json: exact shape, exact floats; tokens saved."""
+
+import dataclasses
+import json
+import math
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxmerge.errors import InputError
+from jaxmerge.reporting.results import (
+  Point,
+  Results,
+  Row,
+  tokens_saved,
+  write_results,
+)
+
+ROW_KEYS = [
+  "name",
+  "evaluations",
+  "weights",
+  "search_loss",
+  "report_loss",
+  "report_delta_vs_last",
+  "report_delta_stderr",
+]
+
+
+def test_shape_is_the_one_that_was_promised(tmp_path, results):
+  write_results(tmp_path / "r.json", results)
+  value = json.loads((tmp_path / "r.json").read_text())
+  assert list(value) == ["rows", "tokens_trained", "tokens_saved"]
+  assert all(list(row) == ROW_KEYS for row in value["rows"])
+  assert value["rows"][4]["weights"] == {"600": 0.35, "750": 0.65}
+  assert value["tokens_saved"] == 492_611
+
+
+def test_every_field_of_a_row_is_there(tmp_path, results):
+  write_results(tmp_path / "r.json", results)
+  rows = json.loads((tmp_path / "r.json").read_text())["rows"]
+  for row in rows:
+    row["weights"] = {int(step): w for step, w in row["weights"].items()}
+  assert tuple(Row(**row) for row in rows) == results.rows
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_float_comes_back_bit_for_bit(tmp_path_factory, number):
+  path = tmp_path_factory.mktemp("floats") / "r.json"
+  row = Row("last", 1, {7: 1.0}, number, number, 0.0, 0.0)
+  write_results(path, Results((row,), (), 0, 1, None))
+  back = json.loads(path.read_text())["rows"][0]["search_loss"]
+  assert struct.pack("d", back) == struct.pack("d", number)
+
+
+def test_none_is_null(tmp_path, results):
+  path = tmp_path / "r.json"
+  write_results(path, dataclasses.replace(results, tokens_saved=None))
+  assert json.loads(path.read_text())["tokens_saved"] is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("field", ROW_KEYS[3:])
+def test_no_number_that_is_not_finite_is_written(tmp_path, results, bad, field):
+  row = dataclasses.replace(results.rows[1], **{field: bad})
+  broken = dataclasses.replace(results, rows=(results.rows[0], row))
+  with pytest.raises(InputError, match=rf"rows\[1\].{field} is not finite"):
+    write_results(tmp_path / "r.json", broken)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ("merged", "later", "expected"),
+  [
+    (1.20, [(100, 1.30), (200, 1.10)], 50),
+    (1.15, [(100, 1.30), (200, 1.20), (400, 1.10)], 200),
+    (1.10, [(100, 1.30), (200, 1.10)], 100),
+    # Down, up and down again: the first crossing counts.
+    (1.20, [(100, 1.30), (200, 1.10), (300, 1.40), (400, 1.00)], 50),
+    (1.30, [(100, 1.30), (200, 1.10)], 0),
+    (1.40, [(100, 1.30)], 0),
+    (1.20, [(100, 1.30)], None),
+    (1.20, [(100, 1.30), (200, 1.40), (300, 1.21)], None),
+  ],
+)
+def test_tokens_saved(merged, later, expected):
+  points = [Point(step, *point) for step, point in enumerate(later)]
+  assert tokens_saved(merged, points) == expected

@@ -1,0 +1,161 @@
+"""The words and the table claim what the numbers carry, and no more."""
+
+import dataclasses
+
+import pytest
+
+from jaxmerge.reporting.results import Results
+from jaxmerge.reporting.table import (
+  all_weights,
+  cells,
+  format_weights,
+  headline,
+  runner_up,
+  text_table,
+)
+
+
+def _with_merged(results: Results, **changes: object) -> Results:
+  merged = dataclasses.replace(results.rows[-1], **changes)
+  return dataclasses.replace(results, rows=(*results.rows[:-1], merged))
+
+
+def test_text_table_is_aligned_and_marks_what_counts(results):
+  header, rule, *body, rule_again, note = text_table(results).splitlines()
+  assert rule == rule_again == "-" * len(header)
+  assert {len(line) for line in body} == {len(header)}
+  marked = [line.split()[0] for line in body if line.endswith("*")]
+  assert marked == ["step_600", "uniform", "grid", "gp_hedge"]
+  assert "600: 0.350, 750: 0.650" in body[-1]
+  assert body[-1].endswith("-0.0271 ± 0.0044 *")
+  assert body[0].endswith("reference")
+  assert "two paired standard errors" in note
+
+
+def test_the_mark_needs_more_than_two_standard_errors(results):
+  at = _with_merged(
+    results, report_delta_vs_last=-0.5, report_delta_stderr=0.25
+  )
+  beyond = _with_merged(
+    results, report_delta_vs_last=-0.5, report_delta_stderr=0.2499
+  )
+  assert not cells(at.rows[-1])[-1].endswith("*")
+  assert cells(beyond.rows[-1])[-1].endswith("*")
+
+
+def test_a_gain(results):
+  assert headline(results) == (
+    "Merging steps 600 and 750 (0.350 / 0.650) lowers the report loss by"
+    " 0.0271 ± 0.0044 nats/token (two paired standard errors) against step"
+    " 750; the run needs 492,611 more tokens to get there."
+  )
+  assert runner_up(results) == ""
+
+
+def test_a_gain_that_the_run_never_reaches(results):
+  text = headline(dataclasses.replace(results, tokens_saved=None))
+  assert "lowers the report loss by 0.0271" in text
+  assert text.endswith("no checkpoint of the run itself reaches that loss.")
+  assert "more tokens" not in text
+
+
+@pytest.mark.parametrize("delta", [-0.004, 0.004])
+def test_no_claim_within_two_standard_errors(results, delta):
+  text = headline(_with_merged(results, report_delta_vs_last=delta))
+  assert "shows no measurable gain over step 750" in text
+  assert f"{delta:+.4f} ± 0.0044" in text
+  assert "lowers" not in text
+  assert "tokens to get there" not in text
+
+
+def test_a_merge_that_is_worse(results):
+  text = headline(_with_merged(results, report_delta_vs_last=0.0271))
+  assert "raises the report loss by 0.0271 ± 0.0044" in text
+  assert "the merged model is worse than step 750" in text
+  assert "tokens to get there" not in text
+
+
+@pytest.mark.parametrize("weights", [{750: 1.0}, {600: 0.0, 750: 1.0}])
+def test_a_search_that_keeps_the_last_checkpoint(results, weights):
+  text = headline(
+    _with_merged(results, weights=weights, report_delta_vs_last=0.0)
+  )
+  assert text.startswith("The search kept step 750 alone")
+
+
+def test_a_search_that_takes_the_earlier_checkpoint(results):
+  text = headline(_with_merged(results, weights={600: 1.0, 750: 0.0}))
+  assert text.startswith("Taking step 600 alone lowers")
+
+
+def test_three_checkpoints(results):
+  weights = {450: 0.1, 600: 0.3, 750: 0.6}
+  text = headline(_with_merged(results, weights=weights))
+  assert "Merging steps 450, 600 and 750 (0.100 / 0.300 / 0.600)" in text
+
+
+def test_a_better_row_is_named(results):
+  text = runner_up(_with_merged(results, report_loss=1.2))
+  assert "the row grid has a lower loss" in text
+  assert "1.1957 against 1.2000" in text
+  text = runner_up(_with_merged(results, report_loss=1.3))
+  assert "1.1957 against 1.3000" in text
+
+
+def test_the_unit_is_that_of_the_results(results):
+  other = dataclasses.replace(results, unit="points")
+  better = _with_merged(other, report_loss=1.3)
+  for text in (text_table(other), headline(other), runner_up(better)):
+    assert "points" in text
+    assert "nats" not in text
+
+
+def weights_of(*values: float) -> dict[int, float]:
+  return {1000 + 50 * i: value for i, value in enumerate(values)}
+
+
+@pytest.mark.parametrize(
+  ("weights", "text"),
+  [
+    ({8: 0.25, 12: 0.75}, "8: 0.250, 12: 0.750"),
+    ({8: 0.0, 12: 1.0}, "12"),
+    ({4: 0.0, 8: -0.2, 12: 1.2}, "4: 0.000, 8: -0.200, 12: 1.200"),
+    (weights_of(*[1 / 12] * 12), "12 x 0.083"),
+    (
+      weights_of(0, 0, 0, 0.3, 0, 0, 0, 0, 0, 0, 0.0001, 0.7),
+      "1150: 0.300, 1550: 0.700",
+    ),
+    (
+      weights_of(0.1, 0.2, 0.3, 0.4),
+      "1000: 0.100, 1050: 0.200, 1100: 0.300, 1150: 0.400",
+    ),
+    (
+      weights_of(*[0.01 * i for i in range(11)], 0.45),
+      "1450: 0.090, 1500: 0.100, 1550: 0.450 and 8 others",
+    ),
+    (weights_of(0, 0, 0, 0, 1), "1200"),
+  ],
+)
+def test_weights(weights, text):
+  assert format_weights(weights) == text
+
+
+def test_a_progress_line_names_even_the_weights_of_zero_of_a_pair():
+  assert all_weights({8: 0.0, 12: 1.0}) == "8: 0.000, 12: 1.000"
+
+
+def test_a_table_and_a_headline_of_twelve(results):
+  merged = results.merged
+  many = weights_of(*[0.01 * i for i in range(11)], 0.45)
+  rows = [
+    dataclasses.replace(row, weights=many) if row is merged else row
+    for row in results.rows
+  ]
+  wide = dataclasses.replace(results, rows=rows)
+  lines = text_table(wide).splitlines()
+  assert max(map(len, lines)) <= 132
+  [line] = [line for line in lines if line.startswith("gp_hedge")]
+  assert "1550: 0.450 and 8 others" in line
+  assert headline(wide).startswith(
+    "Merging 11 steps (1450: 0.090, 1500: 0.100, 1550: 0.450 and 8 others)"
+  )

@@ -1,0 +1,57 @@
+"""The blocks of docs/extending.md, run as a reader would, from elsewhere."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = (ROOT / "docs/extending.md").read_text()
+INTRODUCTION, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def run_blocks(text, folder):
+  """Writes `python` blocks under their names and runs `console` blocks.
+
+  The first line of a file is `# name.py`, that of a command begins with `$`;
+  what the command must print, line by line, may follow.
+  """
+  for kind, block in _BLOCK.findall(text):
+    first, _, rest = block.partition("\n")
+    if kind == "python":
+      (folder / first.removeprefix("# ")).write_text(block)
+      continue
+    assert kind == "console", kind
+    command = shlex.split(first.removeprefix("$ "))
+    assert command[0] == "python", first
+    done = subprocess.run(
+      [sys.executable, *command[1:]],
+      cwd=folder,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      capture_output=True,
+      text=True,
+      timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in filter(None, rest.splitlines()):
+      assert line in done.stdout.splitlines(), done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("elsewhere")
+  run_blocks(INTRODUCTION, path)
+  return path
+
+
+@pytest.mark.parametrize(
+  "section", SECTIONS, ids=lambda text: text.partition("\n")[0]
+)
+def test_a_section(folder, section):
+  assert _BLOCK.search(section)
+  run_blocks(section, folder)
