@@ -98,7 +98,7 @@ def main() -> None:
   size = 2 * entries
   plain = copy_speed(size)
   score = scorer(config, arguments.sequences, arguments.length)
-  scoring = seconds(score.losses, trees[0], score.num_sequences)
+  scoring = seconds(score.score, trees[0])
   device = jax.local_devices()[0]
   print(
     f"{device.device_kind}: {entries:,} parameters in bfloat16; a copy moves "

@@ -17,19 +17,21 @@ import time
 
 import numpy as np
 
-from jaxmerge.bayesopt.limits import Limits
-from jaxmerge.bayesopt.reach import Reach
-from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.checkpoints import inputs
 from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.cli.runner import set_up_jax
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss
+from jaxmerge.evaluation.search_method import SEARCH_METHODS
+from jaxmerge.evaluation.weight_search import WeightSearch
+from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.resident import TreesOnDevices
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
-from jaxmerge.runner import set_up_jax
+from jaxmerge.simplex.bounds import Bounds
 
 SETS = {
   "near pair": (600, 700),
@@ -41,24 +43,22 @@ WITHIN = (1.0, 0.1)
 
 def losses(merged, domain, budget, seed, use_gradients, folder) -> np.ndarray:
   """Lowest loss after each trial of one search."""
+  method = SEARCH_METHODS["gp_hedge"]
+  knobs = method.knobs(
+    acquisitions=("ei", "pi", "ucb"), use_gradients=use_gradients
+  )
+  search = WeightSearch(domain, method, knobs, seed, budget)
   study = weight_search.open_weight_study(
     f"{folder}/{len(domain.steps)}-{use_gradients}-{seed}.journal",
     "search",
-    domain,
-    seed=seed,
-    acquisitions=("ei", "pi", "ucb"),
-    use_gradients=use_gradients,
-    starts=(),
-    num_trials=budget,
-    fingerprint={},
+    search,
+    identity={},
   )
   weight_search.run_weight_study(
     study,
     merged,
-    domain,
-    num_trials=budget,
-    limits=Limits(),
-    use_gradients=use_gradients,
+    search,
+    limits=Budget(),
     early_stop=False,
     on_trial=lambda trial: None,
   )
@@ -106,7 +106,7 @@ def main() -> None:
     " within 0.1 |\n|---|---|---|---|---|"
   )
   for name, steps in SETS.items():
-    checkpoints = trajectory.open_steps(arguments.workdir, steps)
+    checkpoints = inputs.open_steps(arguments.workdir, steps)
     metadata = checkpoints[-1].metadata
     scorer = open_scorer(metadata, mesh, batch_size=16, progress=lambda t: None)
     where = shardings(abstract_params(metadata), mesh)
@@ -114,7 +114,7 @@ def main() -> None:
     groups = one_group(trees[0])
     split = scorer.on("search", arguments.sequences)
     merged = MergedLoss(TreesOnDevices(trees), split, groups)
-    domain = Domain(steps, groups, Reach())
+    domain = Domain(steps, groups, Bounds())
     middle = [[1 / len(steps)] * len(steps)]
     plain = seconds(merged.score, middle)
     slope = seconds(merged.differentiated, middle)

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.optimize
 
-from jaxmerge.bayesopt import simplex
-from jaxmerge.evaluation import paired
-from jaxmerge.evaluation.heldout_loss import Score
+from jaxmerge.evaluation import statistics
+from jaxmerge.evaluation.score import Score
+from jaxmerge.model.loss import UNIT
+from jaxmerge.simplex.points import candidates
 
 PATH = pathlib.Path(__file__).parent / "landscapes.npz"
 
@@ -99,16 +100,18 @@ class Landscape:
 
   def score(self, weights_K: np.ndarray) -> Score:
     losses_S = self.losses(weights_K)
-    return Score(losses_S, self.targets_S, self.targets_S, self.documents_S)
+    return Score(
+      losses_S, self.targets_S, self.documents_S, UNIT, "minimize", tokens=0
+    )
 
   def loss(self, weights_K: np.ndarray) -> float:
     """Nats/token of all sequences together."""
-    return self.score(weights_K).nats_per_token
+    return self.score(weights_K).mean
 
   def stderr(self, weights_K: np.ndarray) -> float:
     """Paired standard error of the difference to the last checkpoint."""
     last = np.eye(self.num_weights)[-1]
-    return paired.difference(self.score(weights_K), self.score(last)).stderr
+    return statistics.difference(self.score(weights_K), self.score(last)).stderr
 
   def slope_stderr(self, weights_K: np.ndarray) -> float:
     """Of a slope along a direction of length one, as the search verb has it."""
@@ -133,7 +136,7 @@ class Landscape:
 
   def lowest(self) -> float:
     """The lowest loss on the simplex."""
-    points = simplex.candidates(self.num_weights, 1 << 12, 0)
+    points = candidates(self.num_weights, 1 << 12, 0)
     points = np.concatenate([points, np.eye(self.num_weights)])
     totals = features(points, self._degree) @ self._coefficients_FxS.sum(1)
     starts = points[np.argsort(totals)[:5]]

@@ -1,4 +1,4 @@
-"""Weight searches of other libraries, called as bayesopt.controls are.
+"""Weight searches of other libraries, called as bayesopt.baselines are.
 
 They see the simplex as K - 1 stick-breaking parameters in the unit box (for
 two checkpoints: lambda). Each begins with the last checkpoint alone, as ours
@@ -8,8 +8,8 @@ does, then with its own start design, of half the budget at most.
 import numpy as np
 import optuna
 
-from jaxmerge.bayesopt import simplex
-from jaxmerge.bayesopt.controls import Control, Loss, with_sampler
+from jaxmerge.bayesopt.baselines import Control, Loss, with_sampler
+from jaxmerge.simplex.points import sticks_from_unit, unit_from_sticks
 
 _NUM_STARTS = 10
 
@@ -19,7 +19,7 @@ def _num_starts(budget: int) -> int:
 
 
 def _last(num_weights: int) -> list[float]:
-  return simplex.sticks_from_unit(np.eye(num_weights)[-1])
+  return sticks_from_unit(np.eye(num_weights)[-1])
 
 
 def _optuna_gp(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
@@ -44,7 +44,7 @@ def _scikit_optimize(
   )
   point = _last(num_weights)
   for _ in range(budget):
-    optimizer.tell(list(point), loss(simplex.unit_from_sticks(point)))
+    optimizer.tell(list(point), loss(unit_from_sticks(point)))
     point = optimizer.ask()
 
 
@@ -53,7 +53,7 @@ def _bayes_opt(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
 
   names = [f"s_{i}" for i in range(num_weights - 1)]
   optimizer = BayesianOptimization(
-    f=lambda **s: -loss(simplex.unit_from_sticks([s[n] for n in names])),
+    f=lambda **s: -loss(unit_from_sticks([s[n] for n in names])),
     pbounds=dict.fromkeys(names, (0.0, 1.0)),
     random_state=seed,
     verbose=0,
@@ -79,7 +79,7 @@ def _botorch(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
   sobol = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=seed)
   starts = sobol.draw(_num_starts(budget) - 1).double()
   points = torch.cat([torch.tensor([_last(num_weights)]).double(), starts])
-  values = [-loss(simplex.unit_from_sticks(p.tolist())) for p in points]
+  values = [-loss(unit_from_sticks(p.tolist())) for p in points]
   while len(values) < budget:
     y = torch.tensor(values).double().unsqueeze(-1)
     model = SingleTaskGP(points, y, outcome_transform=Standardize(m=1))
@@ -92,7 +92,7 @@ def _botorch(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
       raw_samples=64,
     )
     points = torch.cat([points, point])
-    values.append(-loss(simplex.unit_from_sticks(point[0].tolist())))
+    values.append(-loss(unit_from_sticks(point[0].tolist())))
 
 
 PEERS: dict[str, Control] = {

@@ -17,14 +17,14 @@ import sys
 import numpy as np
 from landscapes import PATH, SETS, Landscape, design, features
 
-from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge.checkpoints import inputs
 from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.cli.runner import TerminalProgress, set_up_jax
 from jaxmerge.evaluation.held_out_splits import open_scorer
+from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
-from jaxmerge.runner import TerminalProgress, set_up_jax
 
 _SEQUENCES = 128
 _LEFT_OUT = 40
@@ -38,7 +38,7 @@ def main(workdir: str) -> None:
   print("| landscape | steps | weights | rms missed | lowest | last |")
   print("|---|---|---|---|---|---|")
   for name, spec in SETS.items():
-    checkpoints = trajectory.open_steps(workdir, spec.steps)
+    checkpoints = inputs.open_steps(workdir, spec.steps)
     first = checkpoints[0].metadata
     scorer = open_scorer(
       first, mesh, batch_size=32, progress=lambda text: print(text)
@@ -49,9 +49,9 @@ def main(workdir: str) -> None:
     weights_PxK = design(spec)
     losses = []
     for number, weights_K in enumerate(weights_PxK, start=1):
-      score = split(weighted_average(trees, weights_K))
-      losses.append(score.losses_N)
-      progress(name, number, len(weights_PxK), "")
+      score = split.score(weighted_average(trees, weights_K))
+      losses.append(score.values_N)
+      progress.stage(name, number, len(weights_PxK))
     losses_PxS = np.stack(losses)
     fit = slice(0, len(weights_PxK) - _LEFT_OUT)
     features_PxF = features(weights_PxK, spec.degree)
@@ -60,10 +60,10 @@ def main(workdir: str) -> None:
     )
     recorded |= {
       f"{name}/coefficients": coefficients_FxS,
-      f"{name}/targets": score.targets_N,
-      f"{name}/documents": score.documents_N,
+      f"{name}/targets": score.weights_N,
+      f"{name}/documents": score.clusters_N,
     }
-    tokens = score.targets_N.sum()
+    tokens = score.weights_N.sum()
     missed_P = (features_PxF @ coefficients_FxS - losses_PxS).sum(1) / tokens
     rms = np.sqrt(np.mean(missed_P[-_LEFT_OUT:] ** 2))
     mean_P = losses_PxS.sum(1) / tokens

@@ -22,8 +22,8 @@ import numpy as np
 import optuna
 from landscapes import Landscape
 
-from jaxmerge.bayesopt.controls import CONTROLS
-from jaxmerge.bayesopt.reach import normalised
+from jaxmerge.bayesopt.baselines import BASELINES
+from jaxmerge.simplex.bounds import normalised
 
 BUDGETS = (5, 8, 12, 20)
 NOISY_SEQUENCES = 16
@@ -105,7 +105,7 @@ def regret(
     from peers import PEERS
 
     recorder = Recorder(shown)
-    search = (CONTROLS | PEERS)[method]
+    search = (BASELINES | PEERS)[method]
     search(recorder, shown.num_weights, budget, seed)
     weights = recorder.best()
   return whole.loss(weights) - whole.lowest()
@@ -129,7 +129,7 @@ def main() -> None:
   if not methods and not arguments.print:
     from peers import PEERS
 
-    methods = [OURS, WITH_GRADIENTS, EQUAL_PASSES, *PEERS, *CONTROLS]
+    methods = [OURS, WITH_GRADIENTS, EQUAL_PASSES, *PEERS, *BASELINES]
   cache = pathlib.Path(arguments.cache) if arguments.cache else None
   found = json.loads(cache.read_text()) if cache and cache.exists() else {}
   cells = [

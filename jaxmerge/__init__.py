@@ -13,7 +13,7 @@ _PUBLIC = {
   "weighted_average": "jaxmerge.merging.average",
   "GPHedgeSampler": "jaxmerge.bayesopt.sampler",
   "InputError": "jaxmerge.errors",
-  "load_config": "jaxmerge.config_files",
+  "load_config": "jaxmerge.cli.config_files",
 }
 
 __all__ = list(_PUBLIC)

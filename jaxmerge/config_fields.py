@@ -26,7 +26,15 @@ _SECTION = "section"
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-  """Holds what is known of a key beside its type and default; see `key`."""
+  """Holds what is known of a key beside its type and default.
+
+  Attributes:
+    help: one line.
+    at_least, at_most, above, below: bounds of a number, closed and open.
+    choices: names that a text, or each text of a tuple, must be one of; read
+      when a config is checked, so that a registry may grow.
+    changes_numbers: the key is part of the identity of a run or study.
+  """
 
   help: str
   at_least: float | None = None
@@ -39,17 +47,16 @@ class Key:
   @property
   def range(self) -> str:
     """The range in words; "" where there is none."""
-    low = self.at_least if self.at_least is not None else self.above
-    high = self.at_most if self.at_most is not None else self.below
-    if low is None and high is None:
-      return ""
-    if high is None:
-      is_positive = self.above == 0 or self.at_least == 1
-      how = "above" if self.above is not None else "at least"
-      return "positive" if is_positive else f"{how} {_shown(low)}"
-    left = "(" if self.at_least is None else "["
-    right = ")" if self.at_most is None else "]"
-    return f"in {left}{_shown(low)}, {_shown(high)}{right}"
+    low = self.above if self.at_least is None else self.at_least
+    high = self.below if self.at_most is None else self.at_most
+    if high is not None:
+      left = "(" if self.at_least is None else "["
+      right = ")" if self.at_most is None else "]"
+      return f"in {left}{_shown(low)}, {_shown(high)}{right}"
+    if self.above == 0 or self.at_least == 1:
+      return "positive"
+    how = "at least" if self.above is None else "above"
+    return f"{how} {_shown(low)}" if low is not None else ""
 
   @property
   def allowed(self) -> str:
@@ -77,28 +84,16 @@ def _shown(bound: float | None) -> str:
 
 
 def key(
-  default: Any = dataclasses.MISSING,
-  help: str = "",
-  *,
-  at_least: float | None = None,
-  at_most: float | None = None,
-  above: float | None = None,
-  below: float | None = None,
-  choices: Iterable[str] = (),
-  changes_numbers: bool = True,
+  default: Any = dataclasses.MISSING, help: str = "", **known: Any
 ) -> Any:
   """Defines a field of a section that a config may set.
 
   Args:
     default: what a config that does not name the key gets; none: required.
     help: one line.
-    at_least, at_most, above, below: bounds of a number, closed and open.
-    choices: names that a text, or each text of a tuple, must be one of; read
-      when a config is checked, so that a registry may grow.
-    changes_numbers: the key is part of the identity of a run or study.
+    known: bounds, choices, changes_numbers; see Key.
   """
-  known = Key(help, at_least, at_most, above, below, choices, changes_numbers)
-  return _field({_KEY: known}, default=default)
+  return _field({_KEY: Key(help, **known)}, default=default)
 
 
 def section(cls: type) -> Any:
@@ -174,6 +169,11 @@ def chosen_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:
   return found
 
 
+def all_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:
+  """All keys by name, those that `given` chooses before others' of the name."""
+  return {row.name: row for row in rows(cls)} | chosen_rows(cls, given)
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
   """Writes nested sections as `a.b` keys."""
   flat: dict[str, Any] = {}
@@ -185,11 +185,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
   """Inverts `flatten`."""
   found: dict[str, Any] = {}
   for name, value in flat.items():
-    *sections, last = name.split(".")
+    *sections, last = name.split(separator)
     place = found
     for part in sections:
       place = place.setdefault(part, {})
@@ -197,18 +197,26 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def to_flat(value: Any, prefix: str = "") -> dict[str, Any]:
-  """The keys of a section, as a config file would say them, flat."""
-  found: dict[str, Any] = {}
+def own_keys(value: Any) -> Iterator[tuple[str, Any, Key]]:
+  """Yields name, value and Key of the keys that a section itself has."""
   for field in dataclasses.fields(value):
-    inner = getattr(value, field.name)
-    if _SECTION in field.metadata:
-      found |= to_flat(inner, f"{prefix}{field.name}.")
-    elif _KNOBS in field.metadata:
-      found |= to_flat(inner, prefix) if inner is not None else {}
-    else:
-      found[prefix + field.name] = inner
-  return found
+    if _KEY in field.metadata:
+      yield field.name, getattr(value, field.name), field.metadata[_KEY]
+
+
+def to_flat(value: Any) -> dict[str, Any]:
+  """The keys of a section, as a config file would say them, flat."""
+  return {
+    prefix + name: inner
+    for prefix, part in parts(value)
+    for name, inner, _ in own_keys(part)
+  }
+
+
+def identity(value: Any) -> dict[str, Any]:
+  """The keys of a section that change numbers, flat."""
+  free = {row.name for row in rows(type(value)) if not row.key.changes_numbers}
+  return {k: v for k, v in to_flat(value).items() if k not in free}
 
 
 def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
@@ -224,8 +232,7 @@ def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
       record = records.get(flat.get(prefix + selector, values[selector]))
       if record is not None:
         values[field.name] = build(record.knobs, flat, prefix)
-    elif flat.get(name, field.default) is not None:
-      value = flat.get(name, field.default)
+    elif (value := flat.get(name, field.default)) is not None:
       values[field.name] = as_kind(value, kinds[field.name])
   return cls(**values)
 

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from jaxmerge.config_fields import (
   Key,
+  all_rows,
   build,
   chosen_rows,
   flatten,
+  own_keys,
   parts,
-  rows,
   to_flat,
 )
 from jaxmerge.errors import check
@@ -23,44 +24,50 @@ _T = TypeVar("_T")
 _EXAMPLES = {str: "('a', 'b') or ('a',)", int: "(1, 2) or (1,)"}
 
 
-def read(cls: type[_T], given: Any, prefix: str = "config.") -> _T:
+def read(cls: type[_T], given: Any) -> _T:
   """Builds a section from what a config says; a missing key takes its default.
 
   Args:
     cls: the section.
     given: a mapping, as a ConfigDict, or an instance of the section.
-    prefix: of the keys in messages.
 
   Raises:
     InputError: lists every unknown and renamed key, each value of another type
       or out of its range, and what the section's own `problems` finds.
   """
-  found, problems = examine(cls, given, prefix)
+  found, problems = examine(cls, given)
   check(problems)
   assert found is not None
   return found
 
 
-def examine(
-  cls: type[_T], given: Any, prefix: str = "config."
-) -> tuple[_T | None, list[str]]:
+def examine(cls: type[_T], given: Any) -> tuple[_T | None, list[str]]:
   """Reads a config for a verb that has more to find wrong before it says so.
 
   Returns:
     The section, None where keys or types are wrong; all problems.
   """
   flat = to_flat(given) if isinstance(given, cls) else flatten(given)
-  unused = _unused_problems(cls, flat, prefix)
-  problems = structure_problems(cls, flat, prefix)
+  known = chosen_rows(cls, flat)
+  problems = structure_problems(cls, flat)
   problems += [
-    f"missing config key {prefix}{row.name}"
-    for row in chosen_rows(cls, flat).values()
+    f"missing config key config.{row.name}"
+    for row in known.values()
     if row.default is dataclasses.MISSING and flat.get(row.name) is None
   ]
+  unused = []
+  for row in all_rows(cls, flat).values():
+    if row.name not in known and flat.get(row.name, row.default) != row.default:
+      selector = row.selector.rpartition(".")[-1]
+      chosen = flat.get(row.selector, known[row.selector].default)
+      unused.append(
+        f"the {selector} {chosen!r} does not use config.{row.name}; leave it "
+        f"at {row.default!r}"
+      )
   if problems:
     return None, problems + unused
   found, problems = build(cls, flat), unused
-  for place, part in parts(found, prefix):
+  for place, part in parts(found, "config."):
     problems += range_problems(part, place)
     if hasattr(part, "problems"):
       problems += part.problems(place)
@@ -71,7 +78,7 @@ def structure_problems(
   cls: type, flat: Mapping[str, Any], prefix: str = "config."
 ) -> list[str]:
   """Lists unknown and renamed keys, and values of another type."""
-  known = {row.name: row for row in rows(cls)} | chosen_rows(cls, flat)
+  known = all_rows(cls, flat)
   problems = []
   for name, value in flat.items():
     if name in known:
@@ -84,33 +91,12 @@ def structure_problems(
   return problems
 
 
-def _unused_problems(
-  cls: type, flat: Mapping[str, Any], prefix: str
-) -> list[str]:
-  """Lists knobs of records that are not chosen, unless at their default."""
-  known = chosen_rows(cls, flat)
-  others = {r.name: r for r in rows(cls) if r.record and r.name not in known}
-  problems = []
-  for row in others.values():
-    if row.name in flat and flat[row.name] != row.default:
-      selector = row.selector.rpartition(".")[-1]
-      chosen = flat.get(row.selector, known[row.selector].default)
-      problems.append(
-        f"the {selector} {chosen!r} does not use {prefix}{row.name}; leave it "
-        f"at {row.default!r}"
-      )
-  return problems
-
-
 def range_problems(value: Any, prefix: str = "config.") -> list[str]:
   """Lists values of a section's own keys that are out of their ranges."""
   return [
     problem
-    for row in rows(type(value), prefix)
-    if not row.record and "." not in row.name.removeprefix(prefix)
-    for problem in _range_problems(
-      row.name, getattr(value, row.name.removeprefix(prefix)), row.key
-    )
+    for name, inner, known in own_keys(value)
+    for problem in _range_problems(prefix + name, inner, known)
   ]
 
 
@@ -130,12 +116,6 @@ def unknown_key(name: str, known: Iterable[str]) -> str:
   near = difflib.get_close_matches(path.rpartition(".")[-1], lasts, n=1)
   meant = f"; did you mean {flag}.{lasts[near[0]]}?" if near else ""
   return f"unknown config key {name}{meant}"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-  """Names what is like a name, as "; did you mean X?"; "" where nothing is."""
-  near = difflib.get_close_matches(name, list(known), n=1)
-  return f"; did you mean {near[0]}?" if near else ""
 
 
 def _type_problems(name: str, value: Any, kind: Any) -> list[str]:
@@ -169,8 +149,9 @@ def _range_problems(name: str, value: Any, known: Key) -> list[str]:
     if not set(value) <= set(choices) or len(set(value)) < len(value):
       return [f"{name} must be different ones of {choices}, got {value}"]
   elif choices and value not in choices:
-    near = did_you_mean(value, choices)
-    return [f"{name} must be one of {choices}, got {value!r}{near}"]
+    near = difflib.get_close_matches(value, choices, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return [f"{name} must be one of {choices}, got {value!r}{meant}"]
   if isinstance(value, int | float) and not known.holds(value):
     return [f"{name} must be {known.range}, got {value}"]
   return []

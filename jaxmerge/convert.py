@@ -5,7 +5,7 @@ python -m jaxmerge.convert --input=DIR --output=DIR --format=hf|orbax
 
 import sys
 
-from jaxmerge import launch
+from jaxmerge.cli import launch
 
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("convert"))
@@ -14,13 +14,14 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from jaxmerge import locks, runner
+from jaxmerge import locks
 from jaxmerge.checkpoints import models
+from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_output
-from jaxmerge.checkpoints.sources import open_models
+from jaxmerge.cli import runner
 from jaxmerge.errors import Problems
 from jaxmerge.files import check_can_make, user_path
-from jaxmerge.shown import presentable
+from jaxmerge.redaction import presentable
 
 
 def convert(input: str, output: epath.PathLike, format: str) -> None:
@@ -65,4 +66,4 @@ def main(argv: Sequence[str]) -> None:
   )
   runner.set_up_jax()
   with runner.whole_output(flags.output):
-    convert(flags.input, flags.output, flags.format)
+    convert(**vars(flags))

@@ -1,22 +1,15 @@
-"""How a verb ends early: bad input, or a run that cannot go on.
-
-Bad input is one exception with every problem found.
-"""
+"""Exceptions that end a verb early; bad input is one with every problem."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from jaxmerge.shown import printable
+from jaxmerge.redaction import printable
 
 _T = TypeVar("_T")
 
 
 class InputError(ValueError):
-  """Bad input from the user; a verb prints it and exits with code 2.
-
-  Attributes:
-    problems: one sentence per problem, in the order in which they were found.
-  """
+  """Bad input, a sentence per problem; a verb prints it, exit code 2."""
 
   def __init__(self, problems: str | Iterable[str]):
     if isinstance(problems, str):
@@ -38,7 +31,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def describe_interrupt(error: KeyboardInterrupt) -> tuple[str, int]:
-  """What to say of an interrupt, in one line, and the exit code.
+  """Says an interrupt in one line; returns that and the exit code.
 
   Verbs note on the exception what has really been saved (`add_note`).
   """
@@ -56,30 +49,24 @@ def check(problems: Iterable[str]) -> None:
     raise InputError(problems)
 
 
-class Problems:
+class Problems(list[str]):
   """Gathers the problems of several checks, to be told all at once."""
 
-  def __init__(self, found: Iterable[str] = ()):
-    self._found = list(found)
-
   def __call__(self, do: Callable[[], _T]) -> _T | None:
-    """What `do` returns; None where it raises InputError."""
+    """Returns what `do` returns; None where it raises InputError."""
     try:
       return do()
     except InputError as error:
-      self._found += error.problems
+      self += error.problems
       return None
 
   @property
   def found(self) -> list[str]:
     """The problems so far, each once."""
-    return list(dict.fromkeys(self._found))
+    return list(dict.fromkeys(self))
 
   def add(self, problem: str) -> None:
-    self._found.append(problem)
-
-  def extend(self, problems: Iterable[str]) -> None:
-    self._found += problems
+    self.append(problem)
 
   def check(self) -> None:
     """Raises InputError if there is any problem so far."""

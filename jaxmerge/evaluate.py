@@ -3,13 +3,14 @@
   python -m jaxmerge.evaluate --config=configs/evaluate/quickstart.py \\
       --inputs=A,B,... [--output=DIR]
 
-Prints nats/token and bits/byte, and the difference to the first input with its
-paired standard error.
+Prints each input's score (nats/token and bits/byte, if config.evaluator says
+nothing else) and the difference to the first input with its paired standard
+error.
 """
 
 import sys
 
-from jaxmerge import launch
+from jaxmerge.cli import launch
 
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("evaluate"))
@@ -22,40 +23,55 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge import flag_values, locks, runner
-from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.metadata import abstract_params
+from jaxmerge import locks
+from jaxmerge.checkpoints.inputs import Checkpoint, check_comparable
+from jaxmerge.checkpoints.model_inputs import load_params, open_models
 from jaxmerge.checkpoints.outputs import check_place
-from jaxmerge.checkpoints.sources import load_params, open_models
-from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.cli import flag_values, runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import Problems
-from jaxmerge.evaluation import paired
+from jaxmerge.evaluation import statistics
 from jaxmerge.evaluation.config import EvaluateConfig
-from jaxmerge.evaluation.held_out_splits import open_scorer
-from jaxmerge.evaluation.heldout_loss import Score
+from jaxmerge.evaluation.evaluator import EVALUATORS, Setting
+from jaxmerge.evaluation.score import Score
 from jaxmerge.files import check_can_make, make_directory, user_path, write_json
-from jaxmerge.merging.resident import choose_place
+from jaxmerge.formats.records.metadata import abstract_params
+from jaxmerge.merging.resident import choose_placement
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
+from jaxmerge.progress import Progress
 from jaxmerge.reading import read_file, read_json
-from jaxmerge.shown import presentable
-from jaxmerge.training.loop import Progress
+from jaxmerge.redaction import presentable
 
 _FILE = "evaluation.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """One input's score; differences are to the first input, nats/token."""
+  """One input's score; its difference is to the first input."""
 
   name: str
-  nats_per_token: float
+  score: Score
   stderr: float
-  bits_per_byte: float
   delta: float
   delta_stderr: float
+
+  def as_json(self) -> dict[str, str | float]:
+    """Numbers by name; a score in several units by those."""
+    return {
+      "name": self.name,
+      _json_name(self.score.unit): self.score.mean,
+      "stderr": self.stderr,
+      **{_json_name(unit): x for unit, x in self.score.extras.items()},
+      "delta": self.delta,
+      "delta_stderr": self.delta_stderr,
+    }
+
+
+def _json_name(unit: str) -> str:
+  """For example "nats_per_token"."""
+  return unit.replace("/", "_per_").replace(" ", "_")
 
 
 def evaluate(
@@ -71,7 +87,7 @@ def evaluate(
     config: as configs/evaluate/quickstart.py.
     inputs: step directories, `workdir@step` or Hugging Face directories.
     output: a directory that gets evaluation.json; "" writes nothing.
-    progress: called with a stage, inputs scored, inputs in all and a note.
+    progress: told how far the work is.
 
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
@@ -85,7 +101,7 @@ def evaluate(
     problems(lambda: _check_output(user_path(output), paths))
   problems.check()
   assert settings is not None
-  trajectory.check_comparable(checkpoints)
+  check_comparable(checkpoints)
   with _locked(output):
     scores = _scores(settings, checkpoints, progress)
     rows = _rows(checkpoints, scores)
@@ -95,9 +111,9 @@ def evaluate(
         make_directory(output) / _FILE,
         {
           "split": settings.split,
-          "sequences": len(scores[0].losses_N),
-          "tokens": int(scores[0].targets_N.sum()),
-          "rows": [dataclasses.asdict(row) for row in rows],
+          "sequences": len(scores[0].values_N),
+          "tokens": scores[0].tokens,
+          "rows": [row.as_json() for row in rows],
         },
       )
   return rows
@@ -145,20 +161,26 @@ def _scores(
   mesh = make_mesh(**vars(config.mesh))
   where = shardings(abstract_params(first), mesh)
   budget = config.memory_budget_gb
-  choose_place(checkpoints[:1], where, merged_trees=1, memory_budget_gb=budget)
-  scorer = open_scorer(
+  choose_placement(
+    checkpoints[:1], where, merged_trees=1, memory_budget_gb=budget
+  )
+  setting = Setting(
     first,
     mesh,
-    batch_size=config.batch_size,
+    config.batch_size,
+    config.evaluator_knobs,
     data=config.data,
     seq_len=config.seq_len,
-    progress=lambda text: progress("data", 0, 0, text),
   )
-  heldout = scorer.on(config.split, config.sequences)
+  evaluator = (
+    EVALUATORS[config.evaluator]
+    .open(setting, lambda text: progress.note("data", text))
+    .on(config.split, config.sequences)
+  )
   scores = []
   for number, checkpoint in enumerate(checkpoints, start=1):
-    scores.append(heldout(load_params(checkpoint, where)))
-    progress("evaluate", number, len(checkpoints), checkpoint.name)
+    scores.append(evaluator.score(load_params(checkpoint, where)))
+    progress.stage("evaluate", number, len(checkpoints), checkpoint.name)
   return scores
 
 
@@ -167,13 +189,12 @@ def _rows(
 ) -> list[Evaluation]:
   rows = []
   for checkpoint, score in zip(checkpoints, scores):
-    delta = paired.difference(score, scores[0])
+    delta = statistics.difference(score, scores[0])
     rows.append(
       Evaluation(
         checkpoint.name,
-        score.nats_per_token,
-        paired.loss(score).stderr,
-        score.bits_per_byte,
+        score,
+        statistics.mean(score).stderr,
         delta.mean,
         delta.stderr,
       )
@@ -183,15 +204,19 @@ def _rows(
 
 def _table(rows: Sequence[Evaluation], split: str) -> str:
   width = max(len(row.name) for row in rows)
-  lines = [
-    f"{split + ' split':<{width}}  nats/token  stderr  bits/byte"
-    "  vs first  paired stderr"
-  ]
-  lines += [
-    f"{row.name:<{width}}  {row.nats_per_token:10.4f}  {row.stderr:6.4f}"
-    f"  {row.bits_per_byte:9.4f}  {row.delta:+8.4f}  {row.delta_stderr:13.4f}"
-    for row in rows
-  ]
+
+  def line(name: str, *cells: str) -> str:
+    columns = zip(cells, widths, strict=True)
+    return "  ".join([f"{name:<{width}}", *(c.rjust(w) for c, w in columns)])
+
+  score = rows[0].score
+  names = (score.unit, "stderr", *score.extras, "vs first", "paired stderr")
+  widths = [max(len(name), 6) for name in names]
+  lines = [line(f"{split} split", *names)]
+  for row in rows:
+    delta = f"{row.delta:+.4f}", f"{row.delta_stderr:.4f}"
+    numbers = (row.score.mean, row.stderr, *row.score.extras.values())
+    lines.append(line(row.name, *(f"{x:.4f}" for x in numbers), *delta))
   return "\n".join(lines)
 
 

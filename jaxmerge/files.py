@@ -23,7 +23,7 @@ _SETTLE_TRIES = 25
 
 
 def cache_root() -> epath.Path:
-  """Where prepared corpora and compiled programs are kept between runs."""
+  """The directory that keeps prepared corpora and compiled programs."""
   return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxmerge"
 
 
@@ -35,16 +35,13 @@ def expanded(path: str) -> str:
   Raises:
     InputError: there is no such home directory.
   """
-  home, slash, rest = path.partition("/")
-  if not home.startswith("~"):
-    return path
-  found = os.path.expanduser(home)
-  if found == home:
+  found = os.path.expanduser(path)
+  if path.startswith("~") and found == path:
     raise InputError(
-      f"{path}: there is no home directory {home}; ./{path} names a path that "
-      "begins so"
+      f"{path}: there is no home directory {path.partition('/')[0]}; ./{path} "
+      "names a path that begins so"
     )
-  return found + slash + rest
+  return found
 
 
 def user_path(path: epath.PathLike) -> epath.Path:
@@ -59,19 +56,18 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 
 def resolved(path: epath.PathLike) -> epath.Path:
-  """Where a local path leads when all links are followed; URLs stay."""
+  """A local path with all links followed; URLs stay as they are."""
   path = absolute(path)
   return path if "://" in str(path) else epath.Path(os.path.realpath(path))
 
 
 def human_bytes(size: float) -> str:
   """1536 -> "1.5 KiB"."""
-  units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-  power = 0
-  while size >= 1024 and power < len(units) - 1:
+  units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+  while size >= 1024 and len(units) > 1:
     size /= 1024
-    power += 1
-  return f"{size:.1f} {units[power]}" if power else f"{size:.0f} B"
+    units.pop(0)
+  return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def _temporary_name(path: epath.Path, what: str = "tmp") -> epath.Path:
@@ -82,20 +78,13 @@ def _temporary_name(path: epath.Path, what: str = "tmp") -> epath.Path:
 
 
 def _leftovers(path: epath.Path, what: str) -> list[epath.Path]:
-  """What dead processes of this machine left under `_temporary_name`s."""
-  form = re.compile(
-    rf"\.{re.escape(path.name)}\.{what}-(.+)-(\d+)-[0-9a-f]{{8}}"
-  )
-  found = [
-    (name, match)
-    for name in path.parent.glob(f".{glob.escape(path.name)}.{what}-*")
-    if (match := form.match(name.name))
-  ]
+  """Lists `_temporary_name`s that dead processes of this machine left."""
+  start = f".{path.name}.{what}-{process_liveness.this_process().host}-"
+  form = re.compile(rf"{re.escape(start)}(\d+)-[0-9a-f]{{8}}")
   return [
     name
-    for name, match in found
-    if match[1] == process_liveness.this_process().host
-    and not psutil.pid_exists(int(match[2]))
+    for name in path.parent.glob(f"{glob.escape(start)}*")
+    if (match := form.match(name.name)) and not psutil.pid_exists(int(match[1]))
   ]
 
 
@@ -131,8 +120,7 @@ def check_can_make(path: epath.PathLike) -> None:
   path = absolute(path)
   if "://" in str(path):  # an object store answers only to a write
     return
-  while not path.exists():
-    path = path.parent
+  path = _nearest(path)
   if not path.is_dir():
     raise InputError(f"cannot write to {path}: it is a file")
   if not os.access(path, os.W_OK | os.X_OK):
@@ -144,9 +132,12 @@ def free_bytes(path: epath.PathLike) -> float:
   path = absolute(path)
   if "://" in str(path):
     return math.inf
-  while not path.exists():
-    path = path.parent
-  return shutil.disk_usage(path).free
+  return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: epath.Path) -> epath.Path:
+  """The path, or the closest of its parents that exists."""
+  return next(place for place in [path, *path.parents] if place.exists())
 
 
 def check_room(path: epath.PathLike, size: int) -> None:
@@ -169,11 +160,6 @@ def check_memory(what: str, size: float) -> None:
     )
 
 
-def write_text(path: epath.PathLike, text: str) -> None:
-  """As write_bytes, in UTF-8."""
-  write_bytes(path, text.encode())
-
-
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
   """Writes a file under a temporary name, then renames it into place."""
   path = epath.Path(path)
@@ -183,6 +169,10 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  write_bytes(path, text.encode())
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
@@ -213,7 +203,7 @@ def _remove_for_good(temporary: epath.Path) -> None:
     if not leftovers:
       return
     for leftover in leftovers:
-      with contextlib.suppress(OSError):  # not empty again: the next try
+      with contextlib.suppress(OSError):  # written to again: the next try
         leftover.rmtree()
     time.sleep(_SETTLE_SECONDS)
 
@@ -291,11 +281,9 @@ def files_of_directory(
   """Yields a temporary directory whose files go into `path` at the end.
 
   A new `path` appears whole. In one that is there each file appears whole or
-  replaces the one of its name, and all others stay. Nothing is left behind
-  when the block raises.
+  replaces its namesake, and all others stay.
 
   Args:
-    path: the directory.
     first: name of the file that goes first, and says whose the others are.
 
   Raises:
@@ -309,11 +297,3 @@ def files_of_directory(
       return
     for file in sorted(temporary.iterdir(), key=lambda f: (f.name != first, f)):
       file.replace(place / file.name)
-
-
-@contextlib.contextmanager
-def whole_directory(path: epath.PathLike) -> Iterator[epath.Path]:
-  """Like `replace_directory`, with the temporary directory already made."""
-  with replace_directory(path) as temporary:
-    temporary.mkdir()
-    yield temporary

@@ -8,7 +8,7 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import filelock
 from etils import epath
@@ -30,41 +30,37 @@ def _sign(descriptor: int) -> os.stat_result:
   return os.fstat(descriptor)
 
 
-def take(
+@contextlib.contextmanager
+def taken(
   file: epath.PathLike, *, wait: bool = True, poll_seconds: float = 0.05
-) -> Callable[[], None]:
-  """Acquires a lock of the operating system, in whose file it says who has it.
+) -> Iterator[None]:
+  """Holds a lock of the operating system, in whose file it says who has it.
 
   Args:
-    file: carries the lock; a link there is refused.
+    file: carries the lock and is removed at the end; a link there is refused.
     wait: for another holder to end.
-    poll_seconds: between two looks whether it has.
-
-  Returns:
-    The call that releases the lock and removes its file.
+    poll_seconds: between two looks at whether it has.
 
   Raises:
     filelock.Timeout: another has it, and `wait` is false.
     OSError: the file system cannot keep one there.
   """
-  taken: list[os.stat_result] = []
+  signed: list[os.stat_result] = []
   # Not a soft lock where there is no flock: that would outlive its process.
   lock = filelock.FileLock(
     file,
     fallback_to_soft=False,
-    on_acquired=lambda descriptor: taken.append(_sign(descriptor)),
+    on_acquired=lambda descriptor: signed.append(_sign(descriptor)),
   )
-  lock.acquire(blocking=wait, poll_interval=poll_seconds)
-
-  def release() -> None:
-    # While it is still held: whoever has opened the file before looks again
-    # when it gets the lock of a file that is gone.
-    with contextlib.suppress(OSError):
-      if os.path.samestat(os.lstat(file), taken[0]):
-        os.unlink(file)
-    lock.release()
-
-  return release
+  with lock.acquire(blocking=wait, poll_interval=poll_seconds):
+    try:
+      yield
+    finally:
+      # While it is still held: whoever has opened the file before looks again
+      # when it gets the lock of a file that is gone.
+      with contextlib.suppress(OSError):
+        if os.path.samestat(os.lstat(file), signed[0]):
+          os.unlink(file)
 
 
 @contextlib.contextmanager
@@ -92,28 +88,26 @@ def exclusive(
     yield
     return
   make_directory(file.parent)
-  try:
-    release = take(file, wait=wait)
-  except filelock.Timeout:
-    raise InputError(f"{what} is in use by {_holder(file)}") from None
-  except OSError as error:
-    raise InputError(
-      f"{what} cannot be locked with {file}: {error.strerror or error}"
-    ) from error
-  try:
+  with contextlib.ExitStack() as held:
+    try:
+      held.enter_context(taken(file, wait=wait))
+    except filelock.Timeout:
+      raise InputError(f"{what} is in use by {_holder(file)}") from None
+    except OSError as error:
+      raise InputError(
+        f"{what} cannot be locked with {file}: {error.strerror or error}"
+      ) from error
     yield
-  finally:
-    release()
 
 
 def lock_file(path: epath.PathLike) -> epath.Path:
-  """Where the lock of a path lies: beside what the path leads to."""
+  """The file that locks a path: beside what the path leads to."""
   real = resolved(path)
   return real.parent / f".{real.name}{_SUFFIX}"
 
 
 def _holder(file: epath.Path) -> str:
-  """Who says to hold a lock; it may just be about to say so."""
+  """Names the process that holds a lock, which may not have signed yet."""
   try:
     held = json.loads(file.read_text())
     return f"process {held['pid']} on {held['host']} since {held['since']}"

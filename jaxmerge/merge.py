@@ -4,12 +4,12 @@
       --inputs=A,B,... --output=DIR [--weights=.3,.7] \\
       [--memory_budget_gb=G] [--overwrite] [--allow_unrelated] [--dry_run]
 
-Methods (--config.method=), with their parameters (--config.density=.3, ...):
+Methods (--config.method=NAME), whose parameters are keys of --config:
 """
 
 import sys
 
-from jaxmerge import launch
+from jaxmerge.cli import launch
 
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("merge"))
@@ -21,26 +21,26 @@ import jax
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge import flag_values, locks, runner
-from jaxmerge.checkpoints import trajectory
+from jaxmerge import locks
+from jaxmerge.checkpoints.inputs import check_mergeable, open_inputs
 from jaxmerge.checkpoints.outputs import check_output
-from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.cli import flag_values, runner
 from jaxmerge.config_reading import examine
-from jaxmerge.errors import Problems, check
+from jaxmerge.errors import InputError, Problems
 from jaxmerge.files import check_can_make, free_bytes, user_path
 from jaxmerge.merging import method as methods
 from jaxmerge.merging.config import MergeConfig
 from jaxmerge.merging.merge_plan import (
   MergePlan,
-  Progress,
   describe,
   plan_merge,
   run_streamed,
 )
-from jaxmerge.merging.method import METHODS, Method
+from jaxmerge.merging.method import METHODS
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import host_budget
-from jaxmerge.shown import presentable
+from jaxmerge.progress import Progress
+from jaxmerge.redaction import presentable
 
 
 def merge(
@@ -71,8 +71,7 @@ def merge(
     allow_unrelated: merge checkpoints of different runs or tokenizers, and
       measure on a corpus that has changed since training.
     dry_run: print the plan and stop after the checks.
-    progress: called with a stage, what is done, what there is in all and a
-      note.
+    progress: told how far the work is.
 
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
@@ -80,8 +79,8 @@ def merge(
   distributed.check_single_process("merge")
   output = user_path(output)
   settings, problems = examine(MergeConfig, config)
-  check(problems if settings is None else ())
-  assert settings is not None
+  if settings is None:
+    raise InputError(problems)
   plan = _open(
     settings,
     problems,
@@ -98,7 +97,7 @@ def merge(
   with locks.exclusive(output, f"the output {output}"):
     if plan.method.data:
       # Imported here: data and model are not needed by any other method.
-      from jaxmerge.evaluation.measured_merge import run_measured
+      from jaxmerge.evaluation.data_dependent import run_measured
 
       run_measured(
         plan,
@@ -110,7 +109,7 @@ def merge(
       )
     else:
       run_streamed(plan, output, overwrite=overwrite, progress=progress)
-  progress("merge", 0, 0, f"saved {output}")
+  progress.note("merge", f"saved {output}")
 
 
 def _open(
@@ -124,85 +123,51 @@ def _open(
   allow_unrelated: bool,
 ) -> MergePlan:
   """Checks everything that can be known before an array is read."""
-  problems = Problems(wrong)
   method, knobs = METHODS.get(config.method), config.knobs
+  problems = Problems(wrong)
   if method is not None:
     asked = (method, len(inputs), weights, knobs)
-    found = methods.problems(*asked)
-    problems.extend(
-      found if found or wrong else methods.weight_problems(*asked)
-    )
+    problems.extend(methods.problems(*asked))
+    if not problems:
+      problems.extend(methods.weight_problems(*asked))
   if not (math.isfinite(budget_gb) and budget_gb >= 0):
     problems.add(f"--memory_budget_gb must be at least 0, got {budget_gb}")
   problems(lambda: check_can_make(output.parent))
-  sources = problems(lambda: trajectory.open_inputs(inputs)) or []
+  sources = problems(lambda: open_inputs(inputs)) or []
   of_base = getattr(knobs, "base", "")
-  opened = (
-    problems(lambda: trajectory.open_inputs([of_base])) if of_base else None
-  )
-  base = opened[0] if opened else None
-  read = [source.path for source in [*sources, *(opened or [])]]
+  bases = (problems(lambda: open_inputs([of_base])) if of_base else []) or []
+  together = [*bases, *sources]
+  read = [source.path for source in together]
   problems(lambda: check_output(output, overwrite=overwrite, inputs=read))
   if sources and method is not None:
-    problems(
-      lambda: _check_sources(config, method, sources, base, allow_unrelated)
-    )
+    unrelated = {"allow_unrelated": allow_unrelated}
+    problems(lambda: check_mergeable(together, **unrelated))
+    steps = [source.metadata.step for source in sources]
+    # Hugging Face directories may not say: then they are in the order typed.
+    if method.ordered and any(steps) and steps != sorted(set(steps)):
+      problems.add(f"the inputs must be given oldest first, got steps {steps}")
+    if method.data:  # data and model are not needed by any other method
+      from jaxmerge.evaluation.data_dependent import check_measurable
+
+      problems(lambda: check_measurable(sources, config, **unrelated))
   problems.check()
   assert method is not None
   return plan_merge(
     method,
     knobs,
     sources,
-    base,
+    bases[0] if bases else None,
     weights,
     budget=host_budget(budget_gb or config.memory_budget_gb),
     output=output,
   )
 
 
-def _check_sources(
-  config: MergeConfig,
-  method: Method,
-  sources: Sequence[Checkpoint],
-  base: Checkpoint | None,
-  allow_unrelated: bool,
-) -> None:
-  """Lists why these sources cannot be merged by that method."""
-  problems = Problems()
-  together = [*([base] if base else []), *sources]
-  problems(
-    lambda: trajectory.check_mergeable(
-      together, allow_unrelated=allow_unrelated
-    )
-  )
-  if method.ordered:
-    problems(lambda: check(_order_problems(sources)))
-  if method.data:  # data and model are not needed by any other method
-    from jaxmerge.evaluation.measured_merge import check_measurable
-
-    problems(
-      lambda: check_measurable(sources, config, allow_unrelated=allow_unrelated)
-    )
-  problems.check()
-
-
-def _order_problems(sources: Sequence[Checkpoint]) -> list[str]:
-  steps = [source.metadata.step for source in sources]
-  # Hugging Face directories may not say: then they are in the order typed.
-  if steps == sorted(set(steps)) or not any(steps):
-    return []
-  return [f"the inputs must be given oldest first, got steps {steps}"]
-
-
-def _needs_devices(config: config_dict.ConfigDict) -> bool:
-  method = METHODS.get(config.get("method"))
-  return method is not None and method.data
-
-
 def main(argv: Sequence[str]) -> None:
+  listed = {name: method.summary for name, method in METHODS.items()}
   flags = runner.parse(
     argv,
-    doc=f"{__doc__}{methods.help_text()}",
+    doc=f"{__doc__}{runner.columns(listed.items())}",
     configs={"config": ("merge", None)},
     strings={
       "inputs": (
@@ -211,11 +176,7 @@ def main(argv: Sequence[str]) -> None:
         "comma-separated",
       ),
       "output": (None, "the directory to write, of the inputs' format"),
-      "weights": (
-        "",
-        "one number per input, for methods that take them; with "
-        "config.layer_groups for each group",
-      ),
+      "weights": ("", "for methods that take them, one number per input"),
       "memory_budget_gb": ("0", "another spelling of config.memory_budget_gb"),
     },
     booleans={
@@ -229,19 +190,10 @@ def main(argv: Sequence[str]) -> None:
       "memory_budget_gb": flag_values.number,
     },
   )
-  if not _needs_devices(flags.config):
+  method = METHODS.get(flags.config.method)
+  if method is None or not method.data:
     # A training run on this machine's accelerator is left alone.
     jax.config.update("jax_platforms", "cpu")
   runner.set_up_jax()
   with runner.whole_output(flags.output):
-    merge(
-      flags.config,
-      flags.inputs,
-      flags.output,
-      weights=flags.weights,
-      memory_budget_gb=flags.memory_budget_gb,
-      overwrite=flags.overwrite,
-      allow_unrelated=flags.allow_unrelated,
-      dry_run=flags.dry_run,
-      progress=runner.TerminalProgress(),
-    )
+    merge(**vars(flags), progress=runner.TerminalProgress())

@@ -47,9 +47,6 @@ def renamed(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
   prefix = f"{section}." if section else ""
   found = {}
   for name, value in values.items():
-    new = NEW_NAMES.get(prefix + name)
-    if new is None:
-      found[name] = value
-    else:
-      found[new.name.removeprefix(prefix)] = new.value(value)
+    new = NEW_NAMES.get(prefix + name, NewName(prefix + name))
+    found[new.name.removeprefix(prefix)] = new.value(value)
   return found

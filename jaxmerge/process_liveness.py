@@ -1,4 +1,4 @@
-"""Which process holds a lock or a trial, and whether it still lives."""
+"""Identifies processes that hold locks or trials, and says if they live."""
 
 import functools
 import os
@@ -31,13 +31,13 @@ class Owner(NamedTuple):
 @functools.lru_cache(maxsize=1)
 def _host() -> str:
   """Two containers may share a host name and not see each other's processes."""
+  host = socket.gethostname()
   try:
     numbering = os.stat("/proc/self/ns/pid").st_ino
   except OSError:
-    numbering = _INITIAL_NUMBERING
-  if numbering == _INITIAL_NUMBERING:
-    return socket.gethostname()
-  return f"{socket.gethostname()}.{numbering}"  # a part of file names
+    return host
+  # A part of file names.
+  return host if numbering == _INITIAL_NUMBERING else f"{host}.{numbering}"
 
 
 @functools.lru_cache(maxsize=1)
@@ -51,12 +51,12 @@ def this_process() -> Owner:
 
 
 def is_here(owner: Owner) -> bool:
-  """Whether the owner runs, or ran, on this host."""
+  """Says whether the owner runs, or ran, on this host."""
   return owner.host == _host()
 
 
 def is_alive(owner: Owner) -> bool:
-  """Whether a process of this host still runs; a zombie does not.
+  """Says whether a process of this host still runs; a zombie does not.
 
   One described by an older version, with the start as a text, is not alive.
   """

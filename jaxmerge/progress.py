@@ -1,88 +1,13 @@
-"""What a verb tells of its progress: a bar, or a line now and then."""
+"""What a verb tells of its progress while it runs."""
 
-import io
-import math
-import sys
-import time
-from collections.abc import Callable
-
-import tqdm
-
-from jaxmerge.parallel import distributed
-from jaxmerge.shown import presentable
+from typing import Protocol
 
 
-class TerminalProgress:
-  """A progress bar per stage; where there is no terminal, a line now and then.
+class Progress(Protocol):
+  """Told of stages and notes by name; the terminal's is in `cli`."""
 
-  Called with a stage, steps done, steps in all and a note; a call whose total
-  is 0 prints its note as a line. Only the first process of a job prints. From
-  the second call of a stage on it says when the stage may end, by the mean
-  time of the steps that this process has seen done.
+  def stage(self, name: str, done: int, of: int, note: str = "") -> None:
+    """Tells that `done` steps `of` all are done; `note` says how it goes."""
 
-  Args:
-    clock: seconds from any moment on.
-  """
-
-  _SECONDS_BETWEEN_LINES = 10.0
-  # tqdm's own guess weighs the latest steps most, and jumps.
-  _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
-
-  def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-    self._clock = clock
-    self._stage = ""
-    self._bar: tqdm.tqdm | None = None
-    self._first = (0, 0.0)  # steps done and time at the stage's first call
-    self._printed = -math.inf
-
-  def __call__(self, stage: str, done: int, total: int, note: str) -> None:
-    if not distributed.is_first_process():
-      return
-    if total == 0:
-      self._close()
-      print(f"{stage}: {presentable(note)}", flush=True)
-      return
-    if self._bar is None or stage != self._stage:
-      self._close()
-      self._stage = stage
-      self._first = (done, self._clock())
-      self._bar = tqdm.tqdm(
-        total=total,
-        desc=stage,
-        initial=done,
-        file=sys.stdout if sys.stdout.isatty() else io.StringIO(),
-        dynamic_ncols=True,
-        bar_format=self._FORMAT,
-      )
-    words = [self._eta(done, total), presentable(note)]
-    # The note comes last: a narrow terminal cuts the line there.
-    self._bar.set_postfix_str(", ".join(filter(None, words)), refresh=False)
-    self._bar.update(done - self._bar.n)
-    if not sys.stdout.isatty():
-      self._print_line(final=done == total)
-    if done == total:
-      self._close()
-
-  def _eta(self, done: int, total: int) -> str:
-    """For example "ETA 2:05"; nothing before a step is timed, or at the end."""
-    done_before, start = self._first
-    if not done_before < done < total:
-      return ""
-    seconds_a_step = (self._clock() - start) / (done - done_before)
-    minutes, seconds = divmod(round(seconds_a_step * (total - done)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-      return f"ETA {hours}:{minutes:02}:{seconds:02}"
-    return f"ETA {minutes}:{seconds:02}"
-
-  def _print_line(self, *, final: bool) -> None:
-    assert self._bar is not None
-    if final or self._clock() > self._printed + self._SECONDS_BETWEEN_LINES:
-      self._printed = self._clock()
-      numbers = {**self._bar.format_dict, "ncols": None, "ascii": True}
-      print(tqdm.tqdm.format_meter(**numbers), flush=True)
-
-  def _close(self) -> None:
-    if self._bar is not None:
-      self._bar.close()
-      self._bar = None
+  def note(self, name: str, text: str) -> None:
+    """Tells a line of text."""

@@ -8,24 +8,26 @@ Type the same command again to go on where it stopped. --pretrain, --search and
 
 import sys
 
-from jaxmerge import launch
+from jaxmerge.cli import launch
 
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("quickstart"))
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge import evaluate, pretrain, runner, search
+from jaxmerge import evaluate, pretrain, search
+from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
+from jaxmerge.evaluation.search_plan import output_problems
 from jaxmerge.files import user_path
-from jaxmerge.training.loop import Progress
+from jaxmerge.progress import Progress
+from jaxmerge.reporting.page import check_report_directory
 
 CONFIGS = {
   verb: f"configs/{verb}/quickstart.py"
@@ -46,7 +48,7 @@ def quickstart(
     workdir: of the run; the report is in its report/ directory.
     configs: one for each of "pretrain", "search" and "evaluate".
     commands: shown in the report as the way to get it again.
-    progress: called with a stage, done, in all and a note.
+    progress: told how far the work is.
 
   Raises:
     InputError: lists what is wrong with any of the configs, before training.
@@ -55,10 +57,7 @@ def quickstart(
   check(_problems(configs, workdir))
   pretrain.train(configs["pretrain"], workdir, progress=progress)
   merged = search.search(
-    configs["search"],
-    workdir,
-    commands=commands,
-    progress=progress,
+    configs["search"], workdir, commands=commands, progress=progress
   )
   try:
     evaluate.evaluate(
@@ -77,12 +76,12 @@ def _problems(
 ) -> list[str]:
   """Everything that can be known before the minutes of training."""
   problems: list[str] = []
-  checks: dict[str, Any] = {
-    "pretrain": pretrain.check_config,
-    "search": functools.partial(read, SearchConfig),
-    "evaluate": functools.partial(read, EvaluateConfig),
-  }
   found: dict[str, Any] = {}
+  checks: dict[str, Callable[[Any], Any]] = {
+    "pretrain": pretrain.check_config,
+    "search": lambda config: read(SearchConfig, config),
+    "evaluate": lambda config: read(EvaluateConfig, config),
+  }
   for name, examine in checks.items():
     try:
       found[name] = examine(configs[name])
@@ -96,7 +95,9 @@ def _problems(
       for step in found["search"].checkpoint_steps
       if step not in saved
     ]
-    written = search.output_problems(found["search"], workdir, ())
+    written = output_problems(
+      found["search"], workdir, (), check_report_directory
+    )
     problems += [f"search: {problem}" for problem in written]
   return problems
 

@@ -64,25 +64,15 @@ def read_json(text: str | bytes) -> Any:
     text = text.decode()
   try:
     value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique)
+    if not _is_deep(value, _DEEPEST):
+      return value
   except RecursionError:
-    value = None
-    is_deep = True
-  else:
-    is_deep = _is_deep(value)
-  if is_deep:
-    raise ValueError("it is nested too deeply")
-  return value
+    pass
+  raise ValueError("it is nested too deeply")
 
 
-def _is_deep(value: Any) -> bool:
-  level = [value]
-  for _ in range(_DEEPEST):
-    level = [
-      child
-      for parent in level
-      if isinstance(parent, dict | list)
-      for child in (parent.values() if isinstance(parent, dict) else parent)
-    ]
-    if not level:
-      return False
-  return True
+def _is_deep(value: Any, levels: int) -> bool:
+  inner = value.values() if isinstance(value, dict) else value
+  if levels == 0 or not isinstance(value, dict | list):
+    return levels == 0
+  return any(_is_deep(child, levels - 1) for child in inner)

@@ -14,7 +14,7 @@ from jaxmerge.errors import InputError
 
 
 class Named(Protocol):
-  """A frozen dataclass that registers under its name."""
+  """A frozen dataclass or a named tuple that registers under its name."""
 
   @property
   def name(self) -> str: ...
@@ -29,10 +29,10 @@ class Registry(Mapping[str, R], Generic[R]):
   Args:
     key: the config key that names one, for messages.
     package: its modules register their records; they are imported when the
-      table is first used.
+      table is first used. "": none does.
   """
 
-  def __init__(self, key: str, package: str):
+  def __init__(self, key: str, package: str = ""):
     self._key = key
     self._package = package
     self._records: dict[str, R] = {}
@@ -52,11 +52,7 @@ class Registry(Mapping[str, R], Generic[R]):
     return record
 
   def find(self, name: str) -> R:
-    """The record of that name.
-
-    Raises:
-      InputError: there is none; says which there are.
-    """
+    """The record of that name; InputError names those that there are."""
     records = self._loaded()
     if name in records:
       return records[name]
@@ -76,7 +72,7 @@ class Registry(Mapping[str, R], Generic[R]):
     return len(self._loaded())
 
   def _loaded(self) -> dict[str, R]:
-    if not self._is_loaded:
+    if self._package and not self._is_loaded:
       self._is_loaded = True  # the modules themselves come here again
       package = importlib.import_module(self._package)
       for module in pkgutil.iter_modules(package.__path__):
@@ -86,9 +82,8 @@ class Registry(Mapping[str, R], Generic[R]):
 
 def _written_at(record: Any) -> list[tuple[str, int]]:
   """File and line of the functions of a record."""
+  values = record if isinstance(record, tuple) else vars(record).values()
   codes = [
-    value.__code__
-    for value in vars(record).values()
-    if isinstance(value, types.FunctionType)
+    value.__code__ for value in values if isinstance(value, types.FunctionType)
   ]
   return [(code.co_filename, code.co_firstlineno) for code in codes]

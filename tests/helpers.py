@@ -37,8 +37,20 @@ NEOX = decoder(
 )
 
 
-def quiet(stage: str, done: int, total: int, note: str) -> None:
-  del stage, done, total, note
+class Telling:
+  """Progress that passes on each call: name, done, of (0 for a note), text."""
+
+  def __init__(self, tell=lambda name, done, of, text: None):
+    self._tell = tell
+
+  def stage(self, name, done, of, note=""):
+    self._tell(name, done, of, note)
+
+  def note(self, name, text):
+    self._tell(name, 0, 0, text)
+
+
+quiet = Telling()
 
 
 def config_file(verb: str, name: str = "tiny") -> str:

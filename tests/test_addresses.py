@@ -4,11 +4,13 @@ import shutil
 
 import pytest
 
-from jaxmerge import merge, quickstart, runner, search
-from jaxmerge.bayesopt.storage import open_storage
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge import merge, quickstart, search
+from jaxmerge.bayesopt.study.storage import open_storage
+from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
-from jaxmerge.shown import presentable, printable, without_secrets
+from jaxmerge.formats.records.metadata import read_metadata
+from jaxmerge.redaction import presentable, printable, without_secrets
+from tests.helpers import quiet
 
 HIDDEN = [
   ("postgresql://me:hush@h/db", "postgresql://me:***@h/db"),
@@ -93,7 +95,7 @@ def test_characters_that_act():
 
 def test_messages_and_progress(capsys):
   def main():
-    runner.TerminalProgress()("search", 0, 0, "at mysql://me:hush@h \x1b[2J")
+    runner.TerminalProgress().note("search", "at mysql://me:hush@h \x1b[2J")
     raise InputError("cannot open mysql://me:hush@h/db \x1b[2J")
 
   assert runner.run("verb", main) == 2
@@ -138,7 +140,7 @@ def test_names_that_a_merge_keeps(tiny_run, tmp_path):
     runner.load_config("configs/merge/uniform.py"),
     [str(place), f"{tiny_run}@8"],
     tmp_path / "out",
-    progress=lambda *args: None,
+    progress=quiet,
   )
   provenance = read_metadata(tmp_path / "out").provenance
   names = [source["name"] for source in provenance["sources"]]

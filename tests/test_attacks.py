@@ -10,10 +10,11 @@ import shutil
 import optuna
 import pytest
 
-from jaxmerge import evaluate, merge, pretrain, runner, search
-from jaxmerge.bayesopt.fingerprints import check_known
-from jaxmerge.checkpoints.metadata import canonical_json, hash_text
+from jaxmerge import evaluate, merge, pretrain, search
+from jaxmerge.bayesopt.study.identity import check_known
+from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import canonical_json, hash_text
 from jaxmerge.training import run
 from tests.helpers import ROOT, contents
 

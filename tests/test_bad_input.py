@@ -9,21 +9,14 @@ from typing import Any
 
 import pytest
 
-from jaxmerge import (
-  convert,
-  evaluate,
-  merge,
-  pretrain,
-  quickstart,
-  runner,
-  search,
-)
-from jaxmerge.bayesopt.storage import address_problems
-from jaxmerge.checkpoints.metadata import canonical_json, hash_text
-from jaxmerge.checkpoints.trajectory import saved_steps
+from jaxmerge import convert, evaluate, merge, pretrain, quickstart, search
+from jaxmerge.bayesopt.study.storage import address_problems
+from jaxmerge.checkpoints.inputs import saved_steps
+from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import canonical_json, hash_text
 from jaxmerge.reading import read_json
-from tests.helpers import ROOT, config_of
+from tests.helpers import ROOT, config_of, quiet
 
 DEEP = "[" * 100_000
 VERBS = {
@@ -337,11 +330,11 @@ def test_a_study_says_what_its_hashes_stand_for(tiny_run, tmp_path):
   shutil.copytree(tiny_run, run)
   config = config_of("search")
   config.num_trials = 2
-  search.search(config, run, progress=lambda *args: None)
+  search.search(config, run, progress=quiet)
   config.checkpoint_steps = (12, 16)
   config.seq_len = 16
   with pytest.raises(InputError) as error:
-    search.search(config, run, progress=lambda *args: None)
+    search.search(config, run, progress=quiet)
   [inputs, length] = error.value.problems
   assert "another inputs (steps 8, 12, now steps 12, 16)" in inputs
   assert "without seq_len (now 16)" in length

@@ -8,12 +8,14 @@ import shutil
 import pytest
 
 import jaxmerge
-from jaxmerge import config_docs, evaluate, pretrain, search
+from jaxmerge import evaluate, pretrain, search
+from jaxmerge.cli import config_docs
+from jaxmerge.cli.config_files import CONFIGS, config_class
 from jaxmerge.config_fields import key, knobs_of, section, to_flat
-from jaxmerge.config_files import CONFIGS, config_class
 from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError
 from jaxmerge.old_names import NEW_NAMES
+from tests.helpers import quiet
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -137,7 +139,8 @@ def test_an_old_name_is_refused_with_the_new_one(old, tmp_path, capsys):
     for module, verb in ((pretrain, "pretrain"), (search, "search"), (None, ""))
     if verb == ("pretrain" if old.startswith("model.") else "search")
   )
-  from jaxmerge import merge, runner
+  from jaxmerge import merge
+  from jaxmerge.cli import runner
 
   of_merge = ("newest", "beyond", "penalty", "drop", "sampled")
   if old in of_merge:
@@ -200,4 +203,4 @@ def test_evaluate_refuses_what_no_memory_holds(tiny_run):
   config = jaxmerge.load_config("configs/evaluate/tiny.py")
   config.memory_budget_gb = 1e-6
   with pytest.raises(InputError, match="config.memory_budget_gb"):
-    evaluate.evaluate(config, [f"{tiny_run}@4"], progress=lambda *_: None)
+    evaluate.evaluate(config, [f"{tiny_run}@4"], progress=quiet)

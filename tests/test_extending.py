@@ -15,6 +15,15 @@ INTRODUCTION, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def write_files(section, folder):
+  """Writes the `python` blocks of a section under their names."""
+  [text] = [s for s in SECTIONS if s.startswith(f"{section}\n")]
+  for kind, block in _BLOCK.findall(text):
+    if kind == "python":
+      name = block.partition("\n")[0].removeprefix("# ")
+      (folder / name).write_text(block)
+
+
 def run_blocks(text, folder):
   """Writes `python` blocks under their names and runs `console` blocks.
 

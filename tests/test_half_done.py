@@ -8,19 +8,20 @@ import optuna
 import pytest
 from safetensors.numpy import save_file
 
-from jaxmerge import files, flag_values
-from jaxmerge.bayesopt.storage import address_problems
-from jaxmerge.bayesopt.study import find_study, open_study
+from jaxmerge import files
+from jaxmerge.bayesopt.study.storage import address_problems
+from jaxmerge.bayesopt.study.study import find_study, open_study
 from jaxmerge.checkpoints import outputs
 from jaxmerge.checkpoints.content import why_not_a_checkpoint
-from jaxmerge.checkpoints.metadata import imported
-from jaxmerge.checkpoints.tensor_trees import write_beside
+from jaxmerge.cli import flag_values
 from jaxmerge.data.local_documents import form_of
 from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import Metadata
+from jaxmerge.huggingface.tensors import write_beside
 from jaxmerge.parallel import distributed
+from jaxmerge.redaction import without_secrets
 from jaxmerge.reporting.page import check_report_directory
-from jaxmerge.shown import without_secrets
 from jaxmerge.training import run
 
 
@@ -82,7 +83,7 @@ def _optuna_file(tmp_path):
     url,
     "pair",
     sampler=optuna.samplers.RandomSampler(),
-    fingerprint={"seed": 0},
+    identity={"seed": 0},
     num_trials=2,
   )
   return url, tmp_path / "study.db"
@@ -99,14 +100,14 @@ def test_a_database_of_another_version_is_a_message(tmp_path):
   url, path = _optuna_file(tmp_path)
   _change(path, "UPDATE alembic_version SET version_num = 'v1.3.0.a'")
   with pytest.raises(InputError, match="cannot open the study storage"):
-    find_study(url, "pair", fingerprint={"seed": 0})
+    find_study(url, "pair", identity={"seed": 0})
 
 
 def test_looking_for_a_study_makes_no_table(tmp_path):
   url, path = _optuna_file(tmp_path)
   _change(path, "DROP TABLE trial_heartbeats")
   before = path.read_bytes()
-  assert find_study(url, "pair", fingerprint={"seed": 1}) is None
+  assert find_study(url, "pair", identity={"seed": 1}) is None
   assert path.read_bytes() == before
 
 
@@ -117,17 +118,17 @@ def test_a_study_in_the_home_directory_is_found(tmp_path, monkeypatch, form):
     form.format(tmp_path),
     "pair",
     sampler=optuna.samplers.RandomSampler(),
-    fingerprint={"seed": 0, "seq_len": 8},
+    identity={"seed": 0, "seq_len": 8},
     num_trials=2,
   )
   found = find_study(
-    form.format("~"), "pair", fingerprint={"seed": 0, "seq_len": 8}
+    form.format("~"), "pair", identity={"seed": 0, "seq_len": 8}
   )
   assert found is not None
   assert len(found.trials) == 2
   for other in ({"seed": 1, "seq_len": 8}, {"seed": 0}):
     with pytest.raises(InputError, match="seed|seq_len"):
-      find_study(form.format("~"), "pair", fingerprint=other)
+      find_study(form.format("~"), "pair", identity=other)
 
 
 def test_what_the_first_process_raises_is_raised(monkeypatch):
@@ -173,7 +174,9 @@ def test_an_output_of_ours_with_all_of_its_code_may_be_replaced(tmp_path):
     "helper.py": "",
     "other.py": "",
   }
-  write_beside(out, texts, imported(config, "", {}, {}), is_known=False)
+  write_beside(
+    out, texts, "", Metadata("imported", {}, model=config), is_known=False
+  )
   assert why_not_a_checkpoint(out) == ""
   (out / "notes.txt").write_text("mine")
   assert "notes.txt" in why_not_a_checkpoint(out)
@@ -223,11 +226,12 @@ def test_a_run_of_before_is_told_that_its_validation_text_changes(tmp_path):
   now = run.identity(parts, corpus="corpus", vocabulary=300)
   tokenizer = train_tokenizer(["a text"], vocab_size=257)
   run.claim(tmp_path, now, tokenizer)
-  assert run.note_on_validation(tmp_path) == ""
+  assert list(run.notes_on_validation(tmp_path)) == []
   before = {k: v for k, v in now.items() if k != "held_out"}
   (tmp_path / "run.json").write_text(json.dumps(before))
   run.claim(tmp_path, now, tokenizer)
-  assert "heads of documents" in run.note_on_validation(tmp_path)
+  [note] = run.notes_on_validation(tmp_path)
+  assert "heads of documents" in note
 
 
 @pytest.mark.parametrize(

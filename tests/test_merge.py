@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxmerge import merge
-from jaxmerge.checkpoints.metadata import describe_leaves, read_metadata
 from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import describe_leaves, read_metadata
 from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import layer_groups
 from jaxmerge.merging.method import METHODS

@@ -11,8 +11,8 @@ from flax import nnx
 
 import jaxmerge
 from jaxmerge.checkpoints import merged
-from jaxmerge.checkpoints.shards import open_tensors, write_tensors
-from jaxmerge.checkpoints.trajectory import open_inputs
+from jaxmerge.checkpoints.inputs import open_inputs
+from jaxmerge.huggingface.shards import open_tensors, write_tensors
 from jaxmerge.model.decoder import Decoder
 from tests.helpers import DECODER
 from tests.merging import fixtures

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxmerge import convert, evaluate, merge, search
-from jaxmerge.checkpoints.metadata import abstract_params, read_metadata
-from jaxmerge.checkpoints.sources import load_params, numbered, open_models
+from jaxmerge.checkpoints.inputs import open_inputs
+from jaxmerge.checkpoints.model_inputs import load_params, numbered, open_models
 from jaxmerge.checkpoints.store import restore_params
-from jaxmerge.checkpoints.trajectory import open_inputs
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import abstract_params, read_metadata
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 from tests.helpers import config_of, quiet
@@ -142,7 +142,7 @@ def test_evaluate_takes_both_formats_together(tiny_run, exported):
   rows = evaluate.evaluate(
     config, [f"{tiny_run}@8", exported[0], exported[1]], progress=quiet
   )
-  assert rows[0].nats_per_token == rows[1].nats_per_token
+  assert rows[0].score.mean == rows[1].score.mean
   assert rows[1].delta == 0
   assert rows[2].delta < 0
 

@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 from jaxmerge import convert, evaluate, locks, merge, search
-from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError
-from tests.helpers import config_of, contents, merge_into, quiet
+from jaxmerge.formats.records.metadata import read_metadata
+from tests.helpers import Telling, config_of, contents, merge_into, quiet
 
 AUTO_MAP = {"AutoModel": "modeling_x.Model", "AutoTokenizer": ["tok_x.T", None]}
 
@@ -209,7 +209,7 @@ def test_what_comes_into_an_output_meanwhile_is_not_lost(tiny_run, tmp_path):
       [f"{tiny_run}@4", f"{tiny_run}@8"],
       path,
       overwrite=True,
-      progress=add,
+      progress=Telling(add),
     )
   assert (path / "notes.md").read_text() == "mine"
   assert [p.name for p in tmp_path.iterdir()] == ["out"]

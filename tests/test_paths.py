@@ -6,8 +6,9 @@ import sqlite3
 import pytest
 
 import jaxmerge
-from jaxmerge import convert, evaluate, files, merge, pretrain, runner, search
-from jaxmerge.bayesopt.storage import check_storage, open_storage
+from jaxmerge import convert, evaluate, files, merge, pretrain, search
+from jaxmerge.bayesopt.study.storage import check_storage, open_storage
+from jaxmerge.cli import config_files
 from jaxmerge.data import local_text
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.errors import InputError
@@ -41,9 +42,9 @@ def test_a_home_that_is_not_there_is_refused(home, tiny_run, path):
   for use in (
     lambda: files.make_directory(path),
     lambda: files.absolute(path),
-    lambda: runner.config_path(path),
+    lambda: config_files.config_path(path),
     lambda: open_storage(path),
-    lambda: local_text.text_files([path]),
+    lambda: local_text.local_files("text_files", [path]),
     lambda: load_tokenizer(path),
     lambda: pretrain.train(config, path, progress=quiet),
     lambda: jaxmerge.load_model(path),

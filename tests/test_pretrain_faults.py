@@ -7,12 +7,20 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxmerge import convert, locks, pretrain, runner
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge import convert, locks, pretrain
+from jaxmerge.cli import runner
 from jaxmerge.errors import Diverged, InputError
+from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.training.loop import Plan, train
 from jaxmerge.training.step import StepMetrics
-from tests.helpers import config_file, config_of, contents, no_corpus, quiet
+from tests.helpers import (
+  Telling,
+  config_file,
+  config_of,
+  contents,
+  no_corpus,
+  quiet,
+)
 
 TINY = config_file("pretrain")
 
@@ -109,10 +117,12 @@ def test_an_interrupt_names_the_step_that_is_saved(
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt) as error:
-    pretrain.train(config_of("pretrain"), workdir, progress=interrupt)
+    pretrain.train(config_of("pretrain"), workdir, progress=Telling(interrupt))
   assert error.value.__notes__ == [note]
   pretrain.train(
-    config_of("pretrain"), workdir, progress=lambda *args: said.append(args[3])
+    config_of("pretrain"),
+    workdir,
+    progress=Telling(lambda *args: said.append(args[3])),
   )
   assert "metrics of 2 steps that were not saved are cut" in said
   for name in ("metrics.jsonl", "run.json"):
@@ -130,7 +140,7 @@ def test_metrics_that_are_not_those_of_the_run_stop_it(unfinished, monkeypatch):
   lines[3] = json.dumps({**record, "loss": record["loss"] - 0.01}) + "\n"
   metrics.write_text("".join(lines))
   before = contents(unfinished)
-  monkeypatch.setattr(pretrain.settings, "open_corpus", no_corpus)
+  monkeypatch.setattr(pretrain, "open_corpus", no_corpus)
   for dry_run in (True, False):
     with pytest.raises(InputError, match="does not hold exactly the steps"):
       pretrain.train(
@@ -196,7 +206,9 @@ def test_what_is_not_the_run_is_refused_before_a_text_is_tokenized(
   workdir = tmp_path / "run"
   said = []
   config.data.vocab_size = 5_000
-  pretrain.train(config, workdir, progress=lambda *args: said.append(args[3]))
+  pretrain.train(
+    config, workdir, progress=Telling(lambda *args: said.append(args[3]))
+  )
   run = json.loads((workdir / "run.json").read_text())
   assert run["vocabulary"] < 5_000
   assert (
@@ -205,7 +217,7 @@ def test_what_is_not_the_run_is_refused_before_a_text_is_tokenized(
   ) in said
   assert read_metadata(workdir / "checkpoints/4").data["content"]
   before = contents(workdir)
-  monkeypatch.setattr(pretrain.settings, "open_corpus", no_corpus)
+  monkeypatch.setattr(pretrain, "open_corpus", no_corpus)
   for change, words in (
     (lambda c: setattr(c.data, "vocab_size", 4_000), "vocab_size was 5000"),
     (lambda c: setattr(c, "seed", 1), "config.seed was 0, is now 1"),
@@ -222,7 +234,7 @@ def test_what_is_not_the_run_is_refused_before_a_text_is_tokenized(
 
 
 def test_a_dry_run_reads_and_writes_nothing(unfinished, monkeypatch, capsys):
-  monkeypatch.setattr(pretrain.settings, "open_corpus", no_corpus)
+  monkeypatch.setattr(pretrain, "open_corpus", no_corpus)
   before = contents(unfinished), sorted(os.listdir(unfinished.parent))
   pretrain.train(
     config_of("pretrain"), unfinished, dry_run=True, progress=quiet

@@ -4,7 +4,7 @@ import pytest
 
 from jaxmerge import pretrain
 from jaxmerge.errors import InputError
-from tests.helpers import config_of
+from tests.helpers import config_of, quiet
 
 
 def config_with(**options):
@@ -16,9 +16,7 @@ def config_with(**options):
 
 def test_options_reach_the_model(capsys, tmp_path):
   def parameters(config):
-    pretrain.train(
-      config, tmp_path / "run", dry_run=True, progress=lambda *_: None
-    )
+    pretrain.train(config, tmp_path / "run", dry_run=True, progress=quiet)
     return capsys.readouterr().out.split("parameters: ")[1].split()[0]
 
   llama = parameters(config_with())

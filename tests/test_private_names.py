@@ -11,7 +11,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ADAPTERS = {
-  "optuna": "bayesopt/optuna_adapter.py",
+  "optuna": "bayesopt/study/optuna_adapter.py",
   "orbax-checkpoint": "checkpoints/orbax_adapter.py",
   "tensorflow-datasets": "data/tfds_adapter.py",
 }
@@ -104,7 +104,7 @@ def test_a_private_name_is_seen_however_it_is_reached():
   for text in (
     "found._replace(a=1)",
     "class A:\n  def __init__(self):\n    self._a = 1\n    print(self._a)",
-    "from jaxmerge.checkpoints.model_card import _inline",
+    "from jaxmerge.huggingface.model_card import _inline",
     "from __future__ import annotations",
     "type(x).__mro__",
   ):

@@ -13,9 +13,9 @@ import pytest
 
 import jaxmerge
 from jaxmerge import merge, quickstart
-from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.pretrain import train
 from tests.helpers import ROOT, config_of, quiet
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
@@ -11,6 +12,11 @@ from jaxmerge.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Record:
+  name: str
+  function: Callable[[], int]
+
+
+class NamedRecord(NamedTuple):
   name: str
   function: Callable[[], int]
 
@@ -53,3 +59,13 @@ def test_a_wrong_name_is_told_the_right_ones(table):
     table.find("x")
   assert "x" not in table
   assert table.get("x") is None
+
+
+def test_a_named_tuple_registers_too(table):
+  record = NamedRecord("one", lambda: 1)
+  again = NamedRecord("one", record.function)
+  other = NamedRecord("one", lambda: 2)
+  assert table.register(record) is record
+  assert table.register(again) is again
+  with pytest.raises(InputError, match="another 'one' already"):
+    table.register(other)

@@ -15,8 +15,7 @@ from jaxmerge import (
   process_liveness,
   quickstart,
 )
-from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints.inputs import check_mergeable, open_inputs
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.config_reading import read
@@ -26,6 +25,7 @@ from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.files import replace_directory, write_text
+from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.resident import TreesOnDevices
 from jaxmerge.parallel.mesh import make_mesh
@@ -78,7 +78,7 @@ def test_a_corpus_that_changed_since_training_is_not_held_out(tiny_run):
       metadata, mesh, batch_size=8, progress=lambda text: None, **kwargs
     )
 
-  assert scorer(metadata).corpus.fingerprint == metadata.corpus
+  assert scorer(metadata).corpus.identity == metadata.corpus
   with pytest.raises(InputError, match="may have been trained on"):
     scorer(changed)
   scorer(changed, allow_unrelated=True)
@@ -112,10 +112,10 @@ def test_models_of_no_known_run_are_not_taken_for_related(tiny_run, tmp_path):
   model = load_model(tiny_run / "checkpoints/8")
   for name in ("a", "b"):
     save_model(model, tmp_path / name)
-  both = trajectory.open_inputs([str(tmp_path / "a"), str(tmp_path / "b")])
+  both = open_inputs([str(tmp_path / "a"), str(tmp_path / "b")])
   with pytest.raises(InputError, match="says of which run it is"):
-    trajectory.check_mergeable(both)
-  trajectory.check_mergeable(both, allow_unrelated=True)
+    check_mergeable(both)
+  check_mergeable(both, allow_unrelated=True)
 
 
 def test_a_run_that_has_diverged_cannot_be_searched(tiny_run):

@@ -11,15 +11,16 @@ import optuna
 import pytest
 
 from jaxmerge import search
-from jaxmerge.bayesopt.study import FAILURE
-from jaxmerge.checkpoints.metadata import describe_leaves, read_metadata
+from jaxmerge.bayesopt.study.study import FAILURE
 from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.objective import MergedLoss
+from jaxmerge.evaluation.search_method import SEARCH_METHODS
+from jaxmerge.formats.records.metadata import describe_leaves, read_metadata
 from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import layer_groups
-from jaxmerge.shown import without_secrets
-from tests.helpers import config_of
+from jaxmerge.redaction import without_secrets
+from tests.helpers import config_of, contents
 
 
 def _config(**changes):
@@ -32,12 +33,15 @@ class _Notes:
   def __init__(self):
     self.notes: list[str] = []
 
-  def __call__(self, stage, done, total, note):
-    self.notes.append(f"{stage}: {note}")
+  def stage(self, name, done, of, note=""):
+    self.note(name, note)
+
+  def note(self, name, text):
+    self.notes.append(f"{name}: {text}")
 
 
 def _study(workdir, name="pair"):
-  from jaxmerge.bayesopt.journal import open_journal
+  from jaxmerge.bayesopt.study.journal import open_journal
 
   journal = open_journal(workdir / f"search/{name}/study.journal")
   return optuna.load_study(study_name=name, storage=journal)
@@ -102,7 +106,7 @@ def test_a_failed_trial_is_shown_and_not_chosen(workdir, monkeypatch):
   def failing(self, weights_GxK, best=None):
     found = score(self, weights_GxK, best)
     if 0.1 < weights_GxK[0][-1] < 0.9:
-      found.losses_N[0] = math.nan
+      found.values_N[0] = math.nan
     return found
 
   monkeypatch.setattr(MergedLoss, "score", failing)
@@ -194,3 +198,50 @@ def test_no_password_in_a_report():
   text = "--config.storage=postgresql+pg8000://me:p@ss@host/db --x=1"
   shown = without_secrets(text)
   assert shown == "--config.storage=postgresql+pg8000://me:***@host/db --x=1"
+
+
+def test_a_method_that_converges_and_recommends_what_it_has_not_tried(
+  workdir, monkeypatch
+):
+  def recommend(found, knobs):
+    rows = [list(trial.params.values()) for trial in found.trials]
+    mean_K = np.mean(rows, axis=0)
+    return dict(zip(found.space.names, (mean_K / mean_K.sum()).tolist()))
+
+  plain = SEARCH_METHODS["gp_hedge"]
+  three = plain._replace(
+    name="three",
+    title="Three",
+    has_converged=lambda found, knobs: len(found.trials) >= 3,
+    recommend=recommend,
+    figures=lambda search, results: {"own": b"a figure"},
+  )
+  monkeypatch.setitem(SEARCH_METHODS._records, "three", three)
+  notes = _Notes()
+  config = _config(num_trials=5, search_method="three")
+  path = search.search(config, workdir, progress=notes)
+  assert "search: Three has converged with 2 trials left" in notes.notes
+  trials = _study(workdir).trials
+  assert [t.state.name for t in trials] == ["COMPLETE"] * 3 + ["WAITING"] * 2
+  mean_K = np.mean([list(t.params.values()) for t in trials[:3]], axis=0)
+  assert read_metadata(path).provenance["method"] == "three"
+  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  assert rows[-1]["name"] == "three"
+  assert rows[-1]["evaluations"] == 3
+  assert list(rows[-1]["weights"].values()) == pytest.approx(list(mean_K))
+  figures = {file.stem for file in (workdir / "report").glob("*.png")}
+  assert {"slices", "ternary", "own"} <= figures
+  page = (workdir / "report/report.html").read_text()
+  assert "own.png" in page
+  assert "(chosen)" not in page
+  before = contents(workdir / "report")
+  search.search(config, workdir, progress=notes)
+  assert (
+    notes.notes.count("search: Three has converged with 2 trials left") == 2
+  )
+  assert [t.params for t in _study(workdir).trials] == [
+    t.params for t in trials
+  ]
+  assert contents(workdir / "report") == before
+  with pytest.raises(InputError, match="with search_method 'three'"):
+    search.search(_config(num_trials=5), workdir, progress=notes)

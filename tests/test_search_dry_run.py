@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jaxmerge import search
-from jaxmerge.bayesopt.study import find_study
+from jaxmerge.bayesopt.study.study import find_study
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import held_out_splits
 from tests.helpers import config_of, contents, no_corpus, quiet
@@ -148,5 +148,5 @@ def test_a_changed_corpus_is_refused_before_it_is_tokenized(
 
 def test_there_is_no_study_where_nothing_is(tmp_path):
   for storage in (tmp_path / "a.journal", f"sqlite:///{tmp_path}/b.db"):
-    assert find_study(storage, "pair", fingerprint={}) is None
+    assert find_study(storage, "pair", identity={}) is None
   assert not list(tmp_path.iterdir())

@@ -9,20 +9,22 @@ import shutil
 import pytest
 
 from jaxmerge import convert, evaluate, merge, pretrain, runner
-from jaxmerge.checkpoints import sources, trajectory
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints import model_inputs
+from jaxmerge.checkpoints.inputs import (
+  check_comparable,
+  check_mergeable,
+  open_inputs,
+)
 from jaxmerge.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from jaxmerge.errors import InputError
-from jaxmerge.training.trainer import start_problems
+from jaxmerge.formats.records.metadata import read_metadata
+from jaxmerge.training.start import start_problems
+from tests.helpers import quiet
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODELS = ROOT / "tests/data/sentencepiece"
 CONTENT = (MODELS / "llama.model").read_bytes()
 ENCODED = base64.b64encode(CONTENT).decode()
-
-
-def quiet(*_):
-  pass
 
 
 def config_of(path, **changes):
@@ -80,8 +82,9 @@ def test_it_is_scored_exported_and_merged_with_it(model_run, tmp_path):
   assert merged.files == {"tokenizer.model": ENCODED}
   inputs = [f"{run}@8", str(export), str(tmp_path / "merged")]
   rows = evaluate.evaluate(config, inputs, progress=quiet)
-  assert rows[0].bits_per_byte == rows[1].bits_per_byte
-  assert 3 < rows[2].bits_per_byte < 10
+  bits = [row.score.extras["bits/byte"] for row in rows]
+  assert bits[0] == bits[1]
+  assert 3 < bits[2] < 10
 
 
 def test_a_start_needs_the_tokenizer_of_its_checkpoint(model_run, tmp_path):
@@ -105,7 +108,7 @@ def test_a_start_needs_the_tokenizer_of_its_checkpoint(model_run, tmp_path):
 
 def test_a_json_of_the_same_names_may_start_from_a_model(model_run, tiny_run):
   """As runs did that began with a tokenizer.json made from a model."""
-  [checkpoint] = sources.open_models([f"{model_run / 'run'}@8"])
+  [checkpoint] = model_inputs.open_models([f"{model_run / 'run'}@8"])
   config = config_of("").model
 
   def problems(tokenizer):
@@ -125,12 +128,12 @@ def test_a_json_of_the_same_names_may_start_from_a_model(model_run, tiny_run):
 
 
 def test_a_json_and_a_model_are_two_tokenizers(model_run, tiny_run):
-  [first] = trajectory.open_inputs([f"{model_run / 'run'}@8"])
+  [first] = open_inputs([f"{model_run / 'run'}@8"])
   text = read_metadata(tiny_run / "checkpoints/8").tokenizer
   kept = dataclasses.replace(first.metadata, tokenizer=text, files={})
   other = dataclasses.replace(first, metadata=kept)
-  for check in (trajectory.check_comparable, trajectory.check_mergeable):
+  for check in (check_comparable, check_mergeable):
     with pytest.raises(InputError, match="only one is a tokenizer.json"):
       check([first, other])
     check([first, first])
-  trajectory.check_mergeable([first, other], allow_unrelated=True)
+  check_mergeable([first, other], allow_unrelated=True)

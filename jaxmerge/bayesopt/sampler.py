@@ -15,8 +15,9 @@ from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from jaxmerge.bayesopt import acquisition, hedge, surrogate
-from jaxmerge.bayesopt.optuna_adapter import id_of, storage_of
+from jaxmerge.bayesopt.asking import kept
+from jaxmerge.bayesopt.gp import hedge, surrogate
+from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS, KAPPA
 from jaxmerge.bayesopt.space import (
   Simplices,
   Space,
@@ -27,7 +28,6 @@ from jaxmerge.bayesopt.space import (
   stratum,
 )
 from jaxmerge.bayesopt.trials import (
-  ASKED,
   latest_record,
   lies_in,
   observations,
@@ -60,7 +60,7 @@ class GPHedgeSampler(BaseSampler):
     seed: of every draw, together with the trial's number.
     n_startup_trials: trials before the process is asked; by default as many
       as there are starts, or 5 points of a Latin hypercube.
-    acquisitions: the portfolio, of "ei", "pi", "ucb" and "thompson".
+    acquisitions: the portfolio, of acquisition.ACQUISITIONS.
     simplex: names of the parameters that sum to 1, or groups of them.
     use_gradients: condition on derivatives too: a trial's user attribute
       "gradient" holds d value / d parameter by name (on a simplex only
@@ -85,13 +85,13 @@ class GPHedgeSampler(BaseSampler):
     starts: Sequence[Sequence[float]] | None = None,
   ):
     problems = []
-    unknown = [a for a in acquisitions if a not in acquisition.NAMES]
+    unknown = [a for a in acquisitions if a not in ACQUISITIONS]
     if (
       unknown or not acquisitions or len(set(acquisitions)) < len(acquisitions)
     ):
       problems.append(
         f"acquisitions must be different ones of"
-        f" {', '.join(acquisition.NAMES)}; got {list(acquisitions)}"
+        f" {', '.join(ACQUISITIONS)}; got {list(acquisitions)}"
       )
     if n_startup_trials is not None and n_startup_trials < 1:
       problems.append(f"n_startup_trials must be >= 1, got {n_startup_trials}")
@@ -131,13 +131,12 @@ class GPHedgeSampler(BaseSampler):
     trial: FrozenTrial,
     search_space: dict[str, BaseDistribution],
   ) -> dict[str, Any]:
-    record = trial.system_attrs.get(ASKED)
-    # A trial that a dead process left behind keeps the point it was given.
-    if record is None or set(record["params"]) != set(search_space):
-      space = self._simplex or box_of(search_space)
-      record = self._ask(study, trial, space)
-      storage_of(study).set_trial_system_attr(id_of(trial), ASKED, record)
-    return dict(record["params"])
+    return kept(
+      study,
+      trial,
+      search_space,
+      lambda: self._ask(study, trial, self._simplex or box_of(search_space)),
+    )
 
   def sample_independent(
     self,
@@ -179,10 +178,10 @@ class GPHedgeSampler(BaseSampler):
       if t.number != trial.number and lies_in(t, space)
     ]
     taken_NxD = [space.coordinates(t.params) for t in others]
-    told = observations(others, space, study.direction, self._use_gradients)
+    observed = observations(others, space, study.direction, self._use_gradients)
     candidates_CxD = space.candidates(self._seed)
     rng = np.random.default_rng([self._seed, trial.number])
-    if told is None:
+    if observed is None:
       order_C = rng.permutation(len(candidates_CxD))
       free = _first_free(candidates_CxD, order_C, taken_NxD, space)
       chosen = order_C[0] if free is None else free
@@ -193,7 +192,7 @@ class GPHedgeSampler(BaseSampler):
     previous = latest_record(others, trial.number, space, self._acquisitions)
     gains_J = np.zeros(len(self._acquisitions))
     suggestion = surrogate.suggest(
-      told,
+      observed,
       self._previous_nominees(previous, space),
       candidates_CxD,
       acquisitions=self._acquisitions,
@@ -250,7 +249,7 @@ class GPHedgeSampler(BaseSampler):
           "predicted": predicted(suggestion.mean_J[j], suggestion.std_J[j]),
           **record,
         }
-    bound_C = suggestion.mean_C + acquisition.KAPPA * suggestion.std_C
+    bound_C = suggestion.mean_C + KAPPA * suggestion.std_C
     order_C = np.argsort(-bound_C, kind="stable")
     candidates_CxD = space.candidates(self._seed)
     # A coarse grid (step) may have no point left: then the likeliest one.

@@ -15,9 +15,9 @@ import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import qmc
 
-from jaxmerge.bayesopt import simplex
-from jaxmerge.bayesopt.reach import normalised
 from jaxmerge.errors import check
+from jaxmerge.simplex import points
+from jaxmerge.simplex.bounds import normalised
 
 _NUM_CANDIDATES = 256
 # A grid at least this fine in one dimension: the climb does the rest.
@@ -27,13 +27,13 @@ _LINE = 257
 @functools.cache
 def _simplex_candidates(num_weights: int, groups: int, seed: int) -> np.ndarray:
   if num_weights == 2 and groups == 1:
-    return simplex.grid(2, _LINE)
-  drawn = simplex.candidates(num_weights, _NUM_CANDIDATES, seed)
+    return points.grid(2, _LINE)
+  drawn = points.candidates(num_weights, _NUM_CANDIDATES, seed)
   centre = np.full((1, num_weights), 1 / num_weights)
-  tied = np.concatenate([drawn, simplex.vertices(num_weights), centre])
+  tied = np.concatenate([drawn, points.vertices(num_weights), centre])
   if groups == 1:
     return tied
-  free = simplex.candidates(num_weights, _NUM_CANDIDATES, seed, groups)
+  free = points.candidates(num_weights, _NUM_CANDIDATES, seed, groups)
   # Every group alike, then each on its own.
   return np.concatenate([np.tile(tied, groups), free])
 
@@ -79,7 +79,7 @@ class Simplices:
     # A power of two of points, as Sobol's sequence wants them.
     num_points = 1 << (num_startup - 1).bit_length()
     num_weights = len(self.groups_GxK[0])
-    drawn = simplex.candidates(num_weights, num_points, seed)
+    drawn = points.candidates(num_weights, num_points, seed)
     return np.tile(drawn[number - given], self.groups)
 
   def coordinates(self, params: Mapping[str, float]) -> np.ndarray:
@@ -224,7 +224,7 @@ def simplices_of(
       f" got {[list(group) for group in groups]}"
     )
   if starts is None:
-    starts = simplex.vertices(size).tolist()
+    starts = points.vertices(size).tolist()
   for start in starts:
     if len(start) != size or min(start) < 0 or abs(sum(start) - 1) > 1e-9:
       problems.append(

@@ -11,10 +11,10 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge.bayesopt import surrogate
-from jaxmerge.bayesopt.padding import Observations
+from jaxmerge.bayesopt.gp import surrogate
+from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.bayesopt.space import Space
-from jaxmerge.bayesopt.study import PARTIAL_VALUE
+from jaxmerge.bayesopt.study.study import PARTIAL_VALUE
 
 ASKED = "gp_hedge:asked"
 STDERR = "stderr"
@@ -159,13 +159,15 @@ def recommended(
     use_gradients: as for the sampler.
   """
   scored = [t for t in trials if is_scored(t) and lies_in(t, space)]
-  told = observations(scored, space, direction, use_gradients)
-  assert told is not None, "no trial has a score"
+  observed = observations(scored, space, direction, use_gradients)
+  assert observed is not None, "no trial has a score"
   # A stopped trial was beaten: it informs the others.
   whole_N = np.array([t.state == TrialState.COMPLETE for t in scored])
-  merit_N = np.where(whole_N, told.values_N, -np.inf)
-  if np.any(told.stderrs_N > 0):
-    mean_N, _ = surrogate.posterior(told, told.points_NxD, groups=space.groups)
+  merit_N = np.where(whole_N, observed.values_N, -np.inf)
+  if np.any(observed.stderrs_N > 0):
+    mean_N, _ = surrogate.posterior(
+      observed, observed.points_NxD, groups=space.groups
+    )
     first = min(range(len(scored)), key=lambda i: scored[i].number)
     merit_N = np.where(merit_N >= merit_N[first], mean_N, -np.inf)
   return scored[int(np.argmax(merit_N))]

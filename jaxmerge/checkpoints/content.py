@@ -1,4 +1,4 @@
-"""What a directory holds: a checkpoint and nothing else, or more.
+"""Says whether a directory holds a checkpoint and nothing else.
 
 Only the first may be replaced, so whatever is not surely part of a checkpoint
 is taken for the user's.
@@ -12,22 +12,22 @@ from typing import Any
 
 from etils import epath
 
-from jaxmerge.checkpoints.metadata import (
+from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
+from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import (
   CARRIED_FILES,
-  CODE,
-  imported,
+  Metadata,
   read_metadata,
 )
-from jaxmerge.checkpoints.shards import open_tensors
-from jaxmerge.checkpoints.tensor_trees import (
+from jaxmerge.formats.records.provenance import CODE
+from jaxmerge.huggingface.shards import open_tensors
+from jaxmerge.huggingface.tensors import (
   CARD,
   CONFIG,
   ORIGIN,
   is_hugging_face,
   read_origin,
 )
-from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
-from jaxmerge.errors import InputError
 from jaxmerge.reading import read_json
 
 # What Orbax writes for params and metadata. An optimiser's state, which no
@@ -95,17 +95,14 @@ def _why_not_a_model(path: epath.Path) -> str:
     return f"its {CONFIG} names no model"
   if (path / CARD).exists() and not _is_our_card((path / CARD).read_bytes()):
     return f"its {CARD} is not one that jaxmerge has written"
-  read_origin(path, imported({}, "", {}, {}))
+  read_origin(path, Metadata("imported", {}))
   open_tensors(path)
   names = {*CARRIED_FILES, TOKENIZER_JSON, CARD, ORIGIN, *_code(path, config)}
   if (path / ORIGIN).exists():
     listed = read_json((path / ORIGIN).read_bytes()).get(CODE)
-    names |= set(filter(_is_code, listed if isinstance(listed, list) else []))
+    found = listed if isinstance(listed, list) else []
+    names |= set(filter(re.compile(r"[^/]+\.py").fullmatch, map(str, found)))
   return _strangers(path, lambda n: n in names or _WEIGHTS.fullmatch(n))
-
-
-def _is_code(name: Any) -> bool:
-  return isinstance(name, str) and bool(re.fullmatch(r"[^/]+\.py", name))
 
 
 def _is_our_card(text: bytes) -> bool:

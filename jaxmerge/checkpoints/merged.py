@@ -9,28 +9,29 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
-from jaxmerge.checkpoints.leaves import (
+from jaxmerge.checkpoints.inputs import DECODER, Checkpoint
+from jaxmerge.checkpoints.outputs import output_directory
+from jaxmerge.errors import Problems, check
+from jaxmerge.formats.integrity.checksums import LeafChecksum, ReadMark
+from jaxmerge.formats.lazy_tensors import (
   Chunk,
-  Leaf,
-  LeafSpec,
+  LazyTensor,
+  TensorSpec,
   num_rows,
-  whole,
 )
-from jaxmerge.checkpoints.metadata import (
+from jaxmerge.formats.records.metadata import (
   Metadata,
   canonical_json,
   describe_leaves,
   hash_text,
   versions,
 )
-from jaxmerge.checkpoints.outputs import output_directory
-from jaxmerge.checkpoints.shards import open_tensors, write_tensors
-from jaxmerge.checkpoints.tallies import LeafTally, SeenTally
-from jaxmerge.checkpoints.tensor_trees import write_beside
-from jaxmerge.checkpoints.trajectory import DECODER, Checkpoint
-from jaxmerge.errors import Problems, check
+from jaxmerge.formats.records.provenance import Provenance
+from jaxmerge.huggingface.shards import open_tensors, write_tensors
+from jaxmerge.huggingface.tensors import write_beside
 
 
 def identity(checkpoint: Checkpoint) -> str:
@@ -40,50 +41,29 @@ def identity(checkpoint: Checkpoint) -> str:
   first, the middle and the last row of each tensor, in which any two steps of
   a run differ.
   """
-  if checkpoint.leaves is not None:
-    return _hash_of_rows(open_tensors(checkpoint.path))
-  leaves = {
-    name: {key: leaf[key] for key in ("shape", "dtype", "digest")}
-    for name, leaf in checkpoint.metadata.leaves["params"].items()
-  }
-  return hash_text(canonical_json(leaves))
-
-
-def _hash_of_rows(tensors: Mapping[str, Leaf]) -> str:
-  found = {}
-  for name, leaf in sorted(tensors.items()):
-    count = num_rows(leaf.shape)
-    chosen = sorted({0, count // 2, count - 1}) if count else []
-    if leaf.rows_together < count:
-      rows = [leaf.rows(row, row + 1) for row in chosen]
-    else:  # a part cannot be read
-      array = whole(leaf)
-      rows = [array.reshape(count, -1)[row] for row in chosen]
-    sums = [zlib.crc32(row.tobytes()) for row in rows]
-    found[name] = [str(leaf.dtype), list(leaf.shape), sums]
+  found: dict[str, Any] = {}
+  if checkpoint.leaves is None:
+    for name, leaf in checkpoint.metadata.leaves["params"].items():
+      found[name] = {key: leaf[key] for key in ("shape", "dtype", "digest")}
+  else:
+    for name, tensor in sorted(open_tensors(checkpoint.path).items()):
+      sums = [zlib.crc32(row.tobytes()) for row in _some_rows(tensor)]
+      found[name] = [str(tensor.dtype), list(tensor.shape), sums]
   return hash_text(canonical_json(found))
 
 
-class Recipe(NamedTuple):
-  """How a merge was made.
-
-  Attributes:
-    method: by its name.
-    weights_K: of the sources, as applied.
-    groups: weights of each group of parameters, where they differ; then
-      `weights_K` are their mean.
-    parameters: of the method, if it has any.
-  """
-
-  method: str
-  weights_K: Sequence[float]
-  groups: Mapping[str, Sequence[float]] = {}
-  parameters: Mapping[str, Any] = {}
+def _some_rows(leaf: LazyTensor) -> list[np.ndarray]:
+  count = num_rows(leaf.shape)
+  chosen = sorted({0, count // 2, count - 1}) if count else []
+  if leaf.rows_together < count:
+    return [leaf.rows(row, row + 1) for row in chosen]
+  array = leaf.rows(0, count)  # a part cannot be read
+  return [array[row] for row in chosen]
 
 
 def describe_merged(
   sources: Sequence[Checkpoint],
-  recipe: Recipe,
+  provenance: Provenance,
   leaves: Mapping[str, Any],
   hashes: Sequence[str],
 ) -> Metadata:
@@ -91,72 +71,57 @@ def describe_merged(
 
   Args:
     sources: the K checkpoints it was made of.
-    recipe: how.
+    provenance: how.
     leaves: of the merged tree, as describe_leaves.
     hashes: of the parameters of each source.
   """
-  latest = latest_of(sources).metadata
+  known = {
+    "method": provenance.method,
+    "sources": [
+      {
+        "name": source.name,
+        "run_id": source.metadata.run_id,
+        "step": source.metadata.step,
+        "weight": weight,
+        "params": found,
+      }
+      for source, weight, found in zip(
+        sources, provenance.weights_K, hashes, strict=True
+      )
+    ],
+    "groups": {name: list(w) for name, w in provenance.groups.items()},
+    "recipe": dict(provenance.parameters),
+  }
+  latest = max(reversed(sources), key=lambda source: source.metadata.step)
   return dataclasses.replace(
-    latest,
+    latest.metadata,
     kind="merged",
     leaves={"params": leaves},
     iterator="",
     metrics="",
-    provenance={
-      "method": recipe.method,
-      "sources": [
-        {
-          "name": source.name,
-          "run_id": source.metadata.run_id,
-          "step": source.metadata.step,
-          "weight": weight,
-          "params": found,
-        }
-        for source, weight, found in zip(
-          sources, recipe.weights_K, hashes, strict=True
-        )
-      ],
-      **(
-        {"groups": {n: list(w) for n, w in recipe.groups.items()}}
-        if recipe.groups
-        else {}
-      ),
-      **({"recipe": dict(recipe.parameters)} if recipe.parameters else {}),
-    },
+    provenance={key: value for key, value in known.items() if value},
     versions=versions(),
   )
-
-
-def latest_of(sources: Sequence[Checkpoint]) -> Checkpoint:
-  """The source of the highest step, the last of several."""
-  return max(reversed(sources), key=lambda c: c.metadata.step)
 
 
 def save_merged(
   path: epath.PathLike,
   params: Any,
   sources: Sequence[Checkpoint],
-  recipe: Recipe,
+  provenance: Provenance,
   *,
   overwrite: bool,
 ) -> None:
-  """Saves a step directory of kind `merged` with its provenance.
-
-  Args:
-    path: the new step directory.
-    params: the merged tree.
-    sources: the K step directories it was made of.
-    recipe: how.
-    overwrite: replace an existing directory.
+  """Saves the merged tree of K step directories as one, with its provenance.
 
   Raises:
     InputError: `path` exists without `overwrite`, or cannot be written.
   """
   from jaxmerge.checkpoints.store import save_params
 
-  metadata = describe_merged(
-    sources, recipe, describe_leaves(params), [identity(s) for s in sources]
-  )
+  hashes = [identity(source) for source in sources]
+  leaves = describe_leaves(params)
+  metadata = describe_merged(sources, provenance, leaves, hashes)
   save_params(path, params, metadata, overwrite=overwrite)
 
 
@@ -165,19 +130,19 @@ class Readings(NamedTuple):
 
   Attributes:
     sources: the K checkpoints.
-    tallies: what has been read of each.
+    checksums: what has been read of each.
   """
 
   sources: Sequence[Checkpoint]
-  tallies: Sequence[LeafTally | SeenTally]
+  checksums: Sequence[LeafChecksum | ReadMark]
 
   @classmethod
   def of(cls, sources: Sequence[Checkpoint]) -> "Readings":
-    kinds = (SeenTally if s.leaves else LeafTally for s in sources)
+    kinds = (ReadMark if s.leaves else LeafChecksum for s in sources)
     return cls(sources, [kind() for kind in kinds])
 
   def hashes(self) -> list[str]:
-    """Of the parameters of each source, after all of them have been read.
+    """Hashes the parameters of each source, after all have been read.
 
     "" of a Hugging Face directory that has not been read.
 
@@ -186,15 +151,15 @@ class Readings(NamedTuple):
     """
     problems: list[str] = []
     found = []
-    for source, tally in zip(self.sources, self.tallies, strict=True):
-      if isinstance(tally, SeenTally):
-        found.append(identity(source) if tally.seen else "")
+    for source, checksum in zip(self.sources, self.checksums, strict=True):
+      if isinstance(checksum, ReadMark):
+        found.append(identity(source) if checksum.seen else "")
         continue
       found.append(identity(source))
       problems += [
         f"{source.path} is damaged: params {name} does not match its digest"
         for name, leaf in source.metadata.leaves["params"].items()
-        if tally.has(name) and tally.digest(name) != leaf["digest"]
+        if checksum.has(name) and checksum.digest(name) != leaf["digest"]
       ]
     check(problems)
     return found
@@ -202,10 +167,10 @@ class Readings(NamedTuple):
 
 def save_merged_rows(
   path: epath.PathLike,
-  specs: Mapping[str, LeafSpec],
+  specs: Mapping[str, TensorSpec],
   chunks: Iterable[Chunk],
   readings: Readings,
-  recipe: Recipe,
+  provenance: Provenance,
   problems: Callable[[], Iterable[str]],
   *,
   base: Readings | None = None,
@@ -214,19 +179,17 @@ def save_merged_rows(
   """Like save_merged, chunk by chunk, in the format of the sources.
 
   Args:
-    path: the new step directory or Hugging Face directory.
+    path, provenance, overwrite: as for save_merged.
     specs: of the merged tree.
     chunks: its contents, of each leaf in order.
     readings: of the K sources; read when all chunks have been.
-    recipe: how.
     problems: what is wrong with the merge, asked when all chunks are made.
     base: of the checkpoint that all came from, for methods that need it.
-    overwrite: replace an existing directory.
 
   Raises:
     InputError: as save_merged, a source is damaged, or there are problems.
   """
-  written = LeafTally()
+  written = LeafChecksum()
 
   def counted() -> Iterator[Chunk]:
     for chunk in chunks:
@@ -235,15 +198,13 @@ def save_merged_rows(
 
   def metadata(leaves: Mapping[str, Any]) -> Metadata:
     found = Problems(problems())
-    of_base = found(base.hashes) if base is not None else None
+    parameters = dict(provenance.parameters)
+    if base is not None:
+      parameters["base"] = (found(base.hashes) or [""])[0]
     hashes = found(readings.hashes) or []
     found.check()
-    known = dict(recipe.parameters)
-    if of_base is not None:
-      known["base"] = of_base[0]
-    return describe_merged(
-      readings.sources, recipe._replace(parameters=known), leaves, hashes
-    )
+    known = provenance._replace(parameters=parameters)
+    return describe_merged(readings.sources, known, leaves, hashes)
 
   if readings.sources[0].layout == DECODER:
     from jaxmerge.checkpoints.store import save_rows
@@ -259,5 +220,5 @@ def save_merged_rows(
   with output_directory(path, overwrite=overwrite) as temporary:
     temporary.mkdir()
     write_tensors(temporary, specs, (chunk.array for chunk in chunks))
-    latest = latest_of(readings.sources).metadata
-    write_beside(temporary, latest.files, metadata({}), is_known=False)
+    known = metadata({})
+    write_beside(temporary, known.files, known.tokenizer, known, is_known=False)

@@ -1,45 +1,40 @@
 """Whole models in and out: `jaxmerge.load_model` and `jaxmerge.save_model`."""
 
+import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-import jax
 from etils import epath
 from flax import nnx
 
-from jaxmerge.checkpoints import hugging_face
-from jaxmerge.checkpoints.leaves import (
-  Chunk,
-  Leaf,
-  LeafSpec,
-  leaves_of,
-  num_rows,
-  whole,
-)
+from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.merged import Readings
-from jaxmerge.checkpoints.metadata import (
-  Metadata,
-  describe_leaves,
-  imported,
-  read_metadata,
-  tree_of_leaves,
-)
-from jaxmerge.checkpoints.shards import MAX_SHARD_BYTES
+from jaxmerge.checkpoints.model_inputs import load_params, open_models
+from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.checkpoints.store import (
   PART_BYTES,
-  restore_params,
   save_params,
   save_rows,
 )
-from jaxmerge.checkpoints.tallies import LeafTally, watched
-from jaxmerge.checkpoints.tensor_trees import (
-  ORIGIN,
-  is_hugging_face,
-)
-from jaxmerge.checkpoints.trajectory import Checkpoint
 from jaxmerge.errors import InputError
-from jaxmerge.files import user_path
+from jaxmerge.formats.integrity.checksums import LeafChecksum, watched
+from jaxmerge.formats.lazy_tensors import (
+  Chunk,
+  LazyTensor,
+  TensorSpec,
+  leaves_of,
+  num_rows,
+)
+from jaxmerge.formats.records.metadata import (
+  Metadata,
+  describe_leaves,
+)
+from jaxmerge.huggingface import directory
+from jaxmerge.huggingface.shards import MAX_SHARD_BYTES
+from jaxmerge.huggingface.tensors import ORIGIN
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
 from jaxmerge.parallel.rules import is_stacked
@@ -64,7 +59,6 @@ class SavedModel:
 
 
 def check_format(format: str) -> None:
-  """Refuses what is no format: "orbax" and "hf" are."""
   if format not in FORMATS:
     raise InputError(f"format must be one of {FORMATS}, got {format!r}")
 
@@ -75,24 +69,19 @@ def load(path: epath.PathLike) -> SavedModel:
   Raises:
     InputError: it is neither, or it is damaged.
   """
-  path = user_path(path)
-  if not path.exists():
-    raise InputError(f"{path} does not exist")
-  if is_hugging_face(path):
-    metadata, leaves = hugging_face.open_model(path)
-    params = tree_of_leaves(
-      {name: jax.device_put(whole(leaf)) for name, leaf in leaves.items()}
-    )
-    known = None
-    if _has_origin(path):
-      described = {"params": describe_leaves(params)}
-      known = dataclasses.replace(metadata, leaves=described)
-    config = DecoderConfig.from_dict(metadata.model)
-    return SavedModel(params, config, metadata.tokenizer, known, metadata.files)
-  metadata = read_metadata(path)
-  config = DecoderConfig.from_dict(metadata.model)
+  [source] = open_models([os.fspath(path)])
+  return _described(source, load_params(source))
+
+
+def _described(source: Checkpoint, params: Params) -> SavedModel:
+  metadata = source.metadata
+  is_known = source.leaves is None or (source.path / ORIGIN).exists()
   return SavedModel(
-    restore_params(path), config, metadata.tokenizer, metadata, metadata.files
+    params,
+    DecoderConfig.from_dict(metadata.model),
+    metadata.tokenizer,
+    metadata if is_known else None,
+    metadata.files,
   )
 
 
@@ -104,52 +93,50 @@ def save(
   overwrite: bool,
   max_shard_bytes: int | None = None,
 ) -> None:
-  """Writes a step directory ("orbax") or a Hugging Face directory ("hf").
-
-  Args:
-    saved: the model.
-    path: the new directory.
-    format: "orbax" or "hf".
-    overwrite: replace an existing checkpoint.
-    max_shard_bytes: of "hf" only: the most that one safetensors file may hold;
-      None is 5 GB.
-
-  Raises:
-    InputError: the format is unknown, `path` exists, it cannot be written, or
-      no family of Hugging Face models can say what the model is.
-  """
+  """As save_model; `overwrite` replaces an existing checkpoint."""
   check_format(format)
   if format == "hf":
-    if max_shard_bytes is None:
-      max_shard_bytes = MAX_SHARD_BYTES
-    hugging_face.save_directory(
-      path,
-      leaves_of(saved.params),
-      saved.config,
-      tokenizer=saved.tokenizer,
-      files=saved.files,
-      metadata=saved.metadata,
-      max_shard_bytes=max_shard_bytes,
-      overwrite=overwrite,
-    )
+    place = output_directory(path, overwrite=overwrite)
+    size = MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes
+    _export(saved, leaves_of(saved.params), place, max_shard_bytes=size)
     return
   if max_shard_bytes is not None:
     raise InputError("max_shard_bytes is for format 'hf' only")
-  metadata = saved.metadata or imported(
-    saved.config.to_dict(),
-    saved.tokenizer,
-    describe_leaves(saved.params),
-    saved.files,
+  leaves = describe_leaves(saved.params)
+  metadata = saved.metadata or Metadata(
+    "imported",
+    {},
+    model=saved.config.to_dict(),
+    tokenizer=saved.tokenizer,
+    files=saved.files,
   )
-  if metadata.kind == "trained":  # no optimiser state: nothing to resume from
-    metadata = dataclasses.replace(
-      metadata,
-      kind="converted",
-      leaves={"params": metadata.leaves["params"]},
-      iterator="",
-      metrics="",
-    )
+  metadata = _converted(metadata, leaves)
   save_params(path, saved.params, metadata, overwrite=overwrite)
+
+
+def _export(
+  saved: SavedModel,
+  leaves: Mapping[str, LazyTensor],
+  place: contextlib.AbstractContextManager[epath.Path],
+  **more: Any,
+) -> bool:
+  return directory.save_directory(
+    place,
+    leaves,
+    saved.config,
+    tokenizer=saved.tokenizer,
+    files=saved.files,
+    metadata=saved.metadata,
+    **more,
+  )
+
+
+def _converted(metadata: Metadata, leaves: Mapping[str, Any]) -> Metadata:
+  """Marks a tree without an optimiser's state: no run goes on from it."""
+  kind = "converted" if metadata.kind == "trained" else metadata.kind
+  return dataclasses.replace(
+    metadata, kind=kind, leaves={"params": leaves}, iterator="", metrics=""
+  )
 
 
 def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
@@ -169,67 +156,47 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
   """
   check_format(format)
   readings = Readings.of([source])
-  [tally] = readings.tallies
-  leaves = watched(source.open_leaves(), tally)
+  [checksum] = readings.checksums
+  leaves = watched(source.open_leaves(), checksum)
   if format == "hf":
-    known = source.leaves is None or _has_origin(source.path)
-    return hugging_face.save_directory(
-      path,
-      leaves,
-      DecoderConfig.from_dict(source.metadata.model),
-      tokenizer=source.metadata.tokenizer,
-      files=source.metadata.files,
-      metadata=source.metadata if known else None,
-      readings=readings,
-    )
+    place = output_directory(path, overwrite=False)
+    saved = _described(source, {})
+    return _export(saved, leaves, place, check_read=readings.hashes)
   specs = {name: _in_parts(name, leaf) for name, leaf in leaves.items()}
-  written = LeafTally()
+  written = LeafChecksum()
 
   def metadata() -> Metadata:
     readings.hashes()
-    kept = source.metadata
-    kind = "converted" if kept.kind == "trained" else kept.kind
-    described = {"params": written.leaves(specs)}
-    return dataclasses.replace(
-      kept, kind=kind, leaves=described, iterator="", metrics=""
-    )
+    return _converted(source.metadata, written.leaves(specs))
 
   save_rows(path, specs, _rows(leaves, specs, written), metadata)
   return True
 
 
-def _in_parts(name: str, leaf: Leaf) -> LeafSpec:
+def _in_parts(name: str, leaf: LazyTensor) -> TensorSpec:
   """How a parameter is stored: each layer of a stack, else some rows."""
   row = leaf.dtype.itemsize * math.prod(leaf.shape[1:])
   together = 1 if is_stacked(name) else max(PART_BYTES // max(row, 1), 1)
   if leaf.rows_together < num_rows(leaf.shape):  # it is read in such parts
     together = leaf.rows_together
-  return LeafSpec(leaf.shape, leaf.dtype, together)
+  return TensorSpec(leaf.shape, leaf.dtype, together)
 
 
 def _rows(
-  leaves: Mapping[str, Leaf], specs: Mapping[str, LeafSpec], tally: LeafTally
+  leaves: Mapping[str, LazyTensor],
+  specs: Mapping[str, TensorSpec],
+  checksum: LeafChecksum,
 ) -> Iterator[Chunk]:
-  """All rows as they are to be stored; the tally sees each."""
+  """All rows as they are to be stored; the checksum sees each."""
   for name, leaf in leaves.items():
-    count, read, kept = (
-      num_rows(leaf.shape),
-      leaf.rows_together,
-      specs[name].rows_together,
-    )
-    for start in range(0, count, read):
-      array = leaf.rows(start, min(start + read, count))
+    count, kept = num_rows(leaf.shape), specs[name].rows_together
+    for start in range(0, count, leaf.rows_together):
+      array = leaf.rows(start, min(start + leaf.rows_together, count))
       for i in range(0, len(array), kept):
         part = array[i : i + kept]
-        first = start + i
-        chunk = Chunk(name, first, first + len(part), part)
-        tally.add(chunk)
+        chunk = Chunk(name, start + i, start + i + len(part), part)
+        checksum.add(chunk)
         yield chunk
-
-
-def _has_origin(path: epath.Path) -> bool:
-  """Whether a Hugging Face directory says where it comes from."""
-  return (path / ORIGIN).exists()
 
 
 def load_model(path: epath.PathLike) -> Decoder:
@@ -266,7 +233,8 @@ def save_model(
       None is 5 GB.
 
   Raises:
-    InputError: the format is unknown, `path` exists, or it cannot be written.
+    InputError: the format is unknown, `path` exists, it cannot be written, or
+      no family of Hugging Face models can say what the model is.
   """
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   saved = SavedModel(params, model.config, "", None)

@@ -1,4 +1,4 @@
-"""What is known of Orbax beyond its supported interface; no other file has any.
+"""Holds all that relies on more than Orbax's supported interface.
 
 - `get_ts_context`, `get_json_tspec_read` and `get_json_tspec_write` of
   `orbax.checkpoint.type_handlers`, which its source marks as deprecated: they
@@ -62,7 +62,7 @@ def tensorstore_context() -> tensorstore.Context:
 def read_spec(
   params: epath.Path, name: str, context: tensorstore.Context, zarr3: bool
 ) -> dict[str, Any]:
-  """Where Orbax has put a parameter, as a TensorStore spec."""
+  """A TensorStore spec of a parameter that Orbax has written."""
   info = ocp.type_handlers.ParamInfo(
     name=name.replace("/", "."),
     parent_dir=params,
@@ -79,7 +79,7 @@ def write_spec(
   chunk: tuple[int, ...],
   dtype: np.dtype,
 ) -> dict[str, Any]:
-  """Where and how Orbax would write a parameter, as a TensorStore spec."""
+  """A TensorStore spec of a parameter as Orbax would write it."""
   return ocp.type_handlers.get_json_tspec_write(
     info,
     use_ocdbt=bool(info.is_ocdbt_checkpoint),

@@ -6,45 +6,38 @@ as they come; what lies on disk is the same, and Orbax restores it.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
-from jaxmerge.checkpoints.leaves import Chunk, Leaf, LeafSpec, row_shape
-from jaxmerge.checkpoints.metadata import Metadata, tree_of_leaves
 from jaxmerge.checkpoints.orbax_adapter import (
   read_spec,
   tensorstore_context,
   write_spec,
 )
-from jaxmerge.errors import InputError
+from jaxmerge.errors import InputError, check
 from jaxmerge.files import absolute
+from jaxmerge.formats.lazy_tensors import (
+  Chunk,
+  LazyTensor,
+  TensorSpec,
+  tree_of_leaves,
+)
+from jaxmerge.formats.records.metadata import Metadata
 from jaxmerge.reading import read_file, read_json
 
 
-class OrbaxLeaf(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class OrbaxLeaf(LazyTensor):
   """A parameter of a step directory, as TensorStore reads it."""
 
   store: tensorstore.TensorStore
   path: epath.Path
-  name: str
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    return tuple(self.store.shape)
-
-  @property
-  def dtype(self) -> np.dtype:
-    return self.store.dtype.numpy_dtype
-
-  @property
-  def rows_together(self) -> int:
-    chunk = self.store.chunk_layout.read_chunk.shape
-    return (chunk[0] or 1) if chunk else 1
 
   def rows(self, start: int, stop: int) -> np.ndarray:
     part = self.store[start:stop] if self.shape else self.store
@@ -52,7 +45,7 @@ class OrbaxLeaf(NamedTuple):
       found = part.read().result()
     except ValueError as error:
       raise damaged(self.path, error) from error
-    return found.reshape(stop - start, *row_shape(self.shape))
+    return found.reshape(stop - start, *self.shape[1:])
 
 
 def damaged(path: epath.Path, error: Exception) -> InputError:
@@ -60,7 +53,9 @@ def damaged(path: epath.Path, error: Exception) -> InputError:
   return InputError(f"{path} is damaged: its params cannot be read ({reason})")
 
 
-def open_orbax(path: epath.PathLike, metadata: Metadata) -> dict[str, Leaf]:
+def open_orbax(
+  path: epath.PathLike, metadata: Metadata
+) -> dict[str, LazyTensor]:
   """The parameters of a step directory by name, none of them read.
 
   Raises:
@@ -71,7 +66,7 @@ def open_orbax(path: epath.PathLike, metadata: Metadata) -> dict[str, Leaf]:
   context = tensorstore_context()
   zarr3 = _uses_zarr3(path / "params")
   problems: list[str] = []
-  leaves: dict[str, Leaf] = {}
+  leaves: dict[str, LazyTensor] = {}
   for name, said in metadata.leaves["params"].items():
     try:
       store = tensorstore.open(
@@ -83,15 +78,21 @@ def open_orbax(path: epath.PathLike, metadata: Metadata) -> dict[str, Leaf]:
     except (ValueError, OSError) as error:
       problems += damaged(path, error).problems
       continue
-    leaf = OrbaxLeaf(store, path, name)
+    chunk = store.chunk_layout.read_chunk.shape
+    leaf = OrbaxLeaf(
+      tuple(store.shape),
+      store.dtype.numpy_dtype,
+      (chunk[0] or 1) if chunk else 1,
+      store=store,
+      path=path,
+    )
     if [list(leaf.shape), str(leaf.dtype)] != [said["shape"], said["dtype"]]:
       problems.append(
         f"{path} is damaged: params {name} is {leaf.dtype}{list(leaf.shape)}, "
         f"its metadata says {said['dtype']}{said['shape']}"
       )
     leaves[name] = leaf
-  if problems:
-    raise InputError(problems)
+  check(problems)
   return leaves
 
 
@@ -134,16 +135,16 @@ class _RowsHandler(ocp.type_handlers.NumpyHandler):
 
 
 async def _create(
-  spec: LeafSpec, info: ocp.type_handlers.ParamInfo
+  spec: TensorSpec, info: ocp.type_handlers.ParamInfo
 ) -> tensorstore.TensorStore:
   await info.await_path_creation()
-  together = (spec.rows_together, *row_shape(spec.shape)) if spec.shape else ()
+  together = (spec.rows_together, *spec.shape[1:]) if spec.shape else ()
   where = write_spec(info, spec.shape, together, spec.dtype)
   return await tensorstore.open(where, create=True, context=info.ts_context)
 
 
 def write_rows(
-  path: epath.Path, specs: Mapping[str, LeafSpec], chunks: Iterable[Chunk]
+  path: epath.Path, specs: Mapping[str, TensorSpec], chunks: Iterable[Chunk]
 ) -> None:
   """Writes the new item directory `path`.
 
@@ -153,7 +154,9 @@ def write_rows(
     chunks: of all parameters; of each in order.
   """
   handler = _RowsHandler(chunks)
-  registry = ocp.type_handlers.create_type_handler_registry((LeafSpec, handler))
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (TensorSpec, handler)
+  )
   checkpointer = ocp.Checkpointer(
     ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
   )

@@ -1,4 +1,4 @@
-"""Where something may be written: one guard for every verb."""
+"""Guards what every verb writes: never over or among what is not ours."""
 
 import contextlib
 import os
@@ -10,11 +10,8 @@ from jaxmerge.checkpoints.content import (
   is_step_directory,
   why_not_a_checkpoint,
 )
-from jaxmerge.errors import InputError, Problems, check
+from jaxmerge.errors import Problems, check
 from jaxmerge.files import absolute, replace_directory
-
-# As many links in a row as Linux follows.
-_MOST_LINKS = 40
 
 
 def check_output(
@@ -113,7 +110,7 @@ def _is_trail(place: epath.Path) -> bool:
 
 
 def _same(one: epath.Path, other: epath.Path) -> bool:
-  """Whether two paths name one directory; one need not exist."""
+  """Says whether two paths name one directory; one need not exist."""
   if "://" in str(one) or "://" in str(other):
     return str(one).rstrip("/") == str(other).rstrip("/")
   return os.path.realpath(one) == os.path.realpath(other)
@@ -125,22 +122,13 @@ def _places(path: epath.Path) -> list[epath.Path]:
     # A bucket is the root; what is above it is nobody's.
     above = [p for p in path.parents if str(p).partition("://")[2].strip("/")]
     return [path, *(p for p in above if "://" in str(p))]
-  return [place for level in _levels(str(path)) for place in level]
-
-
-def _levels(path: str, links: int = 0) -> list[list[epath.Path]]:
-  """For each directory from the root on the real one first, then its links."""
-  if links > _MOST_LINKS:
-    raise InputError(f"{path} is a link that leads to itself")
-  levels = [[epath.Path("/")]]
-  for part in path.strip("/").split("/"):
-    here = levels[-1][0] / part
-    if part == "..":
-      levels = levels[:-1] or levels
-    elif part not in ("", ".") and os.path.islink(here):
-      target = os.path.join(here.parent, os.readlink(here))
-      levels = _levels(target, links + 1)
-      levels[-1] = [*levels[-1], here]
-    elif part not in ("", "."):
-      levels.append([here])
-  return levels
+  found = [str(path)]
+  for place in found:  # grows meanwhile
+    parent, name = os.path.split(place)
+    names = [parent]
+    if name == "..":  # of where a link before it leads
+      names = [os.path.realpath(place)]
+    elif os.path.islink(place):
+      names.append(os.path.join(parent, os.readlink(place)))
+    found += [n for n in names if n not in found]
+  return [epath.Path(place) for place in found]

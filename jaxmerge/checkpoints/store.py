@@ -16,9 +16,14 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxmerge.checkpoints.digest import digests
-from jaxmerge.checkpoints.leaves import Chunk, LeafSpec
-from jaxmerge.checkpoints.metadata import (
+from jaxmerge.checkpoints.orbax_adapter import silence_orbax
+from jaxmerge.checkpoints.orbax_rows import write_rows
+from jaxmerge.checkpoints.outputs import output_directory
+from jaxmerge.errors import Diverged, InputError, check
+from jaxmerge.files import absolute
+from jaxmerge.formats.integrity.digest import digests
+from jaxmerge.formats.lazy_tensors import Chunk, TensorSpec
+from jaxmerge.formats.records.metadata import (
   Metadata,
   abstract_params,
   describe_leaves,
@@ -26,11 +31,6 @@ from jaxmerge.checkpoints.metadata import (
   read_metadata,
   to_json,
 )
-from jaxmerge.checkpoints.orbax_adapter import silence_orbax
-from jaxmerge.checkpoints.orbax_rows import write_rows
-from jaxmerge.checkpoints.outputs import output_directory
-from jaxmerge.errors import Diverged, InputError, check
-from jaxmerge.files import absolute
 from jaxmerge.parallel.rules import is_stacked, leaf_name
 
 # Parameters are stored in parts, so that they can be read in parts: layers of a
@@ -116,9 +116,9 @@ def _writing(path: epath.Path) -> Iterator[None]:
   """Turns whatever a full disk makes Orbax raise into an InputError."""
   try:
     yield
-  except InputError:
-    raise
   except (OSError, ValueError, RuntimeError) as error:
+    if isinstance(error, InputError):
+      raise
     reason = str(error).strip() or type(error).__name__
     if any(words in reason for words in _FULL):
       reason = "no space left on device"
@@ -126,6 +126,28 @@ def _writing(path: epath.Path) -> Iterator[None]:
     raise InputError(
       f"cannot save a checkpoint under {path}: {reason}"
     ) from error
+
+
+@contextlib.contextmanager
+def _new_step(
+  path: epath.PathLike, *, overwrite: bool
+) -> Iterator[tuple[epath.Path, Callable[..., None]]]:
+  """Yields a temporary path, and what saves metadata and other items there."""
+  silence_orbax()
+  with (
+    output_directory(path, overwrite=overwrite) as temporary,
+    _writing(temporary.parent),
+    contextlib.closing(
+      ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    ) as checkpointer,
+  ):
+
+    def save(metadata: Metadata, **items: ocp.args.CheckpointArgs) -> None:
+      item = ocp.args.JsonSave(to_json(metadata))
+      args = ocp.args.Composite(metadata=item, **items)
+      checkpointer.save(temporary, args=args)
+
+    yield temporary, save
 
 
 def save_params(
@@ -141,25 +163,14 @@ def save_params(
     InputError: `path` exists and is not to be overwritten, or cannot be
       written.
   """
-  silence_orbax()
-  with (
-    output_directory(path, overwrite=overwrite) as temporary,
-    _writing(temporary.parent),
-  ):
-    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-    checkpointer.save(
-      temporary,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params, save_args=_in_parts(params)),
-        metadata=ocp.args.JsonSave(to_json(metadata)),
-      ),
-    )
-    checkpointer.close()
+  with _new_step(path, overwrite=overwrite) as (_, save):
+    parts = _in_parts(params)
+    save(metadata, params=ocp.args.StandardSave(params, save_args=parts))
 
 
 def save_rows(
   path: epath.PathLike,
-  specs: Mapping[str, LeafSpec],
+  specs: Mapping[str, TensorSpec],
   chunks: Iterable[Chunk],
   metadata: Callable[[], Metadata],
   *,
@@ -168,44 +179,31 @@ def save_rows(
   """Like save_params, of a tree that may be larger than memory.
 
   Args:
-    path: the new step directory.
+    path, overwrite: as for save_params.
     specs: of each parameter, by name.
     chunks: of all parameters, of each in order.
     metadata: called when all chunks are written.
-    overwrite: replace an existing directory.
-
-  Raises:
-    InputError: as save_params, or what `chunks` or `metadata` raises.
   """
-  silence_orbax()
-  with (
-    output_directory(path, overwrite=overwrite) as temporary,
-    _writing(temporary.parent),
-  ):
+  with _new_step(path, overwrite=overwrite) as (temporary, save):
     params = temporary.with_name(f"{temporary.name}.params")
     write_rows(params, specs, chunks)
-    with contextlib.closing(
-      ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-    ) as checkpointer:
-      item = ocp.args.JsonSave(to_json(metadata()))
-      checkpointer.save(temporary, args=ocp.args.Composite(metadata=item))
+    save(metadata())
     params.rename(temporary / "params")
 
 
 @contextlib.contextmanager
 def _reading(path: epath.Path, item: str) -> Iterator[None]:
   """Turns whatever a damaged item makes Orbax raise into an InputError."""
-  problem = ""
+  reason = ""
   silence_orbax()
   try:
     yield
   except Exception as error:  # noqa: BLE001  (Orbax raises Exception itself)
     reason = str(error).partition(". ")[0].partition("\n")[0][:160]
-    problem = f"{path} is damaged: its {item} cannot be read"
-    problem += f" ({reason or type(error).__name__})"
-  if problem:
+    reason = reason or type(error).__name__
+  if reason:
     _drop_unfinished_reads()
-    raise InputError(problem)
+    raise InputError(f"{path} is damaged: its {item} cannot be read ({reason})")
 
 
 def _drop_unfinished_reads() -> None:
@@ -250,8 +248,7 @@ def restore_params(path: epath.PathLike, shardings: Any = None) -> Any:
 
   Args:
     path: a step directory.
-    shardings: a tree of shardings like the params; None: the first local
-      device.
+    shardings: a tree like the params; None: the first local device.
 
   Raises:
     InputError: the directory is damaged; the message names the leaves.
@@ -268,10 +265,7 @@ def restore_params(path: epath.PathLike, shardings: Any = None) -> Any:
 
 
 def restore_training(
-  path: epath.PathLike,
-  *,
-  opt_state: Any,
-  iterator: grain.DatasetIterator,
+  path: epath.PathLike, *, opt_state: Any, iterator: grain.DatasetIterator
 ) -> Any:
   """The optimiser state of a step; the iterator moves to the saved position.
 

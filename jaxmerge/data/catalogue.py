@@ -36,13 +36,10 @@ def _reason_unreachable(url: str) -> str | None:
       return None
   except urllib.error.HTTPError:
     return None  # an answer, though to HEAD
-  except urllib.error.URLError as error:
-    # The downloader brings its own certificates: let it judge them.
-    if isinstance(error.reason, ssl.SSLError):
-      return None
-    return str(error.reason)
   except OSError as error:
-    return str(error)
+    reason = getattr(error, "reason", error)
+    # The downloader brings its own certificates: let it judge them.
+    return None if isinstance(reason, ssl.SSLError) else str(reason)
 
 
 def why_unreachable(url: str) -> str | None:
@@ -56,20 +53,6 @@ def why_unreachable(url: str) -> str | None:
   thread.start()
   thread.join(timeout=2 * _REACH_SECONDS)
   return answer[0] if answer else "no answer"
-
-
-def _fail_fast(builder: Any) -> None:
-  """Makes the builder look for a host before it downloads from it."""
-
-  def check(url: str) -> None:
-    reason = why_unreachable(url)
-    if reason:
-      raise InputError(
-        f"{builder.name} must be downloaded, and {url} cannot be "
-        f"reached ({reason}); give the data_dir of a prepared copy"
-      )
-
-  before_each_download(builder, check)
 
 
 def _builder_to_prepare(name: str, data_dir: str | None) -> Any:
@@ -98,37 +81,30 @@ def _first_line(error: BaseException) -> str:
   return f"{type(error).__name__}: {text[:400]}"
 
 
-def prepare_builder(
-  builder: Any,
-  *,
-  manual_dir: str | os.PathLike[str] | None = None,
-  progress: Callable[[str], None] | None = None,
-) -> None:
+def prepare_builder(builder: Any, progress: Callable[[str], None]) -> None:
   """Writes a builder's data as ArrayRecord unless that is already done.
 
   TFDS writes into a temporary directory and renames it. Another process that
   was faster is taken at its word.
 
-  Args:
-    builder: a tfds.core.DatasetBuilder.
-    manual_dir: files of this directory are taken, under the names that TFDS
-      has registered for them and if their checksums agree, for downloads.
-    progress: called with a line of text when something is to be done.
-
   Raises:
     InputError: the data cannot be downloaded or built, with the reason.
   """
+
+  def check_reachable(url: str) -> None:
+    if reason := why_unreachable(url):
+      raise InputError(
+        f"{builder.name} must be downloaded, and {url} cannot be "
+        f"reached ({reason}); give the data_dir of a prepared copy"
+      )
+
   info_file = builder.data_path / "dataset_info.json"
   if info_file.exists():
     return
-  if progress:
-    progress(f"preparing {builder.info.full_name}")
-  _fail_fast(builder)
+  progress(f"preparing {builder.info.full_name}")
+  before_each_download(builder, check_reachable)
   tfds.disable_progress_bar()
-  manual = os.fspath(manual_dir) if manual_dir is not None else None
-  config = tfds.download.DownloadConfig(
-    manual_dir=manual, try_download_gcs=False
-  )
+  config = tfds.download.DownloadConfig(try_download_gcs=False)
   try:
     # TFDS prints to standard output, which belongs to the program.
     quiet = contextlib.redirect_stdout(io.StringIO())
@@ -149,50 +125,38 @@ def prepare_builder(
 
 
 def catalogue_builder(
-  name: str,
-  *,
-  data_dir: str | os.PathLike[str] | None = None,
-  manual_dir: str | os.PathLike[str] | None = None,
-  progress: Callable[[str], None] | None = None,
+  name: str, data_dir: str, progress: Callable[[str], None]
 ) -> Any:
-  """A TFDS builder whose data can be read.
+  """Gives a TFDS builder whose data can be read.
 
   Args:
     name: `name`, `name/config` or `name/config:version`.
-    data_dir: where prepared data lies or is written; None is TFDS's default.
-    manual_dir, progress: as in prepare_builder.
-
-  Returns:
-    A tfds.core.DatasetBuilder, without its class where the data is prepared.
+    data_dir: where prepared data lies or is written; "" is TFDS's default.
+    progress: called with a line of text before the data is prepared.
 
   Raises:
     InputError: unknown name, or data that cannot be read or built.
   """
-  builder = prepared_builder(name, data_dir=data_dir)
+  builder = prepared_builder(name, data_dir)
   if builder is None:
-    where = None if data_dir is None else expanded(os.fspath(data_dir))
-    builder = _builder_to_prepare(name, where)
-    prepare_builder(builder, manual_dir=manual_dir, progress=progress)
-  formats = builder.info.available_file_formats()
-  if not any(form.value == "array_record" for form in formats):
+    builder = _builder_to_prepare(name, expanded(data_dir) or None)
+    prepare_builder(builder, progress)
+  formats = sorted(form.value for form in builder.info.available_file_formats())
+  if "array_record" not in formats:
     raise InputError(
-      f"{builder.data_path} is prepared as "
-      f"{', '.join(sorted(form.value for form in formats))}, which needs "
+      f"{builder.data_path} is prepared as {', '.join(formats)}, which needs "
       "TensorFlow to read; prepare it with file_format='array_record', or give "
       "another data_dir"
     )
   return builder
 
 
-def prepared_builder(
-  name: str, *, data_dir: str | os.PathLike[str] | None = None
-) -> Any:
+def prepared_builder(name: str, data_dir: str) -> Any:
   """As catalogue_builder, of prepared data alone: None where there is none."""
   if not _NAME.fullmatch(name):
     raise InputError(f"{name!r} is not a name of a TFDS dataset")
-  where = None if data_dir is None else expanded(os.fspath(data_dir))
   try:
-    return builder_from_files(name, where)
+    return builder_from_files(name, data_dir=expanded(data_dir) or None)
   except tfds.core.DatasetNotFoundError:
     return None
   except (ValueError, OSError) as error:

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from jaxmerge.config_fields import key
+from jaxmerge.files import cache_root
 
 # "", () and 0 mean: not given. Paths are no part of what a run is: its text
 # and its tokenizer are known by their hashes.
@@ -43,10 +46,15 @@ class CorpusConfig:
       if getattr(self, name) and not self.source
     ]
 
+  @property
+  def cache_home(self) -> epath.PathLike:
+    """The directory of token caches and prepared copies of local sources."""
+    return self.cache_dir or cache_root() / "data"
+
   def with_tokenizer(self, path: str) -> "DataConfig":
     """The corpus in the tokens of a tokenizer that is there."""
     values = dataclasses.asdict(self)
-    return DataConfig(**{**values, "tokenizer_path": path, "vocab_size": 0})
+    return DataConfig(**values | {"tokenizer_path": path, "vocab_size": 0})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,19 +7,24 @@ name) and any name of the TFDS catalogue.
 
 import dataclasses
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from jaxmerge.data import catalogue, local_text
-from jaxmerge.data import skipped as skipped_lib
-from jaxmerge.data.local_documents import LocalFile
-from jaxmerge.data.skipped import BLANK, NOT_UTF8, Skipped
+from jaxmerge.data import catalogue
+from jaxmerge.data.config import CorpusConfig
+from jaxmerge.data.file_hashes import sha256_of_json
+from jaxmerge.data.local_documents import (
+  LocalFile,
+  decoded,
+  reason_to_skip,
+)
+from jaxmerge.data.local_text import LOCAL_SOURCES, LocalText, local_files
+from jaxmerge.data.skipped import Skipped, from_json
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import expanded, make_directory
+from jaxmerge.files import make_directory
 
 _ID_FEATURES = ("id", "document_id", "wikidata_id")
 _READ_AT_ONCE = 256
@@ -42,14 +47,14 @@ class Corpus:
 
   Attributes:
     source: the name it was asked for.
-    fingerprint: sha256 of what decides the documents and their order.
+    identity: sha256 of what decides the documents and their order.
     skipped: documents of local files that were left out when they were
       prepared; a catalogue's are told by `read`.
     directory: where the prepared data lies.
   """
 
   source: str
-  fingerprint: str
+  identity: str
   skipped: Skipped
   directory: str
   records: Sequence[Any] = dataclasses.field(repr=False)
@@ -67,43 +72,34 @@ class Corpus:
     """Yields every document; a catalogue's that are none go to `skipped`."""
     for start in range(0, self.size, _READ_AT_ONCE):
       stop = min(start + _READ_AT_ONCE, self.size)
-      for index, record in enumerate(self._read(list(range(start, stop)))):
-        try:
-          document = self._document(record)
-        except UnicodeDecodeError:
-          skipped.add(NOT_UTF8, f"record {start + index}")
-          continue
-        if document.text.strip():
-          yield document
+      for index, record in enumerate(self._read(start, stop), start):
+        content = record[self.text_feature]
+        if content is None:  # what is read past the end of a file cut short
+          raise _damaged(self.directory, "a record is empty")
+        text = decoded(content)
+        if reason := reason_to_skip(text):
+          skipped.add(reason, f"record {index}")
         else:
-          skipped.add(BLANK, f"record {start + index}")
+          yield Document(self._name(record), text or "")
 
-  def _read(self, indices: list[int]) -> Sequence[dict[str, Any]]:
+  def _read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
     records: Any = self.records
     try:
-      return records.__getitems__(indices)
+      return records.__getitems__(list(range(start, stop)))
     except (RuntimeError, IndexError, OSError) as error:
-      raise self._damaged(str(error)) from error
+      raise _damaged(self.directory, error) from error
 
-  def _damaged(self, reason: str) -> InputError:
-    return InputError(
-      f"prepared data in {self.directory} is damaged ({reason}); remove that "
-      "directory, and it is prepared anew"
-    )
-
-  def _document(self, record: dict[str, Any]) -> Document:
-    content = record[self.text_feature]
-    if content is None:  # what is read past the end of a file cut short
-      raise self._damaged("a record is empty")
-    text = content.decode()
+  def _name(self, record: dict[str, Any]) -> str:
     if self.id_feature is None:
-      return Document(hashlib.sha256(text.encode()).hexdigest()[:32], text)
-    name = record[self.id_feature].decode(errors="backslashreplace")
-    return Document(name, text)
+      return hashlib.sha256(record[self.text_feature]).hexdigest()[:32]
+    return record[self.id_feature].decode(errors="backslashreplace")
 
 
-def _sha256_of_json(value: Any) -> str:
-  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _damaged(directory: object, reason: object) -> InputError:
+  return InputError(
+    f"prepared data in {directory} is damaged ({reason}); remove that "
+    "directory, and it is prepared anew"
+  )
 
 
 def _shard_identity(path: str) -> list[Any]:
@@ -123,52 +119,23 @@ def _shard_identity(path: str) -> list[Any]:
 
 
 def _catalogue_identity(builder: Any, split: str) -> list[Any]:
-  instructions = builder.info.splits[split].file_instructions
   return [
     builder.info.full_name,
     [
       [*_shard_identity(os.fspath(part.filename)), part.skip, part.take]
-      for part in instructions
+      for part in builder.info.splits[split].file_instructions
     ],
   ]
 
 
-_BUILDERS: Mapping[str, type[local_text.LocalText]] = {
-  "python_source": local_text.PythonSource,
-  "text_files": local_text.TextFiles,
-  "sotu": local_text.Sotu,
-}
-LOCAL_SOURCES = tuple(_BUILDERS)
-
-
-def _local_files(source: str, globs: Sequence[str]) -> tuple[LocalFile, ...]:
-  if source == "python_source":
-    return local_text.python_files()
-  if source == "sotu":
-    return local_text.sotu_files()
-  return local_text.text_files(globs)
-
-
 def _hash_of_files(files: Sequence[LocalFile]) -> str:
-  return _sha256_of_json(
+  return sha256_of_json(
     [[file.id, file.sha256, *filter(None, [file.form])] for file in files]
   )
 
 
-def content_hash(
-  source: str,
-  *,
-  globs: Sequence[str] = (),
-  data_dir: str | os.PathLike[str] | None = None,
-  split: str = "",
-  text_feature: str = "text",
-  max_documents: int | None = None,
-) -> str:
-  """A hash of a corpus's text as it lies there; prepares nothing.
-
-  Args:
-    source, globs, data_dir, split, text_feature, max_documents: as in
-      load_corpus.
+def content_hash(config: CorpusConfig) -> str:
+  """Hashes a corpus's text as it lies there; prepares nothing.
 
   Returns:
     "" for a catalogue's text that is not prepared yet.
@@ -176,47 +143,27 @@ def content_hash(
   Raises:
     InputError: as load_corpus, but for what only preparing can tell.
   """
-  check(_argument_problems(source, globs, text_feature, max_documents))
-  if source in LOCAL_SOURCES:
-    return _hash_of_files(_local_files(source, globs))
-  builder = catalogue.prepared_builder(source, data_dir=data_dir)
+  _check_arguments(config)
+  if config.source in LOCAL_SOURCES:
+    return _hash_of_files(local_files(config.source, config.globs))
+  builder = catalogue.prepared_builder(config.source, config.data_dir)
   if builder is None:
     return ""
-  split = split or "train"
-  _text_columns(builder, text_feature)
+  split = config.split or "train"
+  _id_feature(builder, config.text_feature)
   _records(builder, split)  # refuses a split that is none
-  return _sha256_of_json(_catalogue_identity(builder, split))
-
-
-def _local_builder(
-  source: str,
-  globs: Sequence[str],
-  data_dir: str | os.PathLike[str],
-  progress: Callable[[str], None] | None,
-) -> tuple[Any, str]:
-  """A prepared builder of a local source, and the hash of its files."""
-  files = _local_files(source, globs)
-  content = _hash_of_files(files)
-  home = make_directory(data_dir) / f"{source}-{content[:16]}"
-  builder = _BUILDERS[source](
-    files=files, data_dir=os.fspath(home), file_format="array_record"
-  )
-  catalogue.prepare_builder(builder, progress=progress)
-  return builder, content
+  return sha256_of_json(_catalogue_identity(builder, split))
 
 
 def _skipped(builder: Any) -> Skipped:
   try:
-    return skipped_lib.from_json(builder.info.metadata["skipped"])
+    return from_json(builder.info.metadata["skipped"])
   except (ValueError, KeyError, TypeError) as error:
-    raise InputError(
-      f"prepared data in {builder.data_path} is damaged ({error}); remove that "
-      "directory, and it is prepared anew"
-    ) from error
+    raise _damaged(builder.data_path, error) from error
 
 
-def _text_columns(builder: Any, text_feature: str) -> tuple[str, str | None]:
-  """The features to read as text and as id."""
+def _id_feature(builder: Any, text_feature: str) -> str | None:
+  """The feature to read as id, after a check of the one to read as text."""
   features = builder.info.features
   names = sorted(features.keys()) if hasattr(features, "keys") else []
   texts = [
@@ -225,10 +172,9 @@ def _text_columns(builder: Any, text_feature: str) -> tuple[str, str | None]:
   if text_feature not in texts:
     raise InputError(
       f"{builder.info.full_name} has no text feature {text_feature!r}; it has "
-      + (", ".join(texts) if texts else "none")
+      + (", ".join(texts) or "none")
     )
-  ids = [name for name in _ID_FEATURES if name in texts]
-  return text_feature, ids[0] if ids else None
+  return next((name for name in _ID_FEATURES if name in texts), None)
 
 
 def _records(builder: Any, split: str) -> Sequence[Any]:
@@ -241,75 +187,55 @@ def _records(builder: Any, split: str) -> Sequence[Any]:
     ) from error
 
 
-def _argument_problems(
-  source: str,
-  globs: Sequence[str],
-  text_feature: str,
-  max_documents: int | None,
-) -> list[str]:
+def _check_arguments(config: CorpusConfig) -> None:
+  source = config.source
   problems = []
-  if max_documents is not None and max_documents < 1:
-    problems.append(f"max_documents must be at least 1, not {max_documents}")
-  if globs and source != "text_files":
+  if config.globs and source != "text_files":
     problems.append(f"globs go with source 'text_files', not {source!r}")
-  if source in LOCAL_SOURCES and text_feature != "text":
+  if source in LOCAL_SOURCES and config.text_feature != "text":
     problems.append(f"the text feature of {source!r} is 'text'")
-  return problems
+  check(problems)
 
 
 def load_corpus(
-  source: str,
-  *,
-  globs: Sequence[str] = (),
-  data_dir: str | os.PathLike[str] | None = None,
-  split: str = "",
-  text_feature: str = "text",
-  max_documents: int | None = None,
-  manual_dir: str | os.PathLike[str] | None = None,
-  progress: Callable[[str], None] | None = None,
+  config: CorpusConfig, *, progress: Callable[[str], None] = lambda text: None
 ) -> Corpus:
   """Opens a corpus, and prepares it first where that was not yet done.
 
-  Args:
-    source: one of LOCAL_SOURCES, or `name/config:version` of the catalogue.
-    globs: the files of `text_files`; .txt, .md and .py are one document each,
-      a line of .jsonl or .jsonl.gz is one: {"text": ..., "id": optional}.
-    data_dir: where prepared copies lie and are written; None is TFDS's own
-      default, ~/tensorflow_datasets.
-    split: a TFDS split expression such as "train[:1%]"; "" is "train".
-    text_feature: the feature to read of a catalogue dataset.
-    max_documents: the first so many; None is all.
-    manual_dir: downloaded files for catalogue builders, instead of a download.
-    progress: called with a line of text before long work.
+  Of `text_files`, .txt, .md and .py are one document each; a line of .jsonl or
+  .jsonl.gz is one: {"text": ..., "id": optional}. Files that TFDS would
+  download are taken from `downloads/manual` of its data_dir if they are there
+  and have the checksums that it knows.
 
   Raises:
-    InputError: anything wrong with the above; a download while offline.
+    InputError: anything wrong with the config; a download while offline.
   """
-  local = source in LOCAL_SOURCES
-  problems = _argument_problems(source, globs, text_feature, max_documents)
-  if local and manual_dir is not None:
-    problems.append(f"manual_dir has no meaning for source {source!r}")
-  check(problems)
-  split = split or "train"
-  if local:
-    root = data_dir or os.path.join("~", "tensorflow_datasets")
-    builder, content = _local_builder(
-      source, globs, expanded(os.fspath(root)), progress
+  _check_arguments(config)
+  source, split = config.source, config.split or "train"
+  is_local = source in LOCAL_SOURCES
+  builder: Any
+  if is_local:
+    files = local_files(source, config.globs)
+    content = _hash_of_files(files)
+    root = config.data_dir or os.path.join(config.cache_home, "corpora")
+    home = make_directory(root) / f"{source}-{content[:16]}"
+    builder = LocalText(
+      source, files, data_dir=os.fspath(home), file_format="array_record"
     )
+    catalogue.prepare_builder(builder, progress)
   else:
-    builder = catalogue.catalogue_builder(
-      source, data_dir=data_dir, manual_dir=manual_dir, progress=progress
-    )
-  text, name = _text_columns(builder, text_feature)
+    builder = catalogue.catalogue_builder(source, config.data_dir, progress)
+  text = config.text_feature
+  name = _id_feature(builder, text)
   records = _records(builder, split)
-  identity = content if local else _catalogue_identity(builder, split)
-  size = min(len(records), max_documents or len(records))
+  identity = content if is_local else _catalogue_identity(builder, split)
+  size = min(len(records), config.max_documents or len(records))
   if not size:
     raise InputError(f"source {source!r}, split {split!r}, has no documents")
   return Corpus(
     source=source,
-    fingerprint=_sha256_of_json([source, identity, split, text, size]),
-    skipped=_skipped(builder) if local else Skipped(),
+    identity=sha256_of_json([source, identity, split, text, size]),
+    skipped=_skipped(builder) if is_local else Skipped(),
     directory=os.fspath(builder.data_path),
     records=records,
     size=size,

@@ -1,17 +1,19 @@
-"""Hashes of files, kept so that a large corpus is not read at each start.
+"""SHA-256 of values and files.
 
-A file is known by its path, its size and when it and its entry last changed;
-one that has changed within the last seconds is hashed anew the next time, as
-clocks of file systems are coarse.
+Those of a corpus's files are kept, so that a large one is not read at each
+start. A file is known by its path, its size and when it and its entry last
+changed; one that has changed within the last seconds is hashed anew the next
+time, as clocks of file systems are coarse.
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from jaxmerge.data.local_documents import sha256_of_file
 from jaxmerge.errors import InputError
 from jaxmerge.files import cache_root, make_directory, write_json
 from jaxmerge.reading import read_file, read_json
@@ -20,13 +22,25 @@ _NAME = "file_hashes.json"
 _SETTLED_NS = 2_000_000_000
 
 
+def sha256_of_json(value: Any) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sha256_of_files(paths: Iterable[str]) -> dict[str, str]:
-  """The SHA-256 of each file, from what is kept where it has not changed.
+  """Gives the SHA-256 of each file, as it is kept where nothing has changed.
 
   Raises:
     OSError: a file cannot be read.
   """
-  kept = _kept()
+  try:
+    kept = dict(read_json(read_file(cache_root() / _NAME)))
+  except (OSError, ValueError, TypeError):
+    kept = {}
   found: dict[str, str] = {}
   new: dict[str, list[Any]] = {}
   for path in paths:
@@ -42,13 +56,5 @@ def sha256_of_files(paths: Iterable[str]) -> dict[str, str]:
   if new:
     # Only time is lost where nothing can be kept.
     with contextlib.suppress(OSError, InputError):
-      write_json(make_directory(cache_root()) / _NAME, {**kept, **new})
+      write_json(make_directory(cache_root()) / _NAME, kept | new)
   return found
-
-
-def _kept() -> dict[str, Any]:
-  try:
-    value = read_json(read_file(cache_root() / _NAME))
-  except (OSError, ValueError):
-    return {}
-  return value if isinstance(value, dict) else {}

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmerge.data.token_files import SplitTokens
-from jaxmerge.errors import check
 from jaxmerge.files import check_memory
 
 
@@ -45,18 +44,12 @@ _WINDOW_STEP = np.uint64(0x9E3779B97F4A7C15)
 def _window_order(names: tuple[str, ...], windows_D: np.ndarray) -> np.ndarray:
   """All (document, window) pairs, int64[N, 2], in the order of their hashes.
 
-  The hash of a pair depends on nothing but the document's id and the window's
-  number: the windows of a document are spread over the order whatever else the
-  split holds. It is the SplitMix64 sequence (Steele, Lea and Flood 2014) of
-  each document's sha256.
+  The hash of a pair, from the SplitMix64 sequence (Steele, Lea and Flood 2014)
+  of the document's sha256, depends on nothing but the document's id and the
+  window's number.
   """
-  seeds_D = np.array(
-    [
-      int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-      for name in names
-    ],
-    np.uint64,
-  )
+  digests = [hashlib.sha256(name.encode()).digest()[:8] for name in names]
+  seeds_D = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
   document_N = np.repeat(np.arange(len(names)), windows_D)
   first_D = np.cumsum(windows_D) - windows_D
   window_N = np.arange(len(document_N)) - first_D[document_N]
@@ -79,10 +72,9 @@ def held_out(
   """Cuts a split into sequences, document by document.
 
   The windows come in the order of a hash of (document, window): the first n
-  are a random sample of the whole split, the same one whatever the batch, and
-  a smaller max_sequences gives the head of a larger one. (Were the first
-  window of each document taken first, a sample would be of the heads of
-  documents, which are harder to predict than the rest.)
+  are a random sample of the whole split (not of the heads of documents, which
+  are harder to predict), and a smaller max_sequences gives the head of a larger
+  one.
 
   Args:
     tokens: a split of a token cache.
@@ -91,14 +83,8 @@ def held_out(
     max_sequences: N at most; None is all.
 
   Raises:
-    InputError: seq_len or max_sequences below 1, or more than memory holds.
+    InputError: they are more than memory holds.
   """
-  problems = []
-  if seq_len < 1:
-    problems.append(f"seq_len must be at least 1, not {seq_len}")
-  if max_sequences is not None and max_sequences < 1:
-    problems.append(f"max_sequences must be at least 1, not {max_sequences}")
-  check(problems)
   starts_D = tokens.offsets_D1[:-1]
   targets_D = np.diff(tokens.offsets_D1) - 1  # all but the end of text before
   windows_D = -(-targets_D // seq_len)

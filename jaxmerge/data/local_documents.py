@@ -1,19 +1,18 @@
 """Documents of local files: .txt, .md, .py, .jsonl and .jsonl.gz.
 
-UTF-8, with or without a byte-order mark, is read. What is not is no document;
+UTF-8, with or without a byte-order mark, is read. Anything else is no document;
 the reason is given in its place.
 """
 
 import codecs
 import gzip
-import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxmerge.data.file_hashes import sha256_of_file
 from jaxmerge.data.skipped import BLANK, HALF_PAIR, NOT_UTF8
 from jaxmerge.errors import InputError
 
@@ -45,11 +44,6 @@ class LocalFile(NamedTuple):
   form: str = ""
 
 
-def sha256_of_file(path: str | os.PathLike[str]) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def form_of(path: str) -> str:
   """LocalFile.form of a file."""
   if not path.endswith(TEXT_SUFFIXES):
@@ -58,17 +52,18 @@ def form_of(path: str) -> str:
     head = file.read(_HEAD_BYTES)
   if head.startswith(codecs.BOM_UTF8):
     return "byte-order mark"
-  other = _other_encoding(head) if b"\0" in head else ""
-  # What is not UTF-8 has always been skipped.
-  return other if other and _is_utf8(Path(path).read_bytes()) else ""
+  other = _other_encoding(head)
+  # Files that are not UTF-8 have always been skipped.
+  is_utf8 = other and decoded(Path(path).read_bytes()) is not None
+  return other if is_utf8 else ""
 
 
-def _is_utf8(content: bytes) -> bool:
+def decoded(content: bytes) -> str | None:
+  """The text of UTF-8; None where it is none."""
   try:
-    content.decode()
+    return content.decode()
   except UnicodeDecodeError:
-    return False
-  return True
+    return None
 
 
 def _other_encoding(head: bytes) -> str:
@@ -76,15 +71,10 @@ def _other_encoding(head: bytes) -> str:
   for mark, name in _OTHER_MARKS:
     if head.startswith(mark):
       return name
-  halves = head[::2], head[1::2]
-  zeros = [half.count(0) for half in halves]
+  zeros = [head[start::2].count(0) for start in (0, 1)]
   # Of most texts in UTF-16 every other byte is zero; of none in UTF-8.
   is_text = len(head) >= 4 and min(zeros) == 0
-  return "UTF-16" if is_text and 2 * max(zeros) > len(halves[1]) else ""
-
-
-def _convert(encoding: str) -> str:
-  return f"{encoding}, to be converted to UTF-8"
+  return "UTF-16" if is_text and 2 * max(zeros) > len(head) // 2 else ""
 
 
 def _json_document(file: LocalFile, number: int, line: str) -> tuple[str, str]:
@@ -100,7 +90,10 @@ def _json_document(file: LocalFile, number: int, line: str) -> tuple[str, str]:
   return f"{file.id}:{value.get('id', number)}", value["text"]
 
 
-def _reason_to_skip(text: str) -> str:
+def reason_to_skip(text: str | None) -> str:
+  """Why a text, None where it is not UTF-8, is no document; else ""."""
+  if text is None:
+    return NOT_UTF8
   if not text.strip():
     return BLANK
   try:
@@ -110,58 +103,39 @@ def _reason_to_skip(text: str) -> str:
   return ""
 
 
-class _Read(NamedTuple):
-  """A document, or the reason why there is none."""
-
-  name: str
-  text: str
-  reason: str
-
-
-def _read_lines(file: LocalFile, lines: Any) -> Iterator[_Read]:
-  encoding = _other_encoding(lines.peek(_HEAD_BYTES)[:_HEAD_BYTES])
-  if encoding:
-    yield _Read(file.id, "", _convert(encoding))
+def _texts(file: LocalFile, content: Any) -> Iterator[tuple[str, str | None]]:
+  """Yields (name, text) of each document."""
+  if not file.path.endswith(JSON_SUFFIXES):
+    yield file.id, decoded(content.read())
     return
-  for number, content in enumerate(lines, start=1):
-    try:
-      line = content.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError:
-      yield _Read(f"{file.id}:{number}", "", NOT_UTF8)
-      continue
-    if line.strip():
-      name, text = _json_document(file, number, line)
-      yield _Read(name, text, _reason_to_skip(text))
+  for number, line in enumerate(content, start=1):
+    text = decoded(line)
+    if text is None:
+      yield f"{file.id}:{number}", None
+    elif text.strip():
+      yield _json_document(file, number, text)
 
 
-def _read_whole(file: LocalFile) -> _Read:
-  content = Path(file.path).read_bytes()
-  encoding = _other_encoding(content[:_HEAD_BYTES])
-  if encoding:
-    return _Read(file.id, "", _convert(encoding))
-  try:
-    text = content.decode("utf-8-sig")
-  except UnicodeDecodeError:
-    return _Read(file.id, "", NOT_UTF8)
-  return _Read(file.id, text, _reason_to_skip(text))
-
-
-def read_documents(file: LocalFile) -> Iterator[_Read]:
-  """Yields the documents of a file, and what of it is none and why.
+def read_documents(file: LocalFile) -> Iterator[tuple[str, str, str]]:
+  """Yields (name, text, reason to skip it or "") of each document of a file.
 
   Names are as the file gives them, so that two may be equal.
 
   Raises:
     InputError: the file changed since it was hashed, or is damaged JSON lines.
   """
-  if file.path.endswith(JSON_SUFFIXES):
-    opener: Any = gzip.open if file.path.endswith(".gz") else open
-    try:
-      with opener(file.path, "rb") as lines:
-        yield from _read_lines(file, lines)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-      raise InputError(f"{file.path}: damaged gzip file ({error})") from error
-  else:
-    yield _read_whole(file)
+  opener: Any = gzip.open if file.path.endswith(".gz") else open
+  try:
+    with opener(file.path, "rb") as content:
+      head = content.read(_HEAD_BYTES)
+      mark = codecs.BOM_UTF8
+      content.seek(len(mark) if head.startswith(mark) else 0)
+      if encoding := _other_encoding(head):
+        yield file.id, "", f"{encoding}, to be converted to UTF-8"
+      else:
+        for name, text in _texts(file, content):
+          yield name, text or "", reason_to_skip(text)
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    raise InputError(f"{file.path}: damaged gzip file ({error})") from error
   if sha256_of_file(file.path) != file.sha256:
     raise InputError(f"{file.path} changed while it was being read")

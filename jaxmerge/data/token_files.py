@@ -9,26 +9,24 @@ A cache is one directory, whole or absent:
     <split>.offsets    int64: where each document starts, then the end
     <split>.ids        one JSON string a line: the documents' ids
 
-T: tokens of a split. D: its documents. V: size of the vocabulary.
+T: tokens of a split. D: its documents.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from jaxmerge.data.local_documents import sha256_of_file
+from jaxmerge.data.file_hashes import sha256_of_file, sha256_of_json
 from jaxmerge.data.skipped import Skipped, from_json
 from jaxmerge.data.splits import SPLIT_NAMES
-from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.data.tokenizers.protocol import Tokenizer
-from jaxmerge.data.tokenizers.sentence_piece import TOKENIZER_MODEL
 from jaxmerge.errors import check
 from jaxmerge.files import write_json
 from jaxmerge.reading import read_json
@@ -43,7 +41,7 @@ class SplitTokens:
   """The tokens of one split.
 
   Attributes:
-    name: train, search, report or validation.
+    name: one of SPLIT_NAMES.
     tokens_T: uint16 or uint32[T], a read-only memory map.
     offsets_D1: int64[D + 1], document d is tokens_T[offsets[d]:offsets[d + 1]]
       and starts with the end-of-text token.
@@ -70,61 +68,59 @@ class TokenizedCorpus:
     tokenizer_path: its tokenizer's file.
     tokenizer: the same, loaded.
     splits: by the names in SPLIT_NAMES.
-    bytes_per_token_V: int32[V], UTF-8 bytes that each token stands for.
-    fingerprint: sha256 of the cache's content and of where it came from.
+    identity: sha256 of the cache's content and of where it came from.
     skipped: what of the corpus is not in it, by reason.
   """
 
   tokenizer_path: Path
   tokenizer: Tokenizer = dataclasses.field(repr=False)
   splits: dict[str, SplitTokens]
-  bytes_per_token_V: np.ndarray = dataclasses.field(repr=False)
-  fingerprint: str
-  skipped: Skipped = dataclasses.field(default_factory=Skipped)
+  identity: str
+  skipped: Skipped
 
 
 class SplitWriter:
   """Appends documents to the three files of a split."""
 
   def __init__(
-    self, directory: Path, name: str, dtype: np.dtype, files: Any
+    self,
+    directory: Path,
+    name: str,
+    dtype: np.dtype,
+    files: contextlib.ExitStack,
   ) -> None:
-    def opened(kind: str) -> BinaryIO:
-      file = open(directory / f"{name}.{kind}", "wb")  # noqa: SIM115
-      return files.enter_context(file)
-
-    self._tokens, self._offsets, self._ids = map(opened, KINDS)
+    self._tokens, self._offsets, self._ids = (
+      files.enter_context(open(directory / f"{name}.{kind}", "wb"))  # noqa: SIM115
+      for kind in KINDS
+    )
     self._dtype = dtype
     self.documents = 0
     self.tokens = 0
-    self._offsets.write(np.int64(0).astype("<i8").tobytes())
+    self._offsets.write(bytes(8))
 
   def add(self, document_id: str, ids: Sequence[int]) -> None:
     self._tokens.write(np.asarray(ids, self._dtype).tobytes())
     self.documents += 1
     self.tokens += len(ids)
-    self._offsets.write(np.int64(self.tokens).astype("<i8").tobytes())
+    self._offsets.write(self.tokens.to_bytes(8, "little"))
     self._ids.write(json.dumps(document_id).encode() + b"\n")
 
-
-def _fingerprint(content: Any) -> str:
-  return hashlib.sha256(
-    json.dumps(content, sort_keys=True).encode()
-  ).hexdigest()
+  def counts(self) -> dict[str, int]:
+    return {
+      "documents": self.documents,
+      "tokens": self.tokens,
+      "token_size": self._dtype.itemsize,
+    }
 
 
 def write_meta(
-  directory: Path,
-  tokenizer: str,
-  about: dict[str, Any],
-  skipped: Skipped,
+  directory: Path, tokenizer: str, about: dict[str, Any], skipped: Skipped
 ) -> None:
   """Closes a cache: what it is about, and the digest of each of its files.
 
-  `tokenizer` is the name of the tokenizer's.
-
-  What was skipped by reason is no part of its identity: the documents that are
-  there are, and how many of the files' were not.
+  The reasons of what was skipped are no part of its identity: the documents
+  that are there are, and how many of the files' were not. `tokenizer` is the
+  name of the tokenizer's file.
   """
   names = [f"{name}.{kind}" for name in SPLIT_NAMES for kind in KINDS]
   content = about | {
@@ -134,7 +130,7 @@ def write_meta(
     },
   }
   meta = {
-    "fingerprint": _fingerprint(content),
+    "fingerprint": sha256_of_json(content),
     "content": content,
     "skipped": skipped,
   }
@@ -142,24 +138,18 @@ def write_meta(
 
 
 def cache_problems(directory: str | os.PathLike[str]) -> list[str]:
-  """What is wrong with a token cache; reads every byte of it (about 1 GB/s)."""
+  """Lists what is wrong with a token cache; reads all of it (about 1 GB/s)."""
   directory = Path(directory)
   try:
     meta = read_json((directory / META).read_bytes())
     content = meta["content"]
-    if meta["fingerprint"] != _fingerprint(content):
+    if meta["fingerprint"] != sha256_of_json(content):
       return [f"{directory / META} is damaged: its own hash does not agree"]
     if content["version"] != VERSION:
       return [f"{directory} is of version {content['version']}, not {VERSION}"]
     digests = content["sha256"]
     _skipped(meta)
-  except (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-  ) as error:
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
     return [f"{directory / META} cannot be read: {error}"]
   problems = []
   for name, digest in digests.items():
@@ -177,16 +167,12 @@ def _skipped(meta: Any) -> Skipped:
 
 
 def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
-  """Opens a token cache after checking it.
-
-  Raises:
-    InputError: a file of it is missing or damaged.
-  """
+  """Opens a token cache; InputError if a file of it is missing or damaged."""
   directory = Path(directory)
   check(cache_problems(directory))
   meta = read_json((directory / META).read_bytes())
-  is_model = TOKENIZER_MODEL in meta["content"]["sha256"]
-  path = directory / (TOKENIZER_MODEL if is_model else TOKENIZER_JSON)
+  name, *_ = meta["content"]["sha256"]  # write_meta names the tokenizer first
+  path = directory / name
   tokenizer = load_tokenizer(path)
   splits = {}
   for name in SPLIT_NAMES:
@@ -202,7 +188,6 @@ def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
     tokenizer_path=path,
     tokenizer=tokenizer,
     splits=splits,
-    bytes_per_token_V=tokenizer.bytes_per_token_V,
-    fingerprint=meta["fingerprint"],
+    identity=meta["fingerprint"],
     skipped=_skipped(meta),
   )

@@ -2,23 +2,31 @@
 
 import dataclasses
 import re
+from typing import Any
 
-from jaxmerge.bayesopt.acquisition import NAMES
-from jaxmerge.bayesopt.controls import CONTROLS
-from jaxmerge.bayesopt.storage import address_problems
-from jaxmerge.config_fields import key, section
+from jaxmerge.bayesopt.baselines import BASELINES
+from jaxmerge.bayesopt.study.storage import address_problems
+from jaxmerge.bayesopt.trials import GRADIENT
+from jaxmerge.config_fields import key, knobs_of, section
 from jaxmerge.data.config import CorpusConfig
-from jaxmerge.merging import weight_rules
+from jaxmerge.evaluation.evaluator import EVALUATORS
+from jaxmerge.evaluation.search_method import DEFAULT_METHOD, SEARCH_METHODS
 from jaxmerge.merging.groups import layer_groups_problems
 from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig
 
 SPLITS = ("train", "search", "report", "validation")
 
 
+def _evaluator() -> Any:
+  return key("heldout_loss", "what a model is scored by", choices=EVALUATORS)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
   """What `python -m jaxmerge.evaluate` is told."""
 
+  evaluator: str = _evaluator()
+  evaluator_knobs: Any = knobs_of("evaluator", EVALUATORS)
   split: str = key("report", "of the corpus", choices=SPLITS)
   sequences: int = key(128, "to score, at most", at_least=1)
   seq_len: int = key(0, "targets in a sequence; 0: as in training", at_least=0)
@@ -60,32 +68,25 @@ class SearchConfig:
     "empty: all parameters share their weights; a number such as 4: weights of "
     "their own for the embeddings, so many bands of layers and the head",
   )
+  evaluator: str = _evaluator()
+  evaluator_knobs: Any = knobs_of("evaluator", EVALUATORS)
   num_trials: int = key(
     12, "evaluations in all", at_least=2, at_most=_MOST_TRIALS
   )
   max_seconds: float = key(0.0, "of the search; 0: no limit", at_least=0)
   max_tokens: int = key(0, "to evaluate; 0: no limit", at_least=0)
   seed: int = key(0, "of the search", at_least=0, below=2**32)
-  acquisitions: tuple[str, ...] = key(
-    NAMES, "what GP-Hedge chooses from", choices=NAMES
+  search_method: str = key(
+    DEFAULT_METHOD, "how weights are chosen", choices=SEARCH_METHODS
   )
-  initial_weights: tuple[str, ...] = key(
-    (),
-    "first trials, by name (docs/search.md); (): the default order",
-    choices=weight_rules.STARTS,
-  )
-  use_gradients: bool = key(
-    False,
-    "tell the process the loss's derivative by the weights: fewer trials, each "
-    "of three (a pair) or six forward passes",
-  )
+  method_knobs: Any = knobs_of("search_method", SEARCH_METHODS)
   early_stop: bool = key(
     False, "score no further what the best trial beats beyond noise on a part"
   )
   baselines: tuple[str, ...] = key(
     ("grid",),
     "plain searches of as many evaluations in the report",
-    choices=CONTROLS,
+    choices=BASELINES,
   )
   storage: str = key(
     "",
@@ -104,7 +105,7 @@ class SearchConfig:
   mesh: MeshConfig = section(MeshConfig)
 
   def problems(self, prefix: str) -> list[str]:
-    """Lists names that no file may have, and an empty choice."""
+    """Lists names that no file may have, and derivatives of what has none."""
     problems = [
       f"{prefix}{name} must be a plain file name, got {value!r}"
       for name, value in (
@@ -118,6 +119,17 @@ class SearchConfig:
       problems.append(
         f"{prefix}report_dir must not be the run's own {self.report_dir}"
       )
-    if not self.acquisitions:
-      problems.append(f"{prefix}acquisitions must not be empty")
+    evaluator = EVALUATORS.get(self.evaluator)
+    method = SEARCH_METHODS.get(self.search_method)
+    if (
+      evaluator
+      and method
+      and not evaluator.is_differentiable
+      and GRADIENT in method.measures(self.method_knobs)
+    ):
+      has_knob = hasattr(self.method_knobs, "use_gradients")
+      problems.append(
+        f"{prefix}{'use_gradients' if has_knob else 'search_method'}: the "
+        f"evaluator {self.evaluator!r} has no derivatives"
+      )
     return problems + layer_groups_problems(self.layer_groups, prefix)

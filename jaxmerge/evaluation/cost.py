@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmerge.evaluation.objective import JVP_PASSES, VJP_PASSES
+from jaxmerge.evaluation.evaluator import JVP_PASSES, VJP_PASSES
 from jaxmerge.merging.resident import IN_STORAGE
 
 # Bytes a second of trees that are read for every merge (docs/results/merge.md).

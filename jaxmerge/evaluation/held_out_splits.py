@@ -2,20 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxmerge.checkpoints.metadata import Metadata
-from jaxmerge.data.cache import TokenizedCorpus
+from jaxmerge.data.cache import open_corpus
 from jaxmerge.data.config import CorpusConfig, from_metadata
-from jaxmerge.data.heldout import held_out
-from jaxmerge.data.settings import content_hash, open_corpus
+from jaxmerge.data.corpora import content_hash
+from jaxmerge.data.heldout import HeldOut, held_out
+from jaxmerge.data.token_files import TokenizedCorpus
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, check
+from jaxmerge.evaluation.evaluator import Evaluator, EvaluatorRecord, Setting
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.evaluation.score import Direction
 from jaxmerge.files import cache_root, write_bytes
+from jaxmerge.formats.records.metadata import Metadata
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import batch_shards
@@ -40,7 +43,14 @@ class Scorer:
   batch_size: int
 
   def on(self, split: str, max_sequences: int) -> HeldOutLoss:
-    """The loss on a split: "search", "report" or "validation".
+    """The loss on a split; see sequences."""
+    return self.loss(self.sequences(split, max_sequences))
+
+  def loss(self, sequences: HeldOut) -> HeldOutLoss:
+    return HeldOutLoss(self.graph, self.mesh, sequences, self.batch_size)
+
+  def sequences(self, split: str, max_sequences: int) -> HeldOut:
+    """Sequences of a split: "search", "report" or "validation".
 
     Raises:
       InputError: the chosen sequences are of fewer than two documents, so
@@ -48,7 +58,7 @@ class Scorer:
     """
     sequences = held_out(
       self.corpus.splits[split],
-      self.corpus.bytes_per_token_V,
+      self.corpus.tokenizer.bytes_per_token_V,
       seq_len=self.seq_len,
       max_sequences=max_sequences,
     )
@@ -57,7 +67,7 @@ class Scorer:
         f"the {split} split has fewer than two documents to score on; a larger "
         "corpus or more sequences give a standard error"
       )
-    return HeldOutLoss(self.graph, self.mesh, sequences, self.batch_size)
+    return sequences
 
 
 def tokenizer_of(metadata: Metadata) -> Tokenizer:
@@ -167,9 +177,65 @@ def open_scorer(
   assert text.data is not None
   corpus = open_corpus(text.data.with_tokenizer(str(path)), progress=progress)
   if text.is_own and not allow_unrelated:
-    _check_unchanged(metadata, metadata.corpus, corpus.fingerprint)
+    _check_unchanged(metadata, metadata.corpus, corpus.identity)
   graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))
   return Scorer(graph, mesh, corpus, text.seq_len, batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenText:
+  """The sequences of a corpus for an evaluator (evaluator.Opened)."""
+
+  scorer: Scorer
+  source: str
+  build: Callable[[Scorer, HeldOut], Evaluator]
+
+  @property
+  def content(self) -> str:
+    return self.scorer.corpus.identity
+
+  def on(self, split: str, count: int) -> Evaluator:
+    return self.build(self.scorer, self.scorer.sequences(split, count))
+
+
+def text_evaluator(
+  name: str,
+  summary: str,
+  direction: Direction,
+  knobs: type,
+  build: Callable[[Scorer, HeldOut, Any], Evaluator],
+  *,
+  is_differentiable: bool = False,
+) -> EvaluatorRecord:
+  """The record of an evaluator whose items are sequences of the held-out text.
+
+  Args:
+    name, summary, direction, knobs, is_differentiable: of EvaluatorRecord.
+    build: given what to score with, the sequences and the knobs.
+  """
+
+  def of_text(setting: Setting) -> dict[str, Any]:
+    check_batch(setting.batch_size, setting.mesh)
+    keys = ("metadata", "data", "seq_len", "allow_unrelated")
+    return {key: getattr(setting, key) for key in keys}
+
+  def check_text(setting: Setting) -> int:
+    return text_of(**of_text(setting)).seq_len
+
+  def open_text(setting: Setting, progress: Callable[[str], None]) -> _OpenText:
+    scorer = open_scorer(
+      mesh=setting.mesh,
+      batch_size=setting.batch_size,
+      progress=progress,
+      **of_text(setting),
+    )
+    own = setting.metadata.data.get("source", "")
+    source = (setting.data and setting.data.source) or own
+    return _OpenText(scorer, source, lambda s, h: build(s, h, setting.knobs))
+
+  return EvaluatorRecord(
+    name, summary, direction, knobs, check_text, open_text, is_differentiable
+  )
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -3,7 +3,6 @@
 N sequences, B sequences a batch, M batches, L targets a sequence.
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -14,41 +13,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from jaxmerge.data.heldout import HeldOut
-from jaxmerge.model.loss import token_losses
+from jaxmerge.evaluation.evaluator import JVP_PASSES, VJP_PASSES
+from jaxmerge.evaluation.score import Score
+from jaxmerge.model.loss import UNIT, token_losses
 from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
 
 _NONE = np.zeros(0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """The loss of one model on the sequences of a split.
-
-  Attributes:
-    losses_N: float64[N], summed nats of each sequence.
-    targets_N: int64[N], how many tokens each sequence predicts.
-    bytes_N: int64[N], how many bytes of text these tokens stand for.
-    documents_N: int64[N], which document each sequence is from.
-  """
-
-  losses_N: np.ndarray
-  targets_N: np.ndarray
-  bytes_N: np.ndarray
-  documents_N: np.ndarray
-
-  def first(self, count: int) -> "Score":
-    """The score of the first sequences alone."""
-    return Score(
-      *(getattr(self, f.name)[:count] for f in dataclasses.fields(self))
-    )
-
-  @property
-  def nats_per_token(self) -> float:
-    return float(self.losses_N.sum() / self.targets_N.sum())
-
-  @property
-  def bits_per_byte(self) -> float:
-    return float(self.losses_N.sum() / math.log(2) / self.bytes_N.sum())
+_ALL = slice(None)
 
 
 @jax.jit(static_argnums=(0, 1))
@@ -67,6 +38,9 @@ def _batch_losses(
 
 class HeldOutLoss:
   """Scores parameters on one split; its batches stay on the devices.
+
+  An item is a sequence: its value the summed nats of its targets, its weight
+  their number, its cluster the document that it is from.
 
   Args:
     graph: structure of the decoder.
@@ -99,47 +73,57 @@ class HeldOutLoss:
     self._tokens = batches(split.tokens_NxL1.astype(np.int32))
     self._masks = batches(split.mask_NxL.astype(np.bool_))
 
-  def __call__(self, params: Any) -> Score:
-    """Scores one tree of parameters; one compile for all of them."""
-    return self.score(self.losses(params, self.num_sequences))
+  def score(self, params: Any, upto: int | None = None) -> Score:
+    """Scores `upto` sequences, rounded up to whole batches; compiles once."""
+    return self._more(params, _NONE, upto or self.num_sequences)
 
-  def losses(
-    self, params: Any, count: int, known_N: np.ndarray = _NONE
-  ) -> np.ndarray:
-    """Summed nats (float64) of `count` sequences, rounded up to whole batches.
+  def extend(self, params: Any, known: Score, upto: int) -> Score:
+    """As score, without the sequences of which an earlier call gave `known`."""
+    return self._more(params, known.values_N, upto)
 
-    Args:
-      params: of the model.
-      count: sequences to score.
-      known_N: what an earlier call gave of these parameters.
-    """
+  def _more(self, params: Any, known_N: np.ndarray, upto: int) -> Score:
     size = self._tokens[0].shape[0]
-    some = slice(len(known_N) // size, -(-count // size))
+    is_all = len(known_N) == self.num_sequences
+    some = slice(
+      len(self._tokens) if is_all else len(known_N) // size, -(-upto // size)
+    )
+    known_N = known_N[: some.start * size]
     sums = [
       _batch_losses(self._graph, self._everywhere, params, tokens, mask)
       for tokens, mask in zip(self._tokens[some], self._masks[some])
     ]
-    return np.concatenate([known_N, *(np.asarray(s, np.float64) for s in sums)])
+    losses_N = np.concatenate(
+      [known_N, *(np.asarray(part, np.float64) for part in sums)]
+    )
+    return self._score(losses_N, new=slice(len(known_N), None))
 
-  def score(self, losses_N: np.ndarray) -> Score:
-    """A score of the first sequences, from what losses() gave of them."""
+  def _score(
+    self, losses_N: np.ndarray, passes: int = 1, new: slice = _ALL
+  ) -> Score:
+    """The score of the first sequences, padded ones left out.
+
+    Args:
+      losses_N: of them.
+      passes: what it took, in forward passes.
+      new: the sequences that it took them on.
+    """
     split = self.split
-    count = min(len(losses_N), len(split.tokens_NxL1))
+    count = min(len(losses_N), self.num_sequences)
+    losses_N = losses_N[:count]
+    targets_N = split.mask_NxL[:count].sum(axis=1).astype(np.int64)
+    bytes_N = np.asarray(split.bytes_N[:count], np.int64)
     return Score(
-      losses_N=losses_N[:count],
-      targets_N=split.mask_NxL[:count].sum(axis=1).astype(np.int64),
-      bytes_N=np.asarray(split.bytes_N[:count], np.int64),
-      documents_N=np.asarray(split.document_N[:count], np.int64),
+      values_N=losses_N,
+      weights_N=targets_N,
+      clusters_N=np.asarray(split.document_N[:count], np.int64),
+      unit=UNIT,
+      direction="minimize",
+      tokens=passes * int(targets_N[new].sum()),
+      extras={"bits/byte": float(losses_N.sum() / math.log(2) / bytes_N.sum())},
     )
 
   def slope(self, params: Any, tangent: Any) -> tuple[Score, np.ndarray]:
-    """The score of parameters and its derivative along a change of them.
-
-    Forward mode: about three forward passes.
-
-    Returns:
-      The score, and d losses_N / d t at params + t tangent (float64[N]).
-    """
+    """The score and its derivative along a tangent, in forward mode."""
     found = [
       _batch_slopes(self._graph, self._everywhere, params, tangent, *batch)
       for batch in zip(self._tokens, self._masks)
@@ -148,14 +132,11 @@ class HeldOutLoss:
       np.concatenate([np.asarray(part[i], np.float64) for part in found])
       for i in (0, 1)
     )
-    score = self.score(losses_N)
-    return score, slopes_N[: len(score.losses_N)]
+    score = self._score(losses_N, JVP_PASSES)
+    return score, slopes_N[: self.num_sequences]
 
   def gradient(self, params: Any) -> tuple[Score, Any]:
-    """The score of parameters and d sum(losses_N) / d params, in float32.
-
-    Reverse mode: about six forward passes on a CPU.
-    """
+    """The score and its gradient, in reverse mode."""
     total = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=jnp.float32), params)
     found = []
     for batch in zip(self._tokens, self._masks):
@@ -164,7 +145,7 @@ class HeldOutLoss:
       )
       found.append(losses_B)
     losses_N = np.concatenate([np.asarray(part, np.float64) for part in found])
-    return self.score(losses_N), total
+    return self._score(losses_N, VJP_PASSES), total
 
 
 @jax.jit(static_argnums=(0, 1))

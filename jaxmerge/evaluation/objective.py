@@ -1,6 +1,6 @@
-"""The objective of a search: weights in, held-out loss of the merge out.
+"""The objective of a search: weights in, score of the merge out.
 
-K checkpoints, G groups of parameters with weights of their own, N sequences.
+K checkpoints, G groups of parameters with weights of their own, N items.
 """
 
 import dataclasses
@@ -13,23 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from jaxmerge.bayesopt.reach import Reach, weights_from_unit
-from jaxmerge.bayesopt.study import Observation
+from jaxmerge.bayesopt.study.study import Observation
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.errors import InputError, check
-from jaxmerge.evaluation import paired
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss, Score
+from jaxmerge.evaluation import statistics
+from jaxmerge.evaluation.evaluator import (
+  Differentiable,
+  Evaluator,
+  Resumable,
+)
+from jaxmerge.evaluation.score import Score, as_loss, noun
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.resident import Trees
+from jaxmerge.simplex.bounds import Bounds, weights_from_unit
 
 WEIGHTS = "weights"
 # Parts of the split after which a trial may be stopped, and by how many
 # standard errors it must be beaten.
 _RUNGS = (0.25, 0.5)
 _BEATEN = 3.0
-# What a derivative costs in forward passes (docs/results/search.md).
-JVP_PASSES = 3
-VJP_PASSES = 6
 
 Weights = Sequence[Sequence[float]]
 
@@ -48,12 +50,12 @@ class Domain(NamedTuple):
   Attributes:
     steps: training step of each checkpoint, increasing.
     groups: of the parameters that have weights of their own.
-    reach: of the last checkpoint's weight.
+    bounds: of the last checkpoint's weight.
   """
 
   steps: Sequence[int]
   groups: Groups
-  reach: Reach
+  bounds: Bounds
 
   @property
   def names_GxK(self) -> list[list[str]]:
@@ -62,7 +64,7 @@ class Domain(NamedTuple):
   def weights(self, params: dict[str, float]) -> list[list[float]]:
     """The checkpoint weights of each group (GxK)."""
     return [
-      weights_from_unit([params[name] for name in names], self.reach)
+      weights_from_unit([params[name] for name in names], self.bounds)
       for names in self.names_GxK
     ]
 
@@ -79,30 +81,29 @@ class MergedLoss:
 
   Args:
     trees: K trees of parameters, oldest first.
-    heldout: what to score on.
+    evaluator: scores them.
     groups: of parameters with weights of their own.
 
   Attributes:
     last: the score of the last tree alone.
-    tokens: targets scored so far; a derivative counts as the forward passes
-      that it costs.
+    tokens: spent so far; see Score.
 
   Raises:
-    InputError: the last tree has no finite loss to compare with.
+    InputError: the last tree has no finite score to compare with.
   """
 
-  def __init__(self, trees: Trees, heldout: HeldOutLoss, groups: Groups):
+  def __init__(self, trees: Trees, evaluator: Evaluator, groups: Groups):
     self._trees = trees
     # The last merge that score() made and nobody else holds.
     self._spare: Any = None
-    self._heldout = heldout
+    self._evaluator = evaluator
     self._groups = groups
     self.tokens = 0
-    self.last = heldout(trees[-1])
-    if not math.isfinite(self.last.nats_per_token):
+    self.last = evaluator.score(trees[-1])
+    if not math.isfinite(self.last.mean):
       raise InputError(
-        "the last checkpoint to merge has a loss that is not a finite number: "
-        "the run has diverged; choose earlier steps"
+        f"the last checkpoint to merge has a {noun(self.last.direction)} that "
+        "is not a finite number: the run has diverged; choose earlier steps"
       )
 
   def check_differentiable(self, steps: Sequence[int]) -> None:
@@ -133,31 +134,34 @@ class MergedLoss:
     return params
 
   def score(self, weights_GxK: Weights, best: Score | None = None) -> Score:
-    """The score of a merge, of fewer sequences where it is beaten early.
+    """The score of a merge, of fewer items where it is beaten early.
 
     Args:
       weights_GxK: of the merge.
-      best: on the whole split; after a quarter and a half of its sequences,
-        which are random samples of it, a merge that is worse beyond three
-        paired standard errors is scored no further.
+      best: on the whole split; after a quarter and a half of its items, which
+        are random samples of it, a merge that is worse beyond three paired
+        standard errors is scored no further.
     """
     params = self._scratch(weights_GxK)
-    all_of_them = self._heldout.num_sequences
-    losses_N = np.zeros(0)
+    all_of_them = len(self.last.values_N)
+    found = None
     for rung in (*(_RUNGS if best else ()), 1.0):
       count = math.ceil(rung * all_of_them)
-      losses_N = self._heldout.losses(params, count, losses_N)
-      score = self._heldout.score(losses_N[:count])
+      if found is not None and isinstance(self._evaluator, Resumable):
+        found = self._evaluator.extend(params, found, count)
+      else:
+        found = self._evaluator.score(params, count)
+      # Whole batches are what it costs, whatever the sample.
+      self.tokens += found.tokens
+      score = found.first(count)
       if best is not None and count < all_of_them and _is_beaten(score, best):
         break
-    # Whole batches are what it costs, whatever the sample.
-    self.tokens += int(self._heldout.score(losses_N).targets_N.sum())
     return score
 
   def differentiated(
     self, weights_GxK: Weights
   ) -> tuple[Score, np.ndarray, float]:
-    """The score, d nats per token / d weights (GxK), and its standard error.
+    """The score, d mean / d weights (GxK), and its standard error.
 
     Weights of a group sum to one, so only differences within a row matter:
     the last checkpoint's entry is 0.
@@ -165,24 +169,27 @@ class MergedLoss:
     """
     weights = np.asarray(weights_GxK, np.float32)
     params = self._scratch(weights_GxK)
-    targets = float(self.last.targets_N.sum())
     if weights.shape == (1, 2):
       score, slope = self._slope(params, np.array([[-1.0, 1.0]], np.float32))
       stderr = slope.stderr / math.sqrt(2)
       return score, np.array([[0.0, slope.mean]]), stderr
-    score, gradient = self._heldout.gradient(params)
-    self.tokens += VJP_PASSES * int(targets)
-    total_GxK = self._trees.slopes(gradient, self._groups)
-    return score, total_GxK / targets, self._slope_stderr(weights, score)
+    assert isinstance(self._evaluator, Differentiable)
+    score, gradient = self._evaluator.gradient(params)
+    self.tokens += score.tokens
+    mean_GxK = self._trees.slopes(gradient, self._groups) / float(
+      score.weights_N.sum()
+    )
+    return score, mean_GxK, self._slope_stderr(weights, score)
 
   def _slope(
     self, params: Any, along_GxK: np.ndarray
-  ) -> tuple[Score, paired.Estimate]:
+  ) -> tuple[Score, statistics.Estimate]:
     """The score, and the derivative of its mean along a change of weights."""
     tangent = self._trees.weighted_sum(along_GxK.tolist(), self._groups)
-    score, slopes_N = self._heldout.slope(params, tangent)
-    self.tokens += JVP_PASSES * int(score.targets_N.sum())
-    return score, paired.ratio(slopes_N, score)
+    assert isinstance(self._evaluator, Differentiable)
+    score, slopes_N = self._evaluator.slope(params, tangent)
+    self.tokens += score.tokens
+    return score, statistics.ratio(slopes_N, score)
 
   def _slope_stderr(self, weights_GxK: np.ndarray, score: Score) -> float:
     """From the difference to the last checkpoint, over the way to it.
@@ -198,9 +205,9 @@ class MergedLoss:
     _, slope = self._slope(self._trees[-1], along)
     return slope.stderr / float(np.linalg.norm(along))
 
-  def paired(self, score: Score) -> paired.Estimate:
+  def paired(self, score: Score) -> statistics.Estimate:
     """Difference to the last checkpoint alone, with its standard error."""
-    return paired.difference(score, self.last.first(len(score.losses_N)))
+    return _behind(score, self.last)
 
 
 def _is_one_hot(weights_GxK: Weights) -> bool:
@@ -216,9 +223,14 @@ def _all_finite(tree: Any) -> jax.Array:
   )
 
 
+def _behind(score: Score, other: Score) -> statistics.Estimate:
+  """Difference to a score of all items, on those that `score` is of."""
+  return statistics.difference(score, other.first(len(score.values_N)))
+
+
 def _is_beaten(score: Score, best: Score) -> bool:
-  behind = paired.difference(score, best.first(len(score.losses_N)))
-  return behind.mean > _BEATEN * behind.stderr
+  behind = _behind(score, best)
+  return as_loss(behind.mean, best.direction) > _BEATEN * behind.stderr
 
 
 Incumbent = Callable[[], dict[str, float] | None]
@@ -231,7 +243,7 @@ def make_objective(
   use_gradients: bool = False,
   incumbent: Incumbent | None = None,
 ) -> Callable[[int, dict[str, float]], Observation]:
-  """What a study calls: a point of the simplex to the merge's search loss.
+  """What a study calls: a point of the simplex to the merge's search score.
 
   The standard error told is that of the paired difference to the last
   checkpoint: most of the absolute one is shared by all trials.
@@ -267,8 +279,8 @@ def make_objective(
     score = None
     if best is not None or not use_gradients:
       score = merged.score(weights_GxK, best)
-    pruned = score is not None and len(score.losses_N) < len(
-      merged.last.losses_N
+    pruned = score is not None and len(score.values_N) < len(
+      merged.last.values_N
     )
     if score is not None and not pruned:
       # Not what the gradient's program gives, which rounds otherwise: another
@@ -277,7 +289,7 @@ def make_objective(
     if use_gradients and not pruned:
       score, gradient_GxK, stderr = merged.differentiated(weights_GxK)
       # A unit step of a parameter is a step of `scale` in its weight.
-      scale = 1 - domain.reach.alpha + domain.reach.beta
+      scale = 1 - domain.bounds.alpha + domain.bounds.beta
       attrs[GRADIENT] = {
         name: scale * float(slope)
         for names, slopes in zip(domain.names_GxK, gradient_GxK)
@@ -300,12 +312,12 @@ def _observation(
   pruned: bool,
   attrs: dict[str, Any],
 ) -> Observation:
-  """What the study keeps; of a stopped trial an estimate for all sequences."""
+  """What the study keeps; of a stopped trial an estimate for all items."""
   difference = merged.paired(score)
-  value, stderr = score.nats_per_token, difference.stderr
+  value, stderr = score.mean, difference.stderr
   if pruned and best is not None:
-    behind = paired.difference(score, best.first(len(score.losses_N)))
-    value, stderr = best.nats_per_token + behind.mean, behind.stderr
+    behind = _behind(score, best)
+    value, stderr = best.mean + behind.mean, behind.stderr
   return Observation(
     value=value,
     stderr=stderr,

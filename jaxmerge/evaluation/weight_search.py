@@ -6,94 +6,117 @@ K checkpoints, G groups of parameters with weights of their own.
 import os
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge.bayesopt.limits import Limits
-from jaxmerge.bayesopt.padding import Observations
-from jaxmerge.bayesopt.reach import is_same, unit_from_weights
-from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.space import simplices_of
-from jaxmerge.bayesopt.study import Ending, open_study, run_study
-from jaxmerge.bayesopt.trials import is_scored, observations, recommended
-from jaxmerge.errors import check
+from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.study import Ending, open_study, run_study
+from jaxmerge.bayesopt.trials import GRADIENT
+from jaxmerge.config_fields import identity
+from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.objective import (
   WEIGHTS,
   Domain,
   MergedLoss,
   make_objective,
 )
+from jaxmerge.evaluation.score import Direction
+from jaxmerge.evaluation.search_method import (
+  DEFAULT_METHOD,
+  Findings,
+  SearchMethod,
+)
 from jaxmerge.merging import weight_rules
+from jaxmerge.simplex.bounds import is_same, unit_from_weights
 
 _STARTS = "starts"
+_MEASURES = (GRADIENT,)
 
 
-def unit_starts(
-  names: Sequence[str], domain: Domain, budget: int, use_gradients: bool
-) -> list[list[float]]:
-  """Points of the simplex to try before the process is asked.
+class WeightSearch(NamedTuple):
+  """What of a search of weights decides which it tries.
 
-  The last checkpoint alone is always the first. Weights that give it too
-  little are moved towards it until they do not. Without duplicates, and never
-  more than half of the budget.
-
-  Args:
-    names: as for weight_rules.starts; none: its default order.
-    domain: of the search.
-    budget: evaluations in all.
-    use_gradients: each start tells its slopes too, so that few are needed.
-
-  Raises:
-    InputError: an unknown name.
+  Attributes:
+    domain: of the weights.
+    method: that chooses them.
+    knobs: of the method.
+    seed: of its draws.
+    num_trials: the budget.
   """
-  count = len(domain.steps)
-  order = names or weight_rules.default_starts(count, use_gradients)
-  found: list[list[float]] = []
-  for _, weights_K in weight_rules.starts(("last", *order), count):
-    missing = domain.reach.alpha - weights_K[-1]
-    part = missing / (1 - weights_K[-1]) if missing > 0 else 0.0
-    moved = [(1 - part) * w for w in weights_K]
-    moved[-1] += part
-    unit_K = unit_from_weights(moved, domain.reach)
-    if all(not is_same(unit_K, other) for other in found):
-      found.append(unit_K)
-  return found[: max(budget // 2, 1)]
 
+  domain: Domain
+  method: SearchMethod
+  knobs: Any
+  seed: int
+  num_trials: int
 
-def fingerprint_of(
-  domain: Domain,
-  *,
-  seed: int,
-  acquisitions: Sequence[str],
-  use_gradients: bool,
-  starts: Sequence[str],
-) -> dict[str, Any]:
-  """What of a search of weights decides which it tries."""
-  return {
-    "seed": seed,
-    "alpha": domain.reach.alpha,
-    "beta": domain.reach.beta,
-    "groups": list(domain.groups.names_G),
-    "acquisitions": list(acquisitions),
-    "use_gradients": use_gradients,
-    "initial_weights": list(starts),
-  }
+  @property
+  def use_gradients(self) -> bool:
+    """Whether each trial tells the score's derivative by the weights."""
+    wanted = self.method.measures(self.knobs)
+    check(
+      f"the search method {self.method.name!r} wants {name!r} measured, which "
+      f"is none of {', '.join(_MEASURES)}"
+      for name in wanted
+      if name not in _MEASURES
+    )
+    return GRADIENT in wanted
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What tells it from others; studies of before there were methods go on."""
+    name, knobs = self.method.name, identity(self.knobs).items()
+    return {
+      "seed": self.seed,
+      "alpha": self.domain.bounds.alpha,
+      "beta": self.domain.bounds.beta,
+      "groups": list(self.domain.groups.names_G),
+      **{k: list(v) if isinstance(v, tuple) else v for k, v in knobs},
+      **({"search_method": name} if name != DEFAULT_METHOD else {}),
+    }
+
+  @property
+  def starts(self) -> list[list[float]]:
+    """Points of the simplex to try before the method is asked.
+
+    The last checkpoint alone is always the first. Weights that give it too
+    little are moved towards it until they do not. Without duplicates, and
+    never more than half of the budget.
+    """
+    bounds, count = self.domain.bounds, len(self.domain.steps)
+    names = ("last", *self.method.starts(count, self.knobs))
+    found: list[list[float]] = []
+    for _, weights_K in weight_rules.starts(names, count):
+      missing = bounds.alpha - weights_K[-1]
+      part = missing / (1 - weights_K[-1]) if missing > 0 else 0.0
+      moved = [(1 - part) * w for w in weights_K]
+      moved[-1] += part
+      unit_K = unit_from_weights(moved, bounds)
+      if all(not is_same(unit_K, other) for other in found):
+        found.append(unit_K)
+    return found[: max(self.num_trials // 2, 1)]
+
+  def findings(
+    self, study: Study, trials: Sequence[FrozenTrial] | None = None
+  ) -> Findings:
+    """What the method is told of these trials; by default of all."""
+    if trials is None:
+      trials = ended(study, self.num_trials)
+    space = simplices_of(self.domain.names_GxK, None)
+    return Findings(trials, space, study.direction)
 
 
 def open_weight_study(
   storage: str | os.PathLike[str],
   name: str,
-  domain: Domain,
+  search: WeightSearch,
   *,
-  seed: int,
-  acquisitions: Sequence[str],
-  use_gradients: bool,
-  starts: Sequence[str],
-  num_trials: int,
-  fingerprint: Mapping[str, Any],
+  identity: Mapping[str, Any],
+  direction: Direction = "minimize",
   described: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Study:
   """Opens or goes on with a study of merge weights; see open_study.
@@ -105,32 +128,18 @@ def open_weight_study(
     storage,
     name,
     sampler=RandomSampler(),
-    fingerprint={
-      **fingerprint_of(
-        domain,
-        seed=seed,
-        acquisitions=acquisitions,
-        use_gradients=use_gradients,
-        starts=starts,
-      ),
-      **fingerprint,
-    },
-    num_trials=num_trials,
+    identity={**search.identity, **identity},
+    num_trials=search.num_trials,
+    direction=direction,
     described=described,
   )
-  check_trials(study, domain)
+  check_trials(study, search.domain)
   if _STARTS not in study.user_attrs:
-    study.set_user_attr(
-      _STARTS, unit_starts(starts, domain, num_trials, use_gradients)
-    )
-  study.sampler = GPHedgeSampler(
-    seed=seed,
-    acquisitions=acquisitions,
-    simplex=domain.names_GxK,
-    use_gradients=use_gradients,
-    # Read back: of two searchers that create a study the later one decides.
-    starts=study.user_attrs[_STARTS],
-  )
+    study.set_user_attr(_STARTS, search.starts)
+  # Read back: of two searchers that create a study the later one decides.
+  starts = study.user_attrs[_STARTS]
+  space = simplices_of(search.domain.names_GxK, starts)
+  study.sampler = search.method.sampler(space, search.seed, search.knobs)
   return study
 
 
@@ -159,24 +168,16 @@ def ended(study: Study, num_trials: int) -> list[FrozenTrial]:
   ]
 
 
-def lowest(study: Study, num_trials: int) -> FrozenTrial | None:
-  """The trial of the lowest observed loss so far; of equals the first."""
-  scored = [
-    trial
-    for trial in ended(study, num_trials)
-    if trial.state == TrialState.COMPLETE and is_scored(trial)
-  ]
-  return min(scored, key=lambda t: t.value or 0.0, default=None)
+def direction_of(study: Study) -> Direction:
+  return "minimize" if study.direction.name == "MINIMIZE" else "maximize"
 
 
 def run_weight_study(
   study: Study,
   merged: MergedLoss,
-  domain: Domain,
+  search: WeightSearch,
   *,
-  num_trials: int,
-  limits: Limits,
-  use_gradients: bool,
+  limits: Budget,
   early_stop: bool,
   on_trial: Callable[[FrozenTrial], None],
 ) -> Ending:
@@ -185,52 +186,63 @@ def run_weight_study(
   Args:
     study: from open_weight_study.
     merged: scores merges.
-    domain: of the study.
-    num_trials: the budget.
-    limits: further ones.
-    use_gradients: tell the process the loss's derivative too.
+    search: of the study.
+    limits: further ones than the budget.
     early_stop: score no further what the best trial so far beats beyond noise.
     on_trial: called with each trial that this process finishes.
+
+  Raises:
+    InputError: the study is of scores of the other direction.
   """
+  if merged.last.direction != direction_of(study):
+    raise InputError(
+      f"the study is to {direction_of(study)}, the evaluator's scores say "
+      f"{merged.last.direction}"
+    )
 
   def incumbent() -> dict[str, float] | None:
-    best = lowest(study, num_trials)
+    best = search.findings(study).best_observed
     return best.params if best else None
 
   objective = make_objective(
     merged,
-    domain,
-    use_gradients=use_gradients,
+    search.domain,
+    use_gradients=search.use_gradients,
     incumbent=incumbent if early_stop else None,
   )
   return run_study(
-    study, objective, num_trials=num_trials, on_trial=on_trial, limits=limits
+    study,
+    objective,
+    num_trials=search.num_trials,
+    on_trial=on_trial,
+    limits=limits,
+    has_converged=lambda trials: search.method.has_converged(
+      search.findings(study, trials), search.knobs
+    ),
   )
 
 
-def told(
-  study: Study,
-  domain: Domain,
-  trials: Sequence[FrozenTrial],
-  use_gradients: bool,
-) -> Observations:
-  """What the process knows after these trials, of which one has a score."""
-  space = simplices_of(domain.names_GxK, None)
-  found = observations(trials, space, study.direction, use_gradients)
-  assert found is not None, "no trial has a score"
-  return found
+class Choice(NamedTuple):
+  """What a search recommends.
 
-
-def choose(
-  study: Study, domain: Domain, num_trials: int, use_gradients: bool
-) -> FrozenTrial | None:
-  """The trial to hand over (trials.recommended); None where none is scored.
-
-  Algorithm 1 of arXiv 2403.19390 returns the best observation; with noise
-  that is the luckiest one, and the posterior mean decides instead.
+  Attributes:
+    params: of the merge.
+    number: of the trial that had them; None where none had.
   """
-  trials = ended(study, num_trials)
-  if lowest(study, num_trials) is None:
+
+  params: dict[str, float]
+  number: int | None
+
+
+def choose(study: Study, search: WeightSearch) -> Choice | None:
+  """What the method recommends; None where no trial is scored."""
+  found = search.findings(study)
+  if found.best_observed is None:
     return None
-  space = simplices_of(domain.names_GxK, None)
-  return recommended(trials, space, study.direction, use_gradients)
+  params = dict(search.method.recommend(found, search.knobs))
+  numbers = [
+    t.number
+    for t in found.trials
+    if t.state == TrialState.COMPLETE and t.params == params
+  ]
+  return Choice(params, numbers[0] if numbers else None)

@@ -15,9 +15,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxmerge.checkpoints.leaves import Chunk, Leaf, LeafSpec, num_rows
 from jaxmerge.checkpoints.merged import Readings
-from jaxmerge.checkpoints.tallies import BLOCK, Tally
+from jaxmerge.formats.integrity.checksums import BLOCK, Checksum
+from jaxmerge.formats.lazy_tensors import (
+  Chunk,
+  LazyTensor,
+  TensorSpec,
+  num_rows,
+)
 from jaxmerge.parallel.rules import is_stacked
 
 # One reads and computes while the other does; more wait for the same disk.
@@ -32,31 +37,31 @@ class Stored(NamedTuple):
   Attributes:
     name: what the user calls it.
     leaves: by name.
-    tally: sees each chunk once; None where nothing is to be checked.
+    checksum: sees each chunk once; None where nothing is to be checked.
   """
 
   name: str
-  leaves: Mapping[str, Leaf]
-  tally: Tally | None = None
+  leaves: Mapping[str, LazyTensor]
+  checksum: Checksum | None = None
 
   def read(self, chunk: Chunk) -> np.ndarray:
     array = self.leaves[chunk.name].rows(chunk.start, chunk.stop)
-    if self.tally is not None:
-      self.tally.add(chunk._replace(array=array))
+    if self.checksum is not None:
+      self.checksum.add(chunk._replace(array=array))
     return array
 
 
 def stored(readings: Readings, weights_K: Sequence[float]) -> list[Stored]:
   """The sources of a merge; those of weight zero are not opened."""
   return [
-    Stored(source.name, source.open_leaves() if weight else {}, tally)
-    for source, tally, weight in zip(*readings, weights_K, strict=True)
+    Stored(source.name, source.open_leaves() if weight else {}, checksum)
+    for source, checksum, weight in zip(*readings, weights_K, strict=True)
   ]
 
 
 def specs(
-  trees: Sequence[Mapping[str, Leaf]], *, by_layer: bool
-) -> dict[str, LeafSpec]:
+  trees: Sequence[Mapping[str, LazyTensor]], *, by_layer: bool
+) -> dict[str, TensorSpec]:
   """What the merged tree will be, with rows that are handled together.
 
   Args:
@@ -73,12 +78,12 @@ def specs(
     stored = math.lcm(*(tree[name].rows_together for tree in trees))
     together = max(together // stored, 1) * stored
     together = min(together, max(num_rows(first.shape), 1))
-    found[name] = LeafSpec(first.shape, first.dtype, together)
+    found[name] = TensorSpec(first.shape, first.dtype, together)
   return found
 
 
 def chunks(
-  merged: Mapping[str, LeafSpec], *, whole: bool = False
+  merged: Mapping[str, TensorSpec], *, whole: bool = False
 ) -> Iterator[Chunk]:
   """Of all leaves in order.
 
@@ -96,7 +101,7 @@ def chunks(
 
 
 def needed_bytes(
-  merged: Mapping[str, LeafSpec], at_once: int, *, whole: bool, workers: int
+  merged: Mapping[str, TensorSpec], at_once: int, *, whole: bool, workers: int
 ) -> int:
   """Memory for chunks at the same time, at most.
 

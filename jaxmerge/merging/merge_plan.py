@@ -6,27 +6,27 @@ memory.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from jaxmerge.checkpoints.leaves import LeafSpec
-from jaxmerge.checkpoints.merged import Readings, Recipe, save_merged_rows
-from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.trajectory import (
+from jaxmerge.checkpoints.inputs import (
   DECODER,
   Checkpoint,
   check_step_directories,
 )
+from jaxmerge.checkpoints.merged import Readings, save_merged_rows
 from jaxmerge.errors import Problems
 from jaxmerge.files import check_room, human_bytes
+from jaxmerge.formats.lazy_tensors import TensorSpec
+from jaxmerge.formats.records.metadata import abstract_params
+from jaxmerge.formats.records.provenance import Provenance
 from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.groups import WeightGroups, grouped
 from jaxmerge.merging.method import Method, average_weights, bands_of
 from jaxmerge.merging.weight_checks import weighing
-
-Progress = Callable[[str, int, int, str], None]
+from jaxmerge.progress import Progress
 
 # Bytes a second, read and written together, of a merge on two CPU cores whose
 # files are in memory already (docs/results/merge.md).
@@ -58,7 +58,7 @@ class MergePlan(NamedTuple):
   is_average: bool
   budget: float
   groups: WeightGroups | None = None
-  specs: Mapping[str, LeafSpec] = {}
+  specs: Mapping[str, TensorSpec] = {}
   needed: int = 0
   workers: int = chunks.WORKERS
 
@@ -85,9 +85,9 @@ class MergePlan(NamedTuple):
     return [max(map(abs, column)) for column in zip(*rows, strict=True)]
 
   @property
-  def provenance(self) -> Recipe:
+  def provenance(self) -> Provenance:
     """How the merge is made, as its output says it."""
-    return Recipe(
+    return Provenance(
       self.method.name,
       self.weights_K,
       groups=self.groups.by_name if self.groups else {},
@@ -220,7 +220,7 @@ def run_streamed(
     work,
     chunks.chunks(plan.specs, whole=plan.method.whole),
     plan.workers,
-    lambda name: progress("merge", next(count), len(plan.specs), name),
+    lambda name: progress.stage("merge", next(count), len(plan.specs), name),
   )
   save_merged_rows(
     output,

@@ -234,14 +234,6 @@ def average_weights(
   return found if abs(sum(found) - 1) < 1e-9 else list(of_one)
 
 
-def help_text() -> str:
-  """A line for each method."""
-  width = max(map(len, METHODS))
-  return "\n".join(
-    f"  {name:<{width}}  {method.summary}" for name, method in METHODS.items()
-  )
-
-
 def table() -> str:
   """The table of docs/merge.md."""
   return "\n".join(

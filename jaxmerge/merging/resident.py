@@ -13,20 +13,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmerge.checkpoints.leaves import (
-  ArrayLeaf,
-  Chunk,
-  Leaf,
-  LeafSpec,
-  num_rows,
-)
+from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.merged import Readings
-from jaxmerge.checkpoints.metadata import tree_of_leaves
-from jaxmerge.checkpoints.sources import load_params, place
-from jaxmerge.checkpoints.tallies import Tally
-from jaxmerge.checkpoints.trajectory import Checkpoint
+from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.errors import InputError
 from jaxmerge.files import human_bytes
+from jaxmerge.formats.integrity.checksums import Checksum
+from jaxmerge.formats.lazy_tensors import (
+  Chunk,
+  LazyTensor,
+  TensorSpec,
+  array_leaf,
+  num_rows,
+  place_leaves,
+  tree_of_leaves,
+)
 from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.average import (
   grouped_average,
@@ -84,7 +85,7 @@ class TreesInStorage:
   def __init__(
     self,
     names: Sequence[str],
-    leaves_K: Sequence[Mapping[str, Leaf]],
+    leaves_K: Sequence[Mapping[str, LazyTensor]],
     shardings: Any,
   ):
     self._trees = [
@@ -97,7 +98,7 @@ class TreesInStorage:
     return len(self._trees)
 
   def __getitem__(self, k: int) -> Any:
-    return place(self._trees[k].leaves, self._shardings)
+    return place_leaves(self._trees[k].leaves, self._shardings)
 
   def average(
     self, weights_GxK: Weights, groups: Groups, previous: Any = None
@@ -129,7 +130,7 @@ Trees = TreesOnDevices | TreesInStorage
 
 def _on_devices(
   parts: Iterator[Chunk],
-  specs: Mapping[str, LeafSpec],
+  specs: Mapping[str, TensorSpec],
   shardings: Any,
 ) -> Any:
   """A tree from its chunks; only one leaf at a time is whole on the host."""
@@ -152,7 +153,7 @@ class Placement(NamedTuple):
   needed: float
 
 
-def choose_place(
+def choose_placement(
   checkpoints: Sequence[Checkpoint],
   shardings: Any,
   *,
@@ -214,19 +215,19 @@ def open_trees(
     return TreesOnDevices([load_params(c, shardings) for c in checkpoints])
   readings = Readings.of(checkpoints)
   leaves_K = [
-    _read(checkpoint, tally, keep=where == IN_HOST_MEMORY)
-    for checkpoint, tally in zip(*readings, strict=True)
+    _read(checkpoint, checksum, keep=where == IN_HOST_MEMORY)
+    for checkpoint, checksum in zip(*readings, strict=True)
   ]
   readings.hashes()
   return TreesInStorage([c.name for c in checkpoints], leaves_K, shardings)
 
 
 def _read(
-  checkpoint: Checkpoint, tally: Tally, *, keep: bool
-) -> Mapping[str, Leaf]:
+  checkpoint: Checkpoint, checksum: Checksum, *, keep: bool
+) -> Mapping[str, LazyTensor]:
   """The leaves of a checkpoint, all read once; kept in memory or not."""
   leaves = checkpoint.open_leaves()
-  tree = chunks.Stored(checkpoint.name, leaves, tally)
+  tree = chunks.Stored(checkpoint.name, leaves, checksum)
   kept: dict[str, list[np.ndarray]] = {name: [] for name in leaves}
   parts = chunks.chunks(chunks.specs([leaves], by_layer=False))
   for chunk in chunks.in_order(tree.read, parts):
@@ -235,6 +236,6 @@ def _read(
   if not keep:
     return leaves
   return {
-    name: ArrayLeaf(np.concatenate(arrays).reshape(leaves[name].shape))
+    name: array_leaf(np.concatenate(arrays).reshape(leaves[name].shape))
     for name, arrays in kept.items()
   }

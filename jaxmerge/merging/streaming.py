@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmerge.checkpoints.leaves import Chunk, row_shape
-from jaxmerge.checkpoints.norms import all_finite
-from jaxmerge.checkpoints.tallies import blocks
 from jaxmerge.errors import check
+from jaxmerge.formats.integrity.checksums import blocks
+from jaxmerge.formats.integrity.norms import all_finite
+from jaxmerge.formats.lazy_tensors import Chunk
 from jaxmerge.merging.average import weighted_sum
 from jaxmerge.merging.chunks import TOGETHER, Stored
 from jaxmerge.merging.groups import Groups
@@ -69,14 +69,14 @@ class Average:
     for tree, weight in zip(self._trees, self._weights_K(chunk), strict=True):
       if weight != 0:
         used.append((tree, weight))
-      elif tree.leaves and tree.tally:  # whose digests are of all rows
+      elif tree.leaves and tree.checksum:  # whose digests are of all rows
         tree.read(chunk)
     if len(used) == 1 and used[0][1] == 1:
       return used[0][0].read(chunk)
     if not used:  # of weights that are a direction, not shares
       leaf = self._trees[0].leaves[chunk.name]
       rows = chunk.stop - chunk.start
-      return np.zeros((rows, *row_shape(leaf.shape)), leaf.dtype)
+      return np.zeros((rows, *leaf.shape[1:]), leaf.dtype)
     if not _is_averageable(used[0][0], chunk):
       return _common(chunk, [tree for tree, _ in used])
     first = range(0, len(used), TOGETHER)

@@ -5,9 +5,9 @@ K checkpoints, oldest first; every function gives K numbers that sum to 1.
 
 from collections.abc import Sequence
 
-from jaxmerge.bayesopt.reach import is_same, normalised
 from jaxmerge.errors import InputError
 from jaxmerge.merging.method import METHODS, average_weights
+from jaxmerge.simplex.bounds import is_same, normalised
 
 
 def last(count: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a decoder is made of, as plain numbers that a checkpoint can carry."""
+"""The config of a decoder: plain numbers that a checkpoint can carry."""
 
 import dataclasses
 import typing
@@ -100,10 +100,10 @@ class ModelConfig:
 
   def problems(self, prefix: str = "model.") -> list[str]:
     """Values that do not fit together, where each alone is in its range."""
-    problems: list[str] = []
     heads = self.num_attention_heads
     if min(heads, self.num_key_value_heads) < 1:
-      return problems
+      return []
+    problems = []
     rotated = int(self.head_size * self.rotary_fraction)
     if not self.head_dim and self.hidden_size % heads:
       problems.append(
@@ -132,7 +132,7 @@ class ModelConfig:
     return problems
 
 
-# What `to_dict` always names; of the rest only what differs from its default,
+# `to_dict` always names these; of the rest only what differs from its default,
 # so that what an older version has saved stays equal to what it was.
 _ALWAYS = (
   "vocab_size",
@@ -152,7 +152,7 @@ _ALWAYS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig(ModelConfig):
-  """A whole decoder; plain numbers that a checkpoint can carry.
+  """A whole decoder.
 
   Attributes:
     vocab_size: tokens of the tokenizer; logits have this many columns.
@@ -200,35 +200,30 @@ class DecoderConfig(ModelConfig):
 def _type_problems(
   prefix: str, cls: type, values: Mapping[str, Any]
 ) -> list[str]:
-  """Plain values of other types than their fields; unknown and missing keys.
-
-  NaN, Inf and numbers that no size can have are of no type.
-  """
+  """Plain values of other types than their fields; unknown and missing keys."""
   kinds = typing.get_type_hints(cls)
   required = {
     field.name
     for field in dataclasses.fields(cls)
     if field.default is dataclasses.MISSING
   }
-  given = set(values)
-  problems = [
-    f"unknown {prefix} key {name!r}" for name in sorted(given - set(kinds))
+  given = values.keys()
+  return [
+    *(f"unknown {prefix} key {name!r}" for name in sorted(given - kinds)),
+    *(f"missing {prefix} key {name!r}" for name in sorted(required - given)),
+    *(
+      f"{prefix}.{name} is {values[name]!r}"
+      for name in sorted(given & kinds)
+      if not _is_a(values[name], kinds[name])
+    ),
   ]
-  problems += [
-    f"missing {prefix} key {name!r}" for name in sorted(required - given)
-  ]
-  for name in sorted(given & set(kinds)):
-    value, kind = values[name], kinds[name]
-    if kind in (int, float):
-      types = (int,) if kind is int else (int, float)
-      is_right = type(value) in types and abs(value) < _LARGEST
-    elif kind in (str, bool):
-      is_right = type(value) is kind
-    else:
-      is_right = True  # a section of its own
-    if not is_right:
-      problems.append(f"{prefix}.{name} is {value!r}")
-  return problems
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+  """NaN, Inf and numbers that no size can have are of no type."""
+  if kind in (int, float):
+    return type(value) in (int, kind) and abs(value) < _LARGEST
+  return kind not in (str, bool) or type(value) is kind
 
 
 def _problems(config: DecoderConfig) -> list[str]:

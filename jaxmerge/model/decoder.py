@@ -78,25 +78,21 @@ class Attention(nnx.Module):
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.config = config
-    query_width = config.num_attention_heads * config.head_size
-    kv_width = config.num_key_value_heads * config.head_size
+    width, size = config.hidden_size, config.head_size
+    query_width = config.num_attention_heads * size
+    kv_width = config.num_key_value_heads * size
     bias = config.attention_bias != ""
-    self.query = _linear(
-      config, config.hidden_size, query_width, rngs, bias=bias
-    )
-    self.key = _linear(config, config.hidden_size, kv_width, rngs, bias=bias)
-    self.value = _linear(config, config.hidden_size, kv_width, rngs, bias=bias)
+    self.query = _linear(config, width, query_width, rngs, bias=bias)
+    self.key = _linear(config, width, kv_width, rngs, bias=bias)
+    self.value = _linear(config, width, kv_width, rngs, bias=bias)
     if config.query_key_norm:
       whole = config.query_key_norm == "projection"
-      size = config.head_size
       self.query_norm = _rms_norm(config, query_width if whole else size, rngs)
       self.key_norm = _rms_norm(config, kv_width if whole else size, rngs)
     # Residual branches start small, so that depth does not grow the stream.
     gain = 1.0 / (2 * config.num_hidden_layers)
     bias = config.attention_bias == "all"
-    self.out = _linear(
-      config, query_width, config.hidden_size, rngs, gain=gain, bias=bias
-    )
+    self.out = _linear(config, query_width, width, rngs, gain=gain, bias=bias)
 
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
     config = self.config
@@ -130,11 +126,8 @@ class MLP(nnx.Module):
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.config = config
-    width, hidden, bias = (
-      config.hidden_size,
-      config.intermediate_size,
-      config.mlp_bias,
-    )
+    width, hidden = config.hidden_size, config.intermediate_size
+    bias = config.mlp_bias
     if config.gated_mlp:
       self.gate = _linear(config, width, hidden, rngs, bias=bias)
     self.up = _linear(config, width, hidden, rngs, bias=bias)
@@ -169,12 +162,7 @@ class Layer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """A language model whose layers are one stacked, scanned tree.
-
-  Args:
-    config: sizes and options.
-    rngs: Flax random streams for the initial parameters (`params`).
-  """
+  """A language model whose layers are one stacked, scanned tree."""
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.config = config

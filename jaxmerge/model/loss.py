@@ -9,6 +9,8 @@ from flax import nnx
 
 from jaxmerge.model.decoder import Decoder, Params
 
+UNIT = "nats/token"
+
 
 def token_losses(
   graph: nnx.GraphDef, params: Params, tokens_BxL1: jax.Array
@@ -16,8 +18,7 @@ def token_losses(
   """Cross-entropy of each next token in nats.
 
   Args:
-    graph: structure of the decoder.
-    params: its parameters, a nested dict.
+    graph, params: the decoder's structure and its parameters.
     tokens_BxL1: int32[B, L + 1]; token i is predicted from those before it.
 
   Returns:

@@ -14,7 +14,7 @@ KINDS = ("linear", "dynamic", "llama3", "yarn")
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How a longer context is fitted into the angles that were trained.
+  """Fits a longer context into the angles that were trained.
 
   Attributes:
     kind: "linear" divides every frequency by `factor` (2306.15595); "dynamic"
@@ -39,7 +39,7 @@ class RopeScaling:
   truncate: bool = True
 
   def problems(self) -> list[str]:
-    """What is wrong with these numbers."""
+    """Lists numbers that mean nothing."""
     if self.kind not in KINDS:
       return [f"rope_scaling.kind must be one of {KINDS}, got {self.kind!r}"]
     found = [
@@ -66,7 +66,6 @@ def rotate(
   """Rotates queries or keys by their positions, halves paired as in Llama.
 
   Args:
-    x_BxLxHxS: queries or keys.
     theta: the base of the frequencies.
     fraction: only the first int(S * fraction) entries are rotated.
     scaling: how the frequencies are changed for a longer context.
@@ -111,7 +110,7 @@ def _frequencies(
 
 
 def _kept_by_llama3(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
-  """How much of each frequency is kept: linear in its turns, from 0 to 1."""
+  """The part of each frequency that is kept, linear in its turns."""
   turns = scaling.original_length * frequencies / (2 * math.pi)
   return jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
 
@@ -120,11 +119,9 @@ def _kept_by_yarn(size: int, theta: float, scaling: RopeScaling) -> jax.Array:
   """Like llama3's, but linear in the index of the frequency."""
 
   def index(turns: float) -> float:
-    """Of the frequency that makes so many turns in the original length."""
-    positions_a_turn = scaling.original_length / turns
-    return (
-      size * math.log(positions_a_turn / (2 * math.pi)) / (2 * math.log(theta))
-    )
+    """The index that makes so many turns in the original length."""
+    ratio = scaling.original_length / turns / (2 * math.pi)
+    return size * math.log(ratio) / (2 * math.log(theta))
 
   first, last = index(scaling.high), index(scaling.low)
   if scaling.truncate:

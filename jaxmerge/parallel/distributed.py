@@ -49,14 +49,13 @@ def is_first_process() -> bool:
 
 
 def on_first_process(action: Callable[[], _T]) -> _T | None:
-  """Does something in the first process; every process goes on after it.
+  """Acts in the first process; every process goes on after it.
 
   Returns:
-    What the action returned, None in the other processes.
+    The action's value, None in the other processes.
 
   Raises:
-    Exception: in the first process what the action raised.
-    InputError: in the others, that it did.
+    Exception: in the first process as the action, in the others InputError.
   """
   raised: Exception | None = None
   found: _T | None = None

@@ -11,9 +11,9 @@ from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
-# Of the memory that there is, where no budget is given.
+# The share of the free memory to use where no budget is given.
 _SHARE = 0.7
-# What a verb's key `memory_budget_gb` is, for its help.
+# Help of a verb's key `memory_budget_gb`.
 MEMORY_BUDGET = (
   "GiB of memory on all devices together; 0: seven tenths of what is free"
 )

@@ -43,7 +43,7 @@ def leaf_name(path: Sequence[Any]) -> str:
 
 
 def is_stacked(name: str) -> bool:
-  """Whether the first axis of a parameter of that name is the layer."""
+  """Says whether the first axis of a parameter of that name is the layer."""
   return name.startswith("layers/")
 
 
@@ -92,7 +92,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_share(mesh: Mesh) -> tuple[int, int]:
-  """Which share of every batch this process feeds: (its index, of how many).
+  """The share of every batch that this process feeds: (index, of how many).
 
   Processes that only the tensor axis tells apart feed the same share.
 
@@ -122,5 +122,5 @@ def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
 
 
 def batch_shards(mesh: Mesh) -> int:
-  """Over how many devices the sequences of a batch are spread."""
+  """The number of devices over which the sequences of a batch are spread."""
   return math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))

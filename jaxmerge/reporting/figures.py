@@ -153,7 +153,7 @@ def baselines(results: Results) -> bytes:
   )
   merge_N = np.array([not row.name.startswith("step_") for row in rows])
   scale = extent_N[merge_N].max() or extent_N.max() or 0.01
-  reach = 1.6 * float(scale)
+  bounds = 1.6 * float(scale)
   with style.figure(7.2, 1.1 + 0.36 * len(rows)) as figure:
     axes = figure.subplots()
     axes.axvline(0, color=style.BLACK, lw=1)
@@ -161,11 +161,12 @@ def baselines(results: Results) -> bytes:
       delta, stderr = row.report_delta_vs_last, 2 * row.report_delta_stderr
       colour = style.GREY
       if row.is_significant:
-        colour = style.BLUE if delta < 0 else style.VERMILION
-      if extent_N[y] > reach:
+        is_better = results.as_loss(delta) < 0
+        colour = style.BLUE if is_better else style.VERMILION
+      if extent_N[y] > bounds:
         marker = ">" if delta > 0 else "<"
         axes.plot(
-          np.sign(delta) * reach * 0.96, y, marker=marker, color=colour, ms=8
+          np.sign(delta) * bounds * 0.96, y, marker=marker, color=colour, ms=8
         )
       else:
         axes.errorbar(
@@ -180,13 +181,14 @@ def baselines(results: Results) -> bytes:
         fontsize=8.5,
         color=colour if row.is_significant else style.BLACK,
       )
-    axes.set_xlim(-reach, reach)
+    axes.set_xlim(-bounds, bounds)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.grid(axis="y", visible=False)
+    ends = ("better", "worse")[:: 1 if results.better == "lower" else -1]
     axes.set_xlabel(
-      f"report loss minus that of last ({results.unit}),"
+      f"report {results.noun} minus that of last ({results.unit}),"
       " ± 2 paired standard errors\n"
-      "\u2190 better          worse \u2192"
+      f"\u2190 {ends[0]}          {ends[1]} \u2192"
     )
     return style.png(figure)

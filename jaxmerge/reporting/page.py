@@ -52,7 +52,8 @@ def write_report(
       which stay.
     title: of the page.
     results: of the search.
-    figures: PNG bytes by name, of FIGURES; those left out have no section.
+    figures: PNG bytes by name, of FIGURES or a search method's own; those
+      left out have no section.
     facts: what the run was (corpus, parameters, devices, versions), in the
       order in which they are listed.
     commands: what a reader types to get this report again.
@@ -81,6 +82,7 @@ def write_report(
     images={
       name: base64.b64encode(image).decode() for name, image in figures.items()
     },
+    known=FIGURES,
     facts=facts,
     commands=commands,
   )

@@ -3,6 +3,7 @@
 K checkpoints, M points of a posterior, N trials.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.tri import Triangulation
 
-from jaxmerge.bayesopt.reach import Reach, unit_from_weights, weights_from_unit
+from jaxmerge.evaluation.score import Direction, as_loss
 from jaxmerge.reporting import style
 from jaxmerge.reporting.results import Results, Trial
+from jaxmerge.simplex.bounds import Bounds, unit_from_weights, weights_from_unit
 
 # More numbers than these do not fit beside each other, or hide the markers.
 _MOST_NUMBERS, _MOST_IN_TRIANGLE = 30, 16
@@ -26,6 +28,7 @@ _LOSSES = LinearSegmentedColormap.from_list(
 )
 _DOUBT = LinearSegmentedColormap.from_list("doubt", ["#FBFBFB", "#B4B4B4"])
 _NUM_LEVELS = 9
+_LESS: Direction = "minimize"
 
 
 class Posterior(NamedTuple):
@@ -42,13 +45,13 @@ class Posterior(NamedTuple):
   std_M: np.ndarray
 
 
-def pair(posterior: Posterior, results: Results, reach: Reach) -> bytes:
+def pair(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
   """Posterior of a pair against the later weight, with every trial.
 
   Args:
     posterior: at increasing weights of the later checkpoint.
     results: of the search.
-    reach: of the later checkpoint's weight.
+    bounds: of the later checkpoint's weight.
   """
   trials = results.scored
   earlier, later = results.steps
@@ -64,23 +67,29 @@ def pair(posterior: Posterior, results: Results, reach: Reach) -> bytes:
       asked_N, loss_N, 2 * stderr_N, fmt="none", ecolor=style.GREY, elinewidth=1
     )
     style.plot_trials(axes, results, trials, asked_N, loss_N)
-    index = [trial.number for trial in trials].index(results.best)
-    style.ring(axes, asked_N[index], loss_N[index], results.best)
+    chosen = results.chosen
+    x = chosen.weights.get(later, 0.0)
+    style.ring(axes, x, chosen.loss, results.best)
     told = [mean_M, loss_N - 2 * stderr_N, loss_N + 2 * stderr_N]
     low, high = _limits(posterior, np.concatenate(told))
     # The lowest part of the axes belongs to the trials' numbers.
     strip = low - 0.16 * (high - low)
     axes.set_ylim(strip - 0.04 * (high - low), high)
-    ends = (reach.alpha, 1.0, reach.highest)
+    ends = (bounds.alpha, 1.0, bounds.highest)
     axes.set_xlim(*style.padded(np.array(ends), 0.03))
     for end in ends:
       axes.axvline(end, color=style.GREY, lw=0.8, ls=":")
-    _number_below(axes, asked_N, loss_N, trials, strip)
+    best_N = results.as_loss(loss_N)
+    kept_N = np.ones(len(trials), bool)
+    if len(trials) > _MOST_NUMBERS:
+      kept_N = best_N <= np.minimum.accumulate(best_N)
+    kept = list(itertools.compress(trials, kept_N))
+    _number_below(axes, asked_N[kept_N], loss_N[kept_N], kept, strip)
     axes.set_xlabel(
       rf"$\lambda$, weight of step {later}"
       rf" (step {earlier} has $1 - \lambda$)"
     )
-    axes.set_ylabel(f"search loss ({results.unit})")
+    axes.set_ylabel(f"search {results.noun} ({results.unit})")
     style.legend_above(figure)
     return style.png(figure)
 
@@ -104,17 +113,13 @@ def _number_below(
   strip: float,
 ) -> None:
   """Trial numbers in a strip at the bottom, each tied to its marker."""
-  kept = np.ones(len(trials), bool)
-  if len(trials) > _MOST_NUMBERS:
-    kept = loss_N <= np.minimum.accumulate(loss_N)
   low, high = axes.get_xlim()
   gap = 0.03 * (high - low)
-  at = style.spread(x_N[kept], gap, low + gap / 2, high - gap / 2)
-  numbers = np.array([trial.number for trial in trials])[kept]
+  at = style.spread(x_N, gap, low + gap / 2, high - gap / 2)
   box = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"}
   line = {"color": "#B5B5B5", "lw": 0.6, "shrinkA": 0}
-  for number, x, y, x_text in zip(numbers, x_N[kept], loss_N[kept], at):
-    style.tie(axes, number, (x, y), (x_text, strip), line, bbox=box)
+  for trial, x, y, x_text in zip(trials, x_N, loss_N, at):
+    style.tie(axes, trial.number, (x, y), (x_text, strip), line, bbox=box)
 
 
 def slices(posteriors: Sequence[Posterior], results: Results) -> bytes:
@@ -132,25 +137,27 @@ def slices(posteriors: Sequence[Posterior], results: Results) -> bytes:
   columns = min(len(kept), 4)
   rows = -(-len(kept) // columns)
   # The posterior far from the chosen weights may be of another scale.
-  low, high = _shown(np.concatenate([posteriors[k].mean_M for k in kept]))
+  mean = [results.as_loss(posteriors[k].mean_M) for k in kept]
+  low, high = _shown(np.concatenate(mean))
   lowest = [
-    np.min(posteriors[k].mean_M - 2 * posteriors[k].std_M) for k in kept
+    np.min(mean_M - 2 * posteriors[k].std_M) for mean_M, k in zip(mean, kept)
   ]
-  low = min(low, chosen.loss, *lowest)
+  low = min(low, results.as_loss(chosen.loss), *lowest)
+  limits = np.array([results.as_loss(low), results.as_loss(high)])
   with style.figure(7.2, 0.9 + 2.0 * rows) as figure:
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, k in zip(panels.flat, kept):
       weights_MxK, mean_M, std_M = posteriors[k]
       style.band(axes, weights_MxK[:, k], mean_M, std_M)
       axes.axvline(weight[k], color=style.VERMILION, lw=0.9, ls=":")
-      style.ring(axes, weight[k], chosen.loss, chosen.number)
+      style.ring(axes, weight[k], chosen.loss, results.best)
       axes.set_title(f"step {steps[k]}")
       axes.set_xlim(*style.padded(weights_MxK[:, k], 0.04))
-      axes.set_ylim(*style.padded(np.array([low, high]), 0.06))
+      axes.set_ylim(*style.padded(limits, 0.06))
     for axes in panels.flat[len(kept) :]:
       axes.set_axis_off()
     figure.supxlabel("weight of the checkpoint", fontsize=9.5)
-    figure.supylabel(f"search loss ({results.unit})", fontsize=9.5)
+    figure.supylabel(f"search {results.noun} ({results.unit})", fontsize=9.5)
     style.legend_above(figure)
     return style.png(figure)
 
@@ -162,45 +169,48 @@ def _shown(values: np.ndarray) -> tuple[float, float]:
   return low, max(high, low + 1e-9 * max(abs(low), 1.0))
 
 
-def ternary(posterior: Posterior, results: Results, reach: Reach) -> bytes:
+def ternary(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
   """Mean and standard deviation over three checkpoints, with every trial.
 
   Args:
     posterior: at weights that cover the triangle searched.
     results: of the search.
-    reach: of the last weight.
+    bounds: of the last weight.
   """
   trials, steps = results.scored, results.steps
   numbers = [trial.number for trial in trials]
   points_Nx2 = _on_paper(
     np.array([[t.weights.get(step, 0.0) for step in steps] for t in trials]),
-    reach,
+    bounds,
   )
-  points_Mx2 = _on_paper(posterior.weights_MxK, reach)
+  points_Mx2 = _on_paper(posterior.weights_MxK, bounds)
   with style.figure(7.2, 4.6) as figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.8, 1))
-    for axes, values_M, colours, title, margin in (
+    expected = f"Expected search {results.noun}"
+    for axes, values_M, colours, title, margin, direction in (
       # Room for the trials' numbers on either side.
-      (left, posterior.mean_M, _LOSSES, "Expected search loss", 0.12),
-      (right, posterior.std_M, _DOUBT, "Its standard deviation", 0.1),
+      (left, posterior.mean_M, _LOSSES, expected, 0.12, results.direction),
+      (right, posterior.std_M, _DOUBT, "Its standard deviation", 0.1, _LESS),
     ):
-      _triangle(axes, points_Mx2, values_M, colours, results.unit)
+      _triangle(axes, points_Mx2, values_M, colours, results.unit, direction)
       axes.set_xlim(-margin, 1 + margin)
       axes.text(0.5, 1.05, title, ha="center", fontsize=10)
     style.plot_trials(left, results, trials, *points_Nx2.T)
-    x, y = points_Nx2[numbers.index(results.best)]
+    weights = results.chosen.weights
+    weights_1xK = np.array([[weights.get(step, 0.0) for step in steps]])
+    [(x, y)] = _on_paper(weights_1xK, bounds)
     style.ring(left, x, y, results.best)
     right.plot(*points_Nx2.T, ls="", marker=".", ms=3, color=style.BLACK)
     _number_beside(left, points_Nx2, numbers)
     for axes in (left, right):
-      _name_corners(axes, steps, reach)
+      _name_corners(axes, steps, bounds)
     style.legend_above(figure)
     return style.png(figure)
 
 
-def _on_paper(weights_Nx3: np.ndarray, reach: Reach) -> np.ndarray:
+def _on_paper(weights_Nx3: np.ndarray, bounds: Bounds) -> np.ndarray:
   """Places weights in the triangle that the search may reach."""
-  unit = [unit_from_weights(w, reach) for w in weights_Nx3.tolist()]
+  unit = [unit_from_weights(w, bounds) for w in weights_Nx3.tolist()]
   return np.array(unit) @ _CORNERS_3x2
 
 
@@ -210,11 +220,20 @@ def _triangle(
   values_M: np.ndarray,
   colours: LinearSegmentedColormap,
   unit: str,
+  direction: Direction,
 ) -> None:
-  levels = np.linspace(*_shown(values_M), _NUM_LEVELS)
+  """Contours, the darkest for the best values."""
+  is_less = direction == _LESS
+  limits = _shown(as_loss(values_M, direction))
+  levels = as_loss(np.linspace(*limits, _NUM_LEVELS), direction)
+  levels = levels[:: 1 if is_less else -1]
   triangles = Triangulation(points_Mx2[:, 0], points_Mx2[:, 1])
   filled = axes.tricontourf(
-    triangles, values_M, levels, cmap=colours, extend="max"
+    triangles,
+    values_M,
+    levels,
+    cmap=colours if is_less else colours.reversed(),
+    extend="max" if is_less else "min",
   )
   axes.tricontour(triangles, values_M, levels, colors="white", linewidths=0.6)
   bar = axes.figure.colorbar(
@@ -245,12 +264,12 @@ def _number_beside(
       style.tie(axes, number, point, (x_text, y), line)
 
 
-def _name_corners(axes: Axes, steps: Sequence[int], reach: Reach) -> None:
+def _name_corners(axes: Axes, steps: Sequence[int], bounds: Bounds) -> None:
   for step, corner, offset, place in zip(
     steps, _CORNERS_3x2, (-9, -9, 9), ("top", "top", "bottom")
   ):
     vertex_K = [float(step == other) for other in steps]
-    weights_K = weights_from_unit(vertex_K, reach)
+    weights_K = weights_from_unit(vertex_K, bounds)
     name = f"step {step}"
     if weights_K != vertex_K:
       # Beside the upper corner is room for one line only, and for its length.

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxmerge.bayesopt import simplex, surrogate
-from jaxmerge.bayesopt.padding import Observations
-from jaxmerge.bayesopt.reach import Reach, unit_from_weights, weights_from_unit
+from jaxmerge.bayesopt.gp import surrogate
+from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.reporting import posterior_figures
 from jaxmerge.reporting.posterior_figures import Posterior
 from jaxmerge.reporting.results import Results
+from jaxmerge.simplex import points
+from jaxmerge.simplex.bounds import Bounds, unit_from_weights, weights_from_unit
 
 _PAIR_POINTS = 201
 _SLICE_POINTS = 64
@@ -21,48 +22,53 @@ _TRIANGLE_POINTS = 741
 
 
 def posterior_plots(
-  told: Observations, results: Results, reach: Reach
+  observations: Observations, results: Results, bounds: Bounds
 ) -> dict[str, bytes]:
   """The figure "posterior" for two checkpoints, "slices" for more.
 
   For three checkpoints there is a "ternary" too.
 
   Args:
-    told: what the search's process knows, in maximisation sign.
+    observations: what the search's process knows, in maximisation sign.
     results: of the search.
-    reach: of the last weight.
+    bounds: of the last weight.
   """
   count = len(results.steps)
   if count == 2:
-    [answer] = _ask(told, [simplex.grid(2, _PAIR_POINTS)], reach)
-    return {"posterior": posterior_figures.pair(answer, results, reach)}
+    parts = [points.grid(2, _PAIR_POINTS)]
+    [answer] = _ask(observations, parts, results, bounds)
+    return {"posterior": posterior_figures.pair(answer, results, bounds)}
   weights = results.chosen.weights
   weights_K = [weights.get(step, 0.0) for step in results.steps]
-  unit_K = np.array(unit_from_weights(weights_K, reach))
+  unit_K = np.array(unit_from_weights(weights_K, bounds))
   parts = [line(unit_K, k) for k in range(count)]
-  parts += [simplex.grid(3, _TRIANGLE_POINTS)] if count == 3 else []
-  answers = _ask(told, parts, reach)
+  parts += [points.grid(3, _TRIANGLE_POINTS)] if count == 3 else []
+  answers = _ask(observations, parts, results, bounds)
   found = {"slices": posterior_figures.slices(answers[:count], results)}
   if count == 3:
-    found["ternary"] = posterior_figures.ternary(answers[3], results, reach)
+    found["ternary"] = posterior_figures.ternary(answers[3], results, bounds)
   return found
 
 
 def _ask(
-  told: Observations, parts: Sequence[np.ndarray], reach: Reach
+  observations: Observations,
+  parts: Sequence[np.ndarray],
+  results: Results,
+  bounds: Bounds,
 ) -> list[Posterior]:
   """The posterior at each part's unit points (MxK).
 
   All parts are one question: one fit, one compilation.
   """
-  mean_M, std_M = surrogate.posterior(told, np.concatenate(parts))
+  mean_M, std_M = surrogate.posterior(observations, np.concatenate(parts))
+  mean_M = results.as_loss(-mean_M)
   ends = np.cumsum([len(part) for part in parts])[:-1]
   weights = [
-    np.array([weights_from_unit(unit_K, reach) for unit_K in part.tolist()])
+    np.array([weights_from_unit(unit_K, bounds) for unit_K in part.tolist()])
     for part in parts
   ]
   return list(
-    map(Posterior, weights, np.split(-mean_M, ends), np.split(std_M, ends))
+    map(Posterior, weights, np.split(mean_M, ends), np.split(std_M, ends))
   )
 
 

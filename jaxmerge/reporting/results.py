@@ -1,15 +1,19 @@
-"""The numbers of a report: trials, rows of baselines and results.json."""
+"""The numbers of a report: trials, rows of baselines and results.json.
+
+A "loss" is a score in the unit and of the direction of the search's evaluator.
+"""
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from jaxmerge.errors import check
+from jaxmerge.evaluation.score import Direction, as_loss, noun
 from jaxmerge.files import write_json
 
 # The reason of a trial that was given up as clearly not the best.
@@ -58,12 +62,13 @@ class Row:
   """One way to get a model out of the trail, and how good it is.
 
   Attributes:
-    name: "last", "step_<n>", "uniform", the name of a baseline or "gp_hedge".
+    name: "last", "step_<n>", "uniform", the name of a baseline or that of the
+      search method.
     evaluations: how many times the search split was scored to choose it.
     weights: weight of each checkpoint, by training step, increasing.
     search_loss: on the split used for the choice.
     report_loss: on the split that the choice never saw.
-    report_delta_vs_last: report_loss minus that of "last"; negative is better.
+    report_delta_vs_last: report_loss minus that of "last".
     report_delta_stderr: paired standard error of that difference, clustered by
       document.
   """
@@ -97,22 +102,40 @@ class Results:
   """What a search has found.
 
   Attributes:
-    rows: in the order in which they are shown, "last" first, "gp_hedge" last.
+    rows: in the order in which they are shown, "last" first, the search last.
     trials: by number, at least one with a loss.
-    best: number of the one that was chosen.
+    best: number of the one that was chosen; None where the merge was not tried.
     tokens_trained: tokens that the run had trained on at its last merged
       checkpoint; 0 where that is not known.
     tokens_saved: more tokens that the run needs to reach the merged loss; None
       when it never reaches it.
-    unit: of every loss here and in the trials.
+    unit, direction: of every loss here and in the trials.
   """
 
   rows: Sequence[Row]
   trials: Sequence[Trial]
-  best: int
+  best: int | None
   tokens_trained: int
   tokens_saved: int | None
-  unit: str = "nats/token"
+  unit: str
+  direction: Direction
+
+  @property
+  def noun(self) -> str:
+    """The word for a loss."""
+    return noun(self.direction)
+
+  @property
+  def better(self) -> str:
+    return "lower" if self.direction == "minimize" else "higher"
+
+  @property
+  def best_word(self) -> str:
+    return "lowest" if self.direction == "minimize" else "highest"
+
+  def as_loss(self, values: Any) -> Any:
+    """Values of which less is better; its own inverse."""
+    return as_loss(values, self.direction)
 
   @property
   def last(self) -> Row:
@@ -129,8 +152,10 @@ class Results:
 
   @property
   def chosen(self) -> Trial:
-    """The trial whose merge is the row "gp_hedge"."""
-    return next(trial for trial in self.trials if trial.number == self.best)
+    """The trial whose merge is the last row; of none, as if it were one."""
+    merged = self.merged
+    made_up = Trial(-1, merged.weights, merged.search_loss, 0.0, "")
+    return next((t for t in self.trials if t.number == self.best), made_up)
 
   @property
   def scored(self) -> list[Trial]:
@@ -151,14 +176,19 @@ def write_results(path: epath.PathLike, results: Results) -> None:
     if isinstance(value, float) and not math.isfinite(value)
   )
   value = {
-    "rows": [vars(row) for row in results.rows],
+    "rows": [
+      {name.replace("loss", results.noun): v for name, v in vars(row).items()}
+      for row in results.rows
+    ],
     "tokens_trained": results.tokens_trained,
     "tokens_saved": results.tokens_saved,
   }
   write_json(path, value)
 
 
-def tokens_saved(merged_loss: float, later: Sequence[Point]) -> int | None:
+def tokens_saved(
+  merged_loss: float, later: Sequence[Point], direction: Direction = "minimize"
+) -> int | None:
   """Tokens that the run needs after the merge to be as good as the merge.
 
   Between two of the run's own checkpoints the loss is taken to be linear in
@@ -167,11 +197,14 @@ def tokens_saved(merged_loss: float, later: Sequence[Point]) -> int | None:
   Args:
     merged_loss: report loss of the merged model.
     later: report losses of the run's checkpoints, from the last merged one on.
+    direction: of the losses.
 
   Returns:
     Tokens, rounded; 0 when the last merged checkpoint is already as good; None
     when the run never gets there.
   """
+  merged_loss = as_loss(merged_loss, direction)
+  later = [p._replace(loss=as_loss(p.loss, direction)) for p in later]
   if later[0].loss <= merged_loss:
     return 0
   for a, b in itertools.pairwise(later):

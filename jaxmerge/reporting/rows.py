@@ -9,18 +9,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmerge.bayesopt.controls import CONTROLS
-from jaxmerge.bayesopt.reach import weights_from_unit
-from jaxmerge.checkpoints.sources import load_params
-from jaxmerge.checkpoints.trajectory import Checkpoint
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.bayesopt.baselines import BASELINES
+from jaxmerge.checkpoints.inputs import Checkpoint
+from jaxmerge.checkpoints.model_inputs import load_params
+from jaxmerge.evaluation.evaluator import Evaluator
 from jaxmerge.evaluation.objective import Domain
-from jaxmerge.evaluation.paired import difference
+from jaxmerge.evaluation.score import as_loss, noun
+from jaxmerge.evaluation.statistics import difference
 from jaxmerge.merging import weight_rules
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.resident import Trees
+from jaxmerge.progress import Progress
 from jaxmerge.reporting.results import Point, Row
-from jaxmerge.training.loop import Progress
+from jaxmerge.simplex.bounds import weights_from_unit
 
 _NO_LOSS = 1e6
 
@@ -35,6 +36,9 @@ class Comparison:
     where: shardings of a parameter tree.
     search: the split that choices are made on.
     report: the split that choices never see.
+
+  Attributes:
+    unit, direction: of all scores.
   """
 
   def __init__(
@@ -43,8 +47,8 @@ class Comparison:
     trees: Trees,
     trail: Sequence[Checkpoint],
     where: Any,
-    search: HeldOutLoss,
-    report: HeldOutLoss,
+    search: Evaluator,
+    report: Evaluator,
   ):
     self.domain = domain
     self.trail = trail
@@ -54,10 +58,13 @@ class Comparison:
     self._report = report
     last = trees[-1]
     self._groups = one_group(last)
-    self._last_report = report(last)
+    self._last_report = report.score(last)
+    self.unit = self._last_report.unit
+    self.direction = self._last_report.direction
 
   def rows(
     self,
+    method: str,
     params: dict[str, float],
     evaluations: int,
     baselines: Sequence[str],
@@ -69,11 +76,12 @@ class Comparison:
     What has diverged, or is merged with such a checkpoint, gets no row.
 
     Args:
-      params: of the trial that the search chose.
+      method: name of the search's row.
+      params: that the search recommends.
       evaluations: that it took, and that each baseline gets.
-      baselines: names of bayesopt.controls.
+      baselines: names of bayesopt.baselines.
       seed: of their draws.
-      progress: called with a stage, evaluations done, in all and a note.
+      progress: told how far the work is.
     """
     domain = self.domain
     count = len(domain.steps)
@@ -84,12 +92,12 @@ class Comparison:
       step = checkpoint.metadata.step
       name, weights = f"step_{step}", {step: 1.0}
       found.append(self._row(name, self._tree(checkpoint), weights, 1))
-      progress("baselines", number, len(earlier), name)
+      progress.stage("baselines", number, len(earlier), name)
     found.append(self._average("uniform", weight_rules.uniform(count), 1))
     for name in baselines:
       found += self._baseline(name, evaluations, seed, progress)
     merged = self._row(
-      "gp_hedge",
+      method,
       self._trees.average(domain.weights(params), domain.groups),
       dict(zip(domain.steps, domain.mean_weights(params))),
       evaluations,
@@ -111,16 +119,16 @@ class Comparison:
       step = checkpoint.metadata.step
       loss = known.get(step)
       if loss is None:
-        loss = self._report(self._tree(checkpoint)).nats_per_token
+        loss = self._report.score(self._tree(checkpoint)).mean
       if math.isfinite(loss):
         found.append(Point(step, checkpoint.metadata.tokens, loss))
-      progress("trail", number, len(self.trail), f"step {step}")
+      progress.stage("trail", number, len(self.trail), f"step {step}")
     return found
 
   def _baseline(
     self, name: str, evaluations: int, seed: int, progress: Progress
   ) -> list[Row]:
-    """The best weights of a plain search of bayesopt.controls, as one row.
+    """The best weights of a plain search of bayesopt.baselines, as one row.
 
     Of equals the point nearer to the last checkpoint wins; no row where no
     point has a finite loss.
@@ -129,18 +137,20 @@ class Comparison:
     asked = itertools.count(1)
 
     def loss(unit_K: Sequence[float]) -> float:
-      weights_K = weights_from_unit(unit_K, self.domain.reach)
+      weights_K = weights_from_unit(unit_K, self.domain.bounds)
       tree = self._trees.average([weights_K], self._groups)
-      value = self._search(tree).nats_per_token
+      value = as_loss(self._search.score(tree).mean, self.direction)
       if math.isfinite(value):
         found.append((value, -weights_K[-1], weights_K))
-      lowest = f"best {min(found)[0]:.4f}" if found else "no loss yet"
+      best = f"no {noun(self.direction)} yet"
+      if found:
+        best = f"best {as_loss(min(found)[0], self.direction):.4f}"
       count = next(asked)
-      progress(name, count, max(evaluations, count), lowest)
+      progress.stage(name, count, max(evaluations, count), best)
       # An infinite loss would end a fit or a sampler: as bad as the worst.
       return value if math.isfinite(value) else _NO_LOSS
 
-    CONTROLS[name](loss, len(self.domain.steps), evaluations, seed)
+    BASELINES[name](loss, len(self.domain.steps), evaluations, seed)
     done = next(asked) - 1
     return [self._average(name, min(found)[2], done)] if found else []
 
@@ -161,14 +171,14 @@ class Comparison:
   def _row(
     self, name: str, tree: Any, weights: Mapping[int, float], evaluations: int
   ) -> Row:
-    report = self._report(tree)
+    report = self._report.score(tree)
     delta = difference(report, self._last_report)
     return Row(
       name=name,
       evaluations=evaluations,
       weights=weights,
-      search_loss=self._search(tree).nats_per_token,
-      report_loss=report.nats_per_token,
+      search_loss=self._search.score(tree).mean,
+      report_loss=report.mean,
       report_delta_vs_last=delta.mean,
       report_delta_stderr=delta.stderr,
     )

@@ -4,7 +4,6 @@ J acquisitions, N trials.
 """
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,20 +17,21 @@ _MOST_SIGMAS = 5.0
 
 
 def convergence(results: Results) -> bytes:
-  """Lowest search loss so far after each evaluation, beside the baselines."""
+  """Best search loss so far after each evaluation, beside the baselines."""
   trials = results.trials
   baselines = {"last": results.last.search_loss} | {
     row.name: row.search_loss
     for row in results.rows
-    if row.name not in ("last", "gp_hedge") and not row.is_single
+    if row is not results.merged and not row.is_single
   }
   scored_N = np.array([not trial.failure for trial in trials])
-  loss_N = np.array([trial.loss for trial in trials])
+  loss_N = results.as_loss(np.array([trial.loss for trial in trials]))
   count_N = np.arange(1, len(trials) + 1)
   best_N = np.fmin.accumulate(np.where(scored_N, loss_N, np.nan))
-  interesting = np.array([*best_N[~np.isnan(best_N)], *baselines.values()])
+  lines = [results.as_loss(value) for value in baselines.values()]
+  interesting = np.array([*best_N[~np.isnan(best_N)], *lines])
   low, high = style.padded(interesting, 0.1)
-  # Bad questions would flatten the rest: those above the axes become carets.
+  # Bad questions would flatten the rest: those off the axes become carets.
   highest = style.padded(loss_N[scored_N], 0.1)[1]
   high = min(high + 0.6 * (high - low), max(high, highest))
   inside_N = scored_N & (loss_N <= high)
@@ -41,37 +41,44 @@ def convergence(results: Results) -> bytes:
       axes.axhline(value, color=style.GREY, lw=1, ls="--")
     axes.step(
       count_N,
-      best_N,
+      results.as_loss(best_N),
       where="post",
       color=style.VERMILION,
       lw=1.8,
-      label="lowest so far",
+      label=f"{results.best_word} so far",
     )
     inside = list(itertools.compress(trials, inside_N))
     style.plot_trials(
-      axes, results, inside, count_N[inside_N], loss_N[inside_N]
+      axes,
+      results,
+      inside,
+      count_N[inside_N],
+      results.as_loss(loss_N[inside_N]),
     )
-    _outside(axes, trials, inside_N, high - 0.02 * (high - low))
-    axes.set_ylim(low, high)
+    edge = results.as_loss(high - 0.02 * (high - low))
+    _outside(axes, results, inside_N, edge)
+    axes.set_ylim(*sorted((results.as_loss(low), results.as_loss(high))))
     axes.set_xlim(0.4, len(trials) + 0.6)
     style.whole_numbers(axes)
     style.label_right(axes, baselines)
-    axes.set_xlabel("evaluations of the search loss")
-    axes.set_ylabel(f"search loss ({results.unit})")
+    axes.set_xlabel(f"evaluations of the search {results.noun}")
+    axes.set_ylabel(f"search {results.noun} ({results.unit})")
     style.legend_above(figure)
     return style.png(figure)
 
 
 def _outside(
-  axes: Axes, trials: Sequence[Trial], inside_N: np.ndarray, y: float
+  axes: Axes, results: Results, inside_N: np.ndarray, y: float
 ) -> None:
-  """The trials without a place on the axes, along their upper edge."""
+  """The trials without a place on the axes, along the edge of the worse."""
+  trials = results.trials
+  caret, where = (6, "above") if results.better == "lower" else (7, "below")
   count_N = np.arange(1, len(trials) + 1)
   stopped_N = np.array([t.failure == STOPPED_EARLY for t in trials])
   failed_N = np.array([bool(t.failure) for t in trials]) & ~stopped_N
-  above_N = ~(inside_N | stopped_N | failed_N)
+  off_N = ~(inside_N | stopped_N | failed_N)
   for chosen_N, marker, colour, face, label in (
-    (above_N, 6, style.GREY, style.GREY, "above the axis"),
+    (off_N, caret, style.GREY, style.GREY, f"{where} the axis"),
     (failed_N, "x", style.VERMILION, "none", "failed"),
     (stopped_N, "8", style.GREY, "none", STOPPED_EARLY),
   ):
@@ -150,7 +157,7 @@ def calibration(results: Results) -> bytes:
     left.set_xlim(limits)
     left.set_ylim(limits)
     left.xaxis.set_major_locator(MaxNLocator(4))
-    left.set_xlabel(f"search loss ({results.unit})")
+    left.set_xlabel(f"search {results.noun} ({results.unit})")
     left.set_ylabel(f"predicted (± 2 std, {results.unit})")
     _standardised(right, results, (loss_N - mean_N) / std_N)
     style.legend_above(figure)

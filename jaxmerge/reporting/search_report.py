@@ -10,12 +10,17 @@ import numpy as np
 from etils import epath
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge.bayesopt import hedge
-from jaxmerge.bayesopt.padding import Observations
-from jaxmerge.bayesopt.study import FAILURE, PARTIAL_VALUE
+from jaxmerge.bayesopt.gp import hedge
+from jaxmerge.bayesopt.gp.padding import Observations
+from jaxmerge.bayesopt.study.study import FAILURE, PARTIAL_VALUE
 from jaxmerge.bayesopt.trials import ASKED, asked_by, stderr_of
-from jaxmerge.checkpoints.metadata import versions
 from jaxmerge.evaluation.objective import Domain
+from jaxmerge.evaluation.search_method import SearchMethod
+from jaxmerge.evaluation.weight_search import Choice
+from jaxmerge.formats.records.metadata import versions
+from jaxmerge.model.loss import UNIT
+from jaxmerge.progress import Progress
+from jaxmerge.redaction import presentable
 from jaxmerge.reporting import figures, search_figures
 from jaxmerge.reporting.page import write_report
 from jaxmerge.reporting.posterior_plots import posterior_plots
@@ -28,8 +33,6 @@ from jaxmerge.reporting.results import (
 )
 from jaxmerge.reporting.rows import Comparison
 from jaxmerge.reporting.table import text_table
-from jaxmerge.shown import presentable
-from jaxmerge.training.loop import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +42,12 @@ class FinishedSearch:
   Attributes:
     workdir: of the run.
     comparison: scores on both splits; knows the weights' domain and the trail.
+    method: that chose the weights.
     trials: every trial of the budget that has ended, by number: complete,
       failed or pruned.
-    told: what the process knows of them, in maximisation sign.
-    best: the one that was chosen.
-    baselines: plain searches to compare with, of bayesopt.controls.
+    observations: what the process knows of them, in maximisation sign.
+    best: what the search method recommends.
+    baselines: plain searches to compare with, of bayesopt.baselines.
     seed: of their draws.
     merged: where the merged checkpoint lies.
     commands: what a user types to get this report again.
@@ -52,9 +56,10 @@ class FinishedSearch:
 
   workdir: epath.Path
   comparison: Comparison
+  method: SearchMethod
   trials: Sequence[FrozenTrial]
-  told: Observations
-  best: FrozenTrial
+  observations: Observations
+  best: Choice
   baselines: Sequence[str]
   seed: int
   merged: epath.Path
@@ -70,23 +75,35 @@ def write_search_report(
   Args:
     directory: what else is in it stays.
     search: to report.
-    progress: called with a stage, evaluations done, in all and a note.
+    progress: told how far the work is.
   """
-  domain = search.comparison.domain
-  rows = search.comparison.rows(
+  comparison = search.comparison
+  domain, direction = comparison.domain, comparison.direction
+  rows = comparison.rows(
+    search.method.name,
     search.best.params,
     len(search.trials),
     search.baselines,
     search.seed,
     progress,
   )
-  points = search.comparison.points(rows, progress)
+  points = comparison.points(rows, progress)
   later = [p for p in points if p.step >= domain.steps[-1]]
   tokens = later[0].tokens if later else 0
   # Checkpoints of others may not say how many tokens they have seen.
-  saved = tokens_saved(rows[-1].report_loss, later) if tokens else None
+  saved = None
+  if tokens:
+    saved = tokens_saved(rows[-1].report_loss, later, direction)
   trials = [report_trial(trial, domain) for trial in search.trials]
-  results = Results(rows, trials, search.best.number, tokens, saved)
+  results = Results(
+    rows,
+    trials,
+    search.best.number,
+    tokens,
+    saved,
+    comparison.unit,
+    direction,
+  )
   page = write_report(
     directory,
     title=f"Merging {search.workdir.name}",
@@ -96,7 +113,7 @@ def write_search_report(
     commands=search.commands,
   )
   print(text_table(results))
-  progress("report", 0, 0, str(page))
+  progress.note("report", str(page))
   return results
 
 
@@ -160,15 +177,16 @@ def _figures(
     "baselines": figures.baselines(results),
     "convergence": search_figures.convergence(results),
   }
-  if training := training_losses(search.workdir):
+  training = training_losses(search.workdir)
+  if training and results.unit == UNIT:
     found["training_curve"] = figures.training_curve(training, points, results)
-  if len(domain.groups.names_G) == 1:
-    found |= posterior_plots(search.told, results, domain.reach)
+  if search.method.has_posterior and len(domain.groups.names_G) == 1:
+    found |= posterior_plots(search.observations, results, domain.bounds)
   if any(trial.odds for trial in results.trials):
     found["hedge"] = search_figures.hedge(results)
   if search_figures.predicted(results):
     found["calibration"] = search_figures.calibration(results)
-  return found
+  return {**found, **search.method.figures(search, results)}
 
 
 def _facts(search: FinishedSearch) -> dict[str, str]:

@@ -125,10 +125,11 @@ def plot_trials(
       dots(axes, x, y, marker, colour, ms=size, label=name, **look)
 
 
-def ring(axes: Axes, x: float, y: float, best: int) -> None:
-  """Marks the chosen trial."""
+def ring(axes: Axes, x: float, y: float, best: int | None) -> None:
+  """Marks the chosen trial, or a chosen point that was no trial."""
+  label = "chosen" if best is None else f"chosen (trial {best})"
   look = {"mfc": "none", "mew": 1.6, "ms": 12, "zorder": 5}
-  dots(axes, x, y, "o", VERMILION, label=f"chosen (trial {best})", **look)
+  dots(axes, x, y, "o", VERMILION, label=label, **look)
 
 
 def band(

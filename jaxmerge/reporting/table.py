@@ -3,23 +3,27 @@
 from collections.abc import Mapping
 
 from jaxmerge.reporting.results import Results, Row
+from jaxmerge.simplex.labels import all_weights
 
-COLUMNS = (
-  "name",
-  "evaluations",
-  "weights",
-  "search loss",
-  "report loss",
-  "delta vs last ± 2 stderr",
-)
-# Of more weights than this the largest are told.
-_TOLD = 3
 _RIGHT_ALIGNED = (False, True, False, True, True, True)
 
 
-def note(results: Results) -> str:
+def columns(results: Results) -> tuple[str, ...]:
   return (
-    f"Losses in {results.unit}; delta on the report split, negative is better;"
+    "name",
+    "evaluations",
+    "weights",
+    f"search {results.noun}",
+    f"report {results.noun}",
+    "delta vs last ± 2 stderr",
+  )
+
+
+def note(results: Results) -> str:
+  better = "negative" if results.better == "lower" else "positive"
+  nouns = "Losses" if results.noun == "loss" else "Scores"
+  return (
+    f"{nouns} in {results.unit}; delta on the report split, {better} is better;"
     " * = beyond two paired standard errors."
   )
 
@@ -32,28 +36,8 @@ def format_weights(weights: Mapping[int, float]) -> str:
   return all_weights(weights)
 
 
-def all_weights(weights: Mapping[int, float]) -> str:
-  """The weights of up to three checkpoints; of more what fits in a line.
-
-  Equal ones are "12 x 0.083"; else weights of zero are left out, and of the
-  rest all but the three largest are counted: "600: 0.350, ... and 9 others".
-  """
-  told = dict(sorted(weights.items()))
-  others = ""
-  if len(told) > _TOLD:
-    told = {step: w for step, w in told.items() if f"{abs(w):.3f}" != "0.000"}
-    texts = {f"{w:.3f}" for w in told.values()}
-    if len(told) > _TOLD and len(texts) == 1:
-      return f"{len(told)} x {texts.pop()}"
-    largest = sorted(told, key=lambda step: -abs(told[step]))[:_TOLD]
-    if len(told) > _TOLD + 1:
-      others = f" and {len(told) - _TOLD} others"
-      told = {step: w for step, w in told.items() if step in largest}
-  return ", ".join(f"{step}: {w:.3f}" for step, w in told.items()) + others
-
-
 def cells(row: Row) -> tuple[str, ...]:
-  """One string for each of COLUMNS."""
+  """One string for each of the columns."""
   delta = "reference"
   if row.name != "last":
     mark = "*" if row.is_significant else " "
@@ -71,7 +55,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def text_table(results: Results) -> str:
   """The table for a terminal, columns aligned with spaces."""
-  rows = [COLUMNS, *map(cells, results.rows)]
+  rows = [columns(results), *map(cells, results.rows)]
   widths = [max(map(len, column)) for column in zip(*rows)]
   lines = [
     "  ".join(
@@ -95,7 +79,7 @@ def headline(results: Results) -> str:
   if merged.steps == last.steps:
     return (
       f"The search kept step {last_step} alone: no merge that it tried has a"
-      " lower search loss."
+      f" {results.better} search {results.noun}."
     )
   subject = _subject(merged)
   delta = merged.report_delta_vs_last
@@ -103,28 +87,26 @@ def headline(results: Results) -> str:
   if not merged.is_significant:
     return (
       f"{subject} shows no measurable gain over step {last_step}: the report"
-      f" loss differs by {delta:+.4f} {amount}, which is within two paired"
-      " standard errors."
+      f" {results.noun} differs by {delta:+.4f} {amount}, which is within two"
+      " paired standard errors."
     )
-  if delta > 0:
-    return (
-      f"{subject} raises the report loss by {delta:.4f} {amount} (two paired"
-      f" standard errors): the merged model is worse than step {last_step}."
-    )
-  tokens = "no checkpoint of the run itself reaches that loss"
+  found = (
+    f"{subject} {'raises' if delta > 0 else 'lowers'} the report"
+    f" {results.noun} by {abs(delta):.4f} {amount} (two paired standard errors)"
+  )
+  if results.as_loss(delta) > 0:
+    return f"{found}: the merged model is worse than step {last_step}."
+  tokens = f"no checkpoint of the run itself reaches that {results.noun}"
   if results.tokens_saved is not None:
     tokens = f"the run needs {results.tokens_saved:,} more tokens to get there"
-  return (
-    f"{subject} lowers the report loss by {-delta:.4f} {amount} (two paired"
-    f" standard errors) against step {last_step}; {tokens}."
-  )
+  return f"{found} against step {last_step}; {tokens}."
 
 
 def runner_up(results: Results) -> str:
-  """A sentence about a row that beats gp_hedge on the report split, or ""."""
+  """A sentence about a row with a lower report loss than the merge, or ""."""
   merged = results.merged
-  best = min(results.rows, key=lambda row: row.report_loss)
-  if best.report_loss >= merged.report_loss:
+  best = min(results.rows, key=lambda row: results.as_loss(row.report_loss))
+  if results.as_loss(best.report_loss - merged.report_loss) >= 0:
     return ""
   name = (
     f"step {best.steps[0]} alone"
@@ -132,8 +114,8 @@ def runner_up(results: Results) -> str:
     else (f"the row {best.name}")
   )
   return (
-    f"On the report split {name} has a lower loss than the model"
-    f" that the search chose: {best.report_loss:.4f} against"
+    f"On the report split {name} has a {results.better} {results.noun} than"
+    f" the model that the search chose: {best.report_loss:.4f} against"
     f" {merged.report_loss:.4f} {results.unit}."
   )
 

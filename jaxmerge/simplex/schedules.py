@@ -6,7 +6,7 @@ K checkpoints, oldest first.
 import math
 from collections.abc import Callable
 
-from jaxmerge.bayesopt.reach import normalised
+from jaxmerge.simplex.bounds import normalised
 
 Schedule = Callable[[float], float]
 

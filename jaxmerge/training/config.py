@@ -9,23 +9,21 @@ from jaxmerge.model.config import ModelConfig
 from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig
 from jaxmerge.training.optimizer import OptimizerConfig
 
-# Steps are counted in 32 bits on the devices.
-_LARGEST = 2**31 - 1
-
 
 def _count(default: int, help: str, changes_numbers: bool = True) -> Any:
+  """Defines a number that the devices count in 32 bits."""
   return key(
     default,
     help,
     at_least=1,
-    at_most=_LARGEST,
+    at_most=2**31 - 1,
     changes_numbers=changes_numbers,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-  """What `python -m jaxmerge.pretrain` is told."""
+  """The config of `python -m jaxmerge.pretrain`."""
 
   seed: int = key(
     0, "of parameters and of the order of data", at_least=0, below=2**32
@@ -42,10 +40,7 @@ class PretrainConfig:
     16, "sequences scored at once, over all devices", changes_numbers=False
   )
   memory_budget_gb: float = key(
-    0.0,
-    MEMORY_BUDGET,
-    at_least=0,
-    changes_numbers=False,
+    0.0, MEMORY_BUDGET, at_least=0, changes_numbers=False
   )
   data: DataConfig = section(DataConfig)
   model: ModelConfig = section(ModelConfig)

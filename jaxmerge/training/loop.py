@@ -11,20 +11,18 @@ from jax.sharding import Mesh
 
 from jaxmerge.errors import Diverged
 from jaxmerge.parallel.rules import place_batch
+from jaxmerge.progress import Progress
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.state import TrainState
 from jaxmerge.training.step import StepMetrics, TrainStep
 
-Progress = Callable[[str, int, int, str], None]
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How long to train and what to do when.
+  """Says how long to train, and when to log and to save.
 
   Attributes:
-    start: steps already taken.
-    num_steps: steps to reach.
+    start: steps already taken, of the `num_steps` to reach.
     tokens_per_step: targets in one global batch.
     log_every: steps between reads of the metrics from the devices.
     save_every: steps between checkpoints; the last step is saved too.
@@ -65,7 +63,6 @@ def train(
     save: starts saving `(step, state)`; the state may be donated afterwards.
     validate: validation loss in nats/token.
     metrics: None in the processes of a job that write none.
-    progress: called with a stage, steps done, steps in all and a note.
 
   Raises:
     Diverged: a loss or a gradient is not finite; found out at the next step
@@ -92,7 +89,7 @@ def train(
       metrics.write(records, {"tokens_per_second": speed})
     if plan.saves_at(step):
       save(step, state)
-    progress("pretrain", step, plan.num_steps, note)
+    progress.stage("pretrain", step, plan.num_steps, note)
     # Validation and saving are not part of the training speed.
     clock, clock_step = time.monotonic(), step
   return state
@@ -117,13 +114,11 @@ def _records(
 ) -> list[dict[str, float]]:
   """One record a step; the one place where metrics leave the devices."""
   first_step = last_step - len(pending) + 1
-  records = []
-  for step, values in enumerate(jax.device_get(pending), start=first_step):
-    records.append(
-      {
-        "step": step,
-        "tokens": step * tokens_per_step,
-        **{name: float(value) for name, value in values._asdict().items()},
-      }
-    )
-  return records
+  return [
+    {
+      "step": step,
+      "tokens": step * tokens_per_step,
+      **{name: float(value) for name, value in values._asdict().items()},
+    }
+    for step, values in enumerate(jax.device_get(pending), start=first_step)
+  ]

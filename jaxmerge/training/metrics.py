@@ -27,17 +27,14 @@ class MetricsWriter:
   """Appends records to `<workdir>/metrics.jsonl` and TensorBoard.
 
   Args:
-    workdir: the run's directory.
     restored_step: records after it are cut: they will be written again.
     digest: what `digest` was when that step was saved; "" if not known.
-
-  Only the first process of a job makes one.
 
   Attributes:
     cut: how many lines of steps that were not saved have been cut.
 
   Raises:
-    InputError: the file does not hold exactly the steps up to that one.
+    InputError: as check_saved.
   """
 
   def __init__(
@@ -45,7 +42,7 @@ class MetricsWriter:
   ):
     workdir = epath.Path(workdir)
     self._path = workdir / NAME
-    kept, rest = _saved_lines(self._path, restored_step, digest)
+    kept, rest = check_saved(workdir, restored_step, digest)
     self.cut = sum(line.endswith(b"\n") for line in rest)
     if rest:
       write_text(self._path, b"".join(kept).decode())
@@ -66,12 +63,10 @@ class MetricsWriter:
     with self._path.open("a") as file:
       file.write(lines)
     self._hash.update(lines.encode())
-    for record in records:
+    for record in [*records, {"step": records[-1]["step"], **speeds}]:
       for name, value in record.items():
         if name != "step":
           self._events.add_scalar(name, value, int(record["step"]))
-    for name, value in speeds.items():
-      self._events.add_scalar(name, value, int(records[-1]["step"]))
     self._events.flush()
 
   @property
@@ -79,27 +74,30 @@ class MetricsWriter:
     """sha256 of all lines so far."""
     return self._hash.hexdigest()
 
-  def sync(self) -> None:
-    """Brings the lines to the disk: a checkpoint must not outlive them."""
+  def sync(self) -> str:
+    """Brings the lines to the disk, which no checkpoint must outlive.
+
+    Returns:
+      `digest`.
+    """
     if "://" not in str(self._path) and self._path.exists():
       with self._path.open("rb") as file:
         os.fsync(file.fileno())
+    return self.digest
 
   def close(self) -> None:
     self._events.close()
 
 
 def check_saved(
-  workdir: epath.PathLike, restored_step: int, digest: str
-) -> None:
-  """Raises InputError as a MetricsWriter would, and writes nothing."""
-  _saved_lines(epath.Path(workdir) / NAME, restored_step, digest)
-
-
-def _saved_lines(
-  path: epath.Path, step: int, digest: str
+  workdir: epath.PathLike, step: int, digest: str
 ) -> tuple[list[bytes], list[bytes]]:
-  """The lines of steps 1 to `step`, and what comes after them."""
+  """The lines of steps 1 to `step`, and what comes after them.
+
+  Raises:
+    InputError: they are not all there, or others than those of the digest.
+  """
+  path = epath.Path(workdir) / NAME
   lines = read_file(path).splitlines(keepends=True) if path.exists() else []
   steps = [_step_of(line) for line in lines]
   problems = [

@@ -12,7 +12,7 @@ from jaxmerge.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """What training must know of an optimiser.
+  """Describes an optimiser to a run.
 
   Attributes:
     name: in a config.
@@ -31,12 +31,9 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """What training must know of a learning-rate schedule.
+  """Describes a learning-rate schedule to a run, as an Optimizer.
 
   Attributes:
-    name: in a config.
-    summary: one line, with the reference.
-    knobs: a frozen dataclass of its keys in the `optimizer` section.
     build: from the highest rate, the number of steps and the knobs.
   """
 
@@ -81,10 +78,6 @@ def build(
   """The optimiser that a config asks for, and its learning-rate schedule.
 
   Gradients are clipped by their global norm before it sees them.
-
-  Args:
-    config: of the run.
-    num_steps: of the run, for schedules that depend on it.
   """
   schedule = SCHEDULES[config.schedule].build(
     config.learning_rate, num_steps, config.schedule_knobs

@@ -5,18 +5,14 @@ command never continues a run with other numbers than it began with.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
+from orbax.checkpoint import CheckpointManager
 
-from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.metadata import (
-  Metadata,
-  canonical_json,
-  hash_text,
-  read_metadata,
-)
+from jaxmerge import locks
+from jaxmerge.checkpoints import inputs, store
 from jaxmerge.config_fields import chosen_rows, flatten, rows
 from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
@@ -24,14 +20,15 @@ from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.data.tokenizers.sentence_piece import TOKENIZER_MODEL
 from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import make_directory, write_bytes, write_json
+from jaxmerge.formats.records.metadata import canonical_json, hash_text
 from jaxmerge.old_names import renamed
+from jaxmerge.parallel.distributed import on_first_process
 from jaxmerge.reading import read_file, read_json
 from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.metrics import NAME as METRICS
-from jaxmerge.training.metrics import check_saved
 
 NAME = "run.json"
-# What else a run keeps in its workdir, beside its checkpoints.
+# Files that a run keeps in its workdir, beside run.json and checkpoints.
 _OF_A_RUN = (TOKENIZER_JSON, TOKENIZER_MODEL, METRICS)
 _HASHES = ("content", "corpus", "tokenizer")
 _DERIVED = ("run_id", "vocabulary", "held_out")
@@ -52,10 +49,8 @@ def known_parts(
     parent: a hash of the parameters that it starts from, "" for random ones.
     tokenizer: a hash of the tokenizer that is given, "" for one to train.
   """
-  free = _free_keys()
-  kept = {k: v for k, v in flatten(config).items() if k not in free}
   return {
-    "config": kept,
+    "config": _deciding(flatten(config)),
     "parent": parent,
     "content": content,
     "tokenizer": tokenizer,
@@ -66,11 +61,11 @@ def known_parts(
 def identity(
   parts: Mapping[str, Any], *, corpus: str, vocabulary: int
 ) -> dict[str, Any]:
-  """What makes a run this run, with a hash of it.
+  """All that makes a run this run, with a hash of it.
 
   Args:
     parts: from known_parts.
-    corpus: fingerprint of the tokens.
+    corpus: identity of the tokens.
     vocabulary: tokens that there are; a short text gives fewer than asked for.
   """
   whole = {**parts, "corpus": corpus, "vocabulary": vocabulary}
@@ -119,7 +114,7 @@ def check_workdir(
       raise InputError(f"{folder} is not a directory, as a run needs it")
   if not path.exists():
     found = [name for name in _OF_A_RUN if (workdir / name).exists()]
-    if found and not trajectory.steps_in(workdir):
+    if found and not inputs.steps_in(workdir):
       raise InputError(
         f"{workdir} has {' and '.join(found)}, but no {NAME}: it is not the "
         "workdir of a run; name another one"
@@ -138,7 +133,7 @@ def check_workdir(
     for key in sorted(known.keys() | now.keys())
     if key not in _DERIVED
     and known.get(key) != now.get(key)
-    # What either does not say is not compared.
+    # Hashes that either lacks are not compared.
     and not (key in _HASHES and not (known.get(key) and now.get(key)))
   )
   # Made of the names that its keys had then.
@@ -146,28 +141,24 @@ def check_workdir(
 
 
 def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
-  """What two runs must have in common, under the names of now.
+  """Parts that two runs must have in common, under the names of now.
 
-  A key of a run's config that there was not when it began is at its default;
-  one that changes no numbers is not compared.
+  A key of a run's config that there was not when it began is at its default.
   """
-  free = _free_keys()
   said = renamed(flatten(run["config"]))
   known = chosen_rows(PretrainConfig, said)
-  filled = {name: row.default for name, row in known.items()} | said
+  filled = _deciding({n: row.default for n, row in known.items()} | said)
   config = {
     name: list(value) if isinstance(value, tuple) else value
     for name, value in filled.items()
-    if name not in free
   }
   return flatten({**run, "config": config})
 
 
-def _free_keys() -> set[str]:
-  """The keys that change no numbers, or paths to what has a hash."""
-  return {
-    row.name for row in rows(PretrainConfig) if not row.key.changes_numbers
-  }
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Leaves out keys that change no numbers, or are paths to what has a hash."""
+  free = {r.name for r in rows(PretrainConfig) if not r.key.changes_numbers}
+  return {name: value for name, value in config.items() if name not in free}
 
 
 def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -181,32 +172,24 @@ def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
   if key == "tokenizer":
     return "the tokenizer of config.data.tokenizer_path is another one"
   if key == "parent":
-    return (
-      "it started from another --init_from"
-      if known.get(key)
-      else ("it started from random parameters, not from an --init_from")
-    )
+    if known.get(key):
+      return "it started from another --init_from"
+    return "it started from random parameters, not from an --init_from"
   return f"{key} was {known.get(key)!r}, is now {now.get(key)!r}"
 
 
-def note_on_validation(workdir: epath.PathLike) -> str:
-  """What to know of a run that began under another rule for held-out text."""
+def notes_on_validation(workdir: epath.PathLike) -> Iterator[str]:
+  """Tells of a run that began under another rule for held-out text."""
   run = read_json((epath.Path(workdir) / NAME).read_text())
-  if run.get("held_out") == WINDOWS:
-    return ""
-  return (
-    "validation losses so far are of the heads of documents; from here on of "
-    "windows drawn from all of their text, on which losses are lower"
-  )
+  if run.get("held_out") != WINDOWS:
+    yield (
+      "validation losses so far are of the heads of documents; from here on of "
+      "windows drawn from all of their text, on which losses are lower"
+    )
 
 
 def check_tokenizer(workdir: epath.PathLike, tokenizer: Tokenizer) -> None:
-  """Refuses a run with another tokenizer than it began with.
-
-  Args:
-    workdir: may not be there yet.
-    tokenizer: of config.data.tokenizer_path.
-  """
+  """Refuses a run with another tokenizer_path than it began with."""
   saved = epath.Path(workdir) / tokenizer.file_name
   if saved.exists() and read_file(saved) != tokenizer.content:
     raise InputError(
@@ -215,44 +198,10 @@ def check_tokenizer(workdir: epath.PathLike, tokenizer: Tokenizer) -> None:
     )
 
 
-def check_trail(workdir: epath.PathLike) -> None:
-  """Refuses a run that cannot go on from its last checkpoint; reads no array.
-
-  Raises:
-    InputError: that checkpoint is damaged or merged, or metrics.jsonl does not
-      hold exactly the steps up to it.
-  """
-  steps = trajectory.steps_in(workdir)
-  if steps:
-    path = trajectory.step_path(workdir, steps[-1])
-    metadata = read_metadata(path)
-    check(resume_problems(path, metadata))
-    check_saved(workdir, steps[-1], metadata.metrics)
-
-
-def resume_problems(
-  path: epath.Path, metadata: Metadata, run_id: str = ""
-) -> list[str]:
-  """Why a run cannot go on from a step; run_id "": it is not known yet."""
-  if metadata.kind != "trained":
-    return [
-      f"{path} is {metadata.kind}, not trained: a run cannot resume from it "
-      "(it may be an --init_from)"
-    ]
-  if run_id and metadata.run_id != run_id:
-    return [f"{path} is of another run ({metadata.run_id})"]
-  return []
-
-
 def claim(
   workdir: epath.PathLike, run: Mapping[str, Any], tokenizer: Tokenizer
 ) -> None:
-  """Makes a workdir that of a run, or checks that it is.
-
-  Args:
-    workdir: gets run.json and the tokenizer's file.
-    run: from identity.
-    tokenizer: the run's.
+  """Writes run.json and the tokenizer, or checks that they are the run's.
 
   Raises:
     InputError: as check_workdir, or the workdir cannot be written.
@@ -270,28 +219,49 @@ def claim(
   write_bytes(saved, tokenizer.content)
 
 
-@contextlib.contextmanager
-def naming_what_is_saved(
-  workdir: epath.PathLike, finish: Callable[[], None]
-) -> Iterator[None]:
-  """Says with what ends a run early which checkpoint is its last.
+def _lock(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:
+  # Inside: what holds the workdir may be read-only.
+  return locks.exclusive(workdir / NAME, f"the workdir {workdir}")
 
-  Args:
-    workdir: of the run.
-    finish: waits for a save that has begun.
+
+def check_free(workdir: epath.Path) -> None:
+  """Refuses a workdir in which another process is at work."""
+  if workdir.exists():
+    with _lock(workdir):
+      pass
+
+
+@contextlib.contextmanager
+def taken(
+  workdir: epath.Path, run: Mapping[str, Any], tokenizer: Tokenizer
+) -> Iterator[CheckpointManager]:
+  """Claims a workdir and keeps other processes out of it.
+
+  An error that ends the run early gets a note: which checkpoint is its last.
+
+  Yields:
+    The manager of its checkpoints.
+
+  Raises:
+    InputError: as `claim`, or another process is at work there.
   """
-  try:
-    yield
-  except (Diverged, KeyboardInterrupt) as error:
-    with contextlib.suppress(InputError):  # what counts is what is there
-      finish()
-    steps = trajectory.steps_in(workdir)
-    if not steps:
-      error.add_note("no checkpoint has been saved: the run begins anew")
-    elif isinstance(error, Diverged):
-      error.add_note(f"its last good checkpoint is {workdir}@{steps[-1]}")
-    else:
-      error.add_note(
-        f"step {steps[-1]} is saved, and the same command goes on from there"
-      )
-    raise
+  with contextlib.ExitStack() as stack:
+    on_first_process(lambda: stack.enter_context(_lock(workdir)))
+    on_first_process(lambda: claim(workdir, run, tokenizer))
+    manager = store.open_manager(workdir)
+    stack.enter_context(contextlib.closing(manager))
+    try:
+      yield manager
+    except (Diverged, KeyboardInterrupt) as error:
+      with contextlib.suppress(InputError):  # what counts is what is there
+        store.finish(manager)
+      steps = inputs.steps_in(workdir)
+      if not steps:
+        error.add_note("no checkpoint has been saved: the run begins anew")
+      elif isinstance(error, Diverged):
+        error.add_note(f"its last good checkpoint is {workdir}@{steps[-1]}")
+      else:
+        error.add_note(
+          f"step {steps[-1]} is saved, and the same command goes on from there"
+        )
+      raise

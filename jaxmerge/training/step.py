@@ -39,10 +39,7 @@ def make_train_step(
   mesh: Mesh,
   state_sharding: TrainState,
 ) -> TrainStep:
-  """Returns `step(state, tokens_BxL1) -> (state, metrics)`.
-
-  The state is donated.
-  """
+  """Returns the jitted step, to which the state is donated."""
 
   def step(
     state: TrainState, tokens_BxL1: jax.Array

@@ -22,9 +22,9 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from jaxmerge.bayesopt import leases
-from jaxmerge.bayesopt.limits import Limits
-from jaxmerge.bayesopt.study import Observation, open_study, run_study
+from jaxmerge.bayesopt.study import leases
+from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.study import Observation, open_study, run_study
 
 
 class SeededSampler(BaseSampler):
@@ -52,7 +52,7 @@ def opened(storage, num_trials, uses_history=False, **_):
     storage,
     "search",
     sampler=SeededSampler(uses_history),
-    fingerprint={"config": "a"},
+    identity={"config": "a"},
     num_trials=num_trials,
   )
 
@@ -68,7 +68,7 @@ def search(log, seconds=0.0, tokens=None, **options):
     return Observation((params["x"] - 0.4) ** 2 + params["y"], 0.1, tokens=10)
 
   num_trials = options["num_trials"]
-  limits = Limits(tokens=tokens)
+  limits = Budget(tokens=tokens)
   return run_study(study, objective, num_trials=num_trials, limits=limits)
 
 

@@ -3,7 +3,7 @@
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 
-from jaxmerge.bayesopt.study import Observation, open_study, run_study
+from jaxmerge.bayesopt.study.study import Observation, open_study, run_study
 
 
 def search(storage, name="search", num_trials=2):
@@ -11,7 +11,7 @@ def search(storage, name="search", num_trials=2):
     storage,
     name,
     sampler=RandomSampler(seed=0),
-    fingerprint={},
+    identity={},
     num_trials=num_trials,
   )
   run_study(

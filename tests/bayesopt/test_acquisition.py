@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt import acquisition
+from jaxmerge.bayesopt.gp import acquisition
 
 
 @pytest.fixture(autouse=True)

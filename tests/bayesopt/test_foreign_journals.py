@@ -9,9 +9,9 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from jaxmerge.bayesopt.object_journal import open_object_journal
-from jaxmerge.bayesopt.records import CHECKSUM, sealed
-from jaxmerge.bayesopt.storage import check_storage, open_storage
+from jaxmerge.bayesopt.study.object_journal import open_object_journal
+from jaxmerge.bayesopt.study.records import CHECKSUM, sealed
+from jaxmerge.bayesopt.study.storage import check_storage, open_storage
 from jaxmerge.errors import InputError
 from tests.bayesopt.studies import search
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from jaxmerge.bayesopt import hedge
+from jaxmerge.bayesopt.gp import hedge
 
 
 def test_gains_add_the_reward_of_every_nominee():

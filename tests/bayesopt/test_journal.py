@@ -13,11 +13,11 @@ import pytest
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from jaxmerge import process_liveness
-from jaxmerge.bayesopt import journal
-from jaxmerge.bayesopt.journal import open_journal
-from jaxmerge.bayesopt.leases import LEASE_PREFIX
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
-from jaxmerge.bayesopt.study import Observation, open_study, run_study
+from jaxmerge.bayesopt.study import journal
+from jaxmerge.bayesopt.study.journal import open_journal
+from jaxmerge.bayesopt.study.leases import LEASE_PREFIX
+from jaxmerge.bayesopt.study.study import Observation, open_study, run_study
 from jaxmerge.errors import InputError
 
 # Three names: all-start studies ask no Gaussian process and are cheap.
@@ -38,7 +38,7 @@ def _open(path, num_trials, num_startup):
     sampler=GPHedgeSampler(
       seed=1, simplex=_NAMES, n_startup_trials=num_startup
     ),
-    fingerprint={"config": "a"},
+    identity={"config": "a"},
     num_trials=num_trials,
   )
 
@@ -121,12 +121,12 @@ def test_a_line_that_another_searcher_died_in_is_mended(tmp_path):
 
 
 _OPEN = (
-  "from jaxmerge.bayesopt.journal import open_journal; import sys;"
+  "from jaxmerge.bayesopt.study.journal import open_journal; import sys;"
   "open_journal(sys.argv[1]); print('opened')"
 )
 _HOLD = """
 import sys, time
-from jaxmerge.bayesopt import journal
+from jaxmerge.bayesopt.study import journal
 with journal._locked(sys.argv[1]):
   print("held", flush=True)
   time.sleep(600)

@@ -9,8 +9,11 @@ import urllib.parse
 
 import pytest
 
-from jaxmerge.bayesopt import object_journal
-from jaxmerge.bayesopt.object_journal import ObjectJournal, open_object_journal
+from jaxmerge.bayesopt.study import object_journal
+from jaxmerge.bayesopt.study.object_journal import (
+  ObjectJournal,
+  open_object_journal,
+)
 from jaxmerge.errors import InputError
 from tests.bayesopt.studies import search
 

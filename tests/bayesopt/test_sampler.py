@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from jaxmerge.bayesopt import hedge
+from jaxmerge.bayesopt.gp import hedge
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.trials import ASKED, asked_by, recommended
 from jaxmerge.errors import InputError

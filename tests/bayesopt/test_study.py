@@ -1,4 +1,4 @@
-"""Budget, leases, fingerprints: what is known before any kill."""
+"""Budget, leases, identities: what is known before any kill."""
 
 import math
 import subprocess
@@ -13,9 +13,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from jaxmerge import process_liveness
-from jaxmerge.bayesopt import leases
-from jaxmerge.bayesopt.limits import Limits
-from jaxmerge.bayesopt.study import (
+from jaxmerge.bayesopt.study import leases
+from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.study import (
   EvaluationFailed,
   Observation,
   open_study,
@@ -45,12 +45,12 @@ def _objective(number, params):
   return Observation((params["x"] - 0.4) ** 2, 0.01 * number, {"n": [number]})
 
 
-def _open(storage, num_trials=4, fingerprint=None, **kwargs):
+def _open(storage, num_trials=4, identity=None, **kwargs):
   return open_study(
     storage,
     "search",
     sampler=CountingSampler(),
-    fingerprint=fingerprint or {"config": "a"},
+    identity=identity or {"config": "a"},
     num_trials=num_trials,
     **kwargs,
   )
@@ -141,23 +141,60 @@ def test_an_exception_leaves_the_trial_to_the_next_run(tmp_path):
   assert all(t.state == TrialState.COMPLETE for t in study.trials)
 
 
-def test_another_fingerprint_or_direction_is_refused(tmp_path):
+def test_a_converged_search_leaves_the_rest_waiting(tmp_path):
+  asked = []
+
+  def run(num_trials, until):
+    study = _open(tmp_path / "j", num_trials)
+    ending = run_study(
+      study,
+      lambda number, params: asked.append(number) or _objective(number, params),
+      num_trials=num_trials,
+      has_converged=lambda trials: (
+        [t.number for t in trials] == list(range(len(trials)))
+        and len(trials) >= until
+      ),
+    )
+    return ending, [t.state.name for t in study.get_trials()]
+
+  states = ["COMPLETE"] * 3 + ["WAITING"] * 2
+  assert run(5, until=3) == ("converged", states)
+  assert run(5, until=3) == ("converged", states)
+  assert asked == [0, 1, 2]
+  assert run(4, until=9) == ("done", ["COMPLETE"] * 4 + ["WAITING"])
+  # The last of the budget: there is nothing left to wait.
+  assert run(4, until=4)[0] == "done"
+
+
+def test_a_converged_search_finishes_a_dead_searchers_trial(tmp_path):
+  study = _open(tmp_path / "j", 5)
+  _abandon(study, 1, _ELSEWHERE, age=1e4)
+  ending = run_study(
+    study, _objective, num_trials=5, has_converged=lambda trials: True
+  )
+  assert ending == "converged"
+  found = {t.number for t in study.get_trials() if t.state.is_finished()}
+  assert 1 in found
+  assert len(found) < 5
+
+
+def test_another_identity_or_direction_is_refused(tmp_path):
   path = tmp_path / "journal"
-  _open(path, fingerprint={"config": "a", "inputs": [1, 2], "same": 1})
-  _open(path, fingerprint={"config": "a", "inputs": (1, 2), "same": 1})
+  _open(path, identity={"config": "a", "inputs": [1, 2], "same": 1})
+  _open(path, identity={"config": "a", "inputs": (1, 2), "same": 1})
   with pytest.raises(InputError) as caught:
-    _open(path, fingerprint={"config": "b", "inputs": [2], "same": 1})
+    _open(path, identity={"config": "b", "inputs": [2], "same": 1})
   assert len(caught.value.problems) == 2
   for key, problem in zip(
     ["config", "inputs"], caught.value.problems, strict=True
   ):
     assert f"another {key} " in problem
   with pytest.raises(InputError, match="without new .*another version"):
-    _open(path, fingerprint={"config": "a", "inputs": [1, 2], "new": 1})
+    _open(path, identity={"config": "a", "inputs": [1, 2], "new": 1})
   with pytest.raises(InputError, match="made to minimize"):
     _open(
       path,
-      fingerprint={"config": "a", "inputs": [1, 2], "same": 1},
+      identity={"config": "a", "inputs": [1, 2], "same": 1},
       direction="maximize",
     )
 
@@ -378,7 +415,7 @@ def test_a_limit_of_tokens_is_kept_and_a_larger_one_goes_on(tmp_path):
 
   def run(tokens):
     study = _open(path, 5)
-    limits = Limits(tokens=tokens)
+    limits = Budget(tokens=tokens)
     why = run_study(study, objective, num_trials=5, limits=limits)
     return why, [t.state.name for t in study.trials].count("COMPLETE")
 
@@ -397,7 +434,7 @@ def test_a_limit_of_seconds_counts_all_runs(tmp_path):
 
   for _ in range(2):
     study = _open(tmp_path / "journal", 6)
-    limits = Limits(seconds=0.35)
+    limits = Budget(seconds=0.35)
     why = run_study(study, objective, num_trials=6, limits=limits)
     assert why == "seconds"
   spent = [
@@ -421,7 +458,7 @@ def test_running_trials_reserve_their_share_of_a_limit(tmp_path):
       alive.append((number, other.poll() is None))
       return Observation(params["x"], tokens=10)
 
-    why = run_study(study, objective, num_trials=4, limits=Limits(tokens=30))
+    why = run_study(study, objective, num_trials=4, limits=Budget(tokens=30))
   assert why == "tokens"
   # Nothing fits beside 1 and 3 until 3 is finished for the dead.
   assert alive == [(0, True), (1, True), (3, False)]
@@ -438,7 +475,7 @@ def test_the_first_trial_under_a_limit_runs_alone(tmp_path):
       _objective,
       num_trials=2,
       on_trial=lambda trial: order.append(trial.number),
-      limits=Limits(tokens=1000),
+      limits=Budget(tokens=1000),
     )
   assert order == [0, 1]
 
@@ -462,14 +499,14 @@ def test_the_last_unit_of_a_limit_is_given_once(tmp_path, monkeypatch):
       beside.append(rival.poll() is None)
       return Observation(params["x"], tokens=10)
 
-    why = run_study(study, objective, num_trials=3, limits=Limits(tokens=20))
+    why = run_study(study, objective, num_trials=3, limits=Budget(tokens=20))
   assert why == "tokens"
   assert beside == [True, False]
 
 
 def test_limits_must_be_positive():
   with pytest.raises(InputError, match="seconds.*positive(.|\n)*tokens"):
-    Limits(seconds=0, tokens=-1)
+    Budget(seconds=0, tokens=-1)
 
 
 def test_a_sampler_without_a_space_needs_one(tmp_path):
@@ -477,7 +514,7 @@ def test_a_sampler_without_a_space_needs_one(tmp_path):
     tmp_path / "journal",
     "search",
     sampler=RandomSampler(seed=0),
-    fingerprint={},
+    identity={},
     num_trials=2,
   )
   with pytest.raises(InputError, match="search space"):

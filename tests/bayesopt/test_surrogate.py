@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt import climb, simplex, surrogate
+from jaxmerge.bayesopt.gp import pattern_search, surrogate
+from jaxmerge.simplex.points import candidates
 
 _ACQUISITIONS = ("ei", "pi", "ucb")
 
 
 def _data(num_points, scale=1.0, shift=0.0):
   rng = np.random.default_rng(0)
-  points_NxD = simplex.candidates(3, 64, 1)[:num_points]
+  points_NxD = candidates(3, 64, 1)[:num_points]
   values_N = -((points_NxD - [0.2, 0.3, 0.5]) ** 2).sum(-1)
   values_N += 0.01 * rng.normal(size=num_points)
   return points_NxD, shift + scale * values_N, np.zeros(num_points)
@@ -24,7 +25,7 @@ def _suggest(num_points=8, **kwargs):
   return surrogate.suggest(
     surrogate.Observations(*_data(num_points, **kwargs)),
     np.eye(3),
-    simplex.candidates(3, 64, 0),
+    candidates(3, 64, 0),
     acquisitions=_ACQUISITIONS,
     groups=1,
     rng=np.random.default_rng(0),
@@ -99,15 +100,16 @@ def test_climb_finds_the_maximum_from_a_coarse_seed():
     return -gaps.sum(-1)
 
   with jax.enable_x64(True):
-    found = climb.climb(
-      score, np.full((2, 1, 3), 1 / 3), climb.directions(3, 1), 1
+    found = pattern_search.climb(
+      score, np.full((2, 1, 3), 1 / 3), pattern_search.directions(3, 1), 1
     )
   np.testing.assert_allclose(found, targets, atol=1e-3)
 
 
 _UNDER_A_MESH = """
 import jax, numpy as np
-from jaxmerge.bayesopt import surrogate, simplex
+from jaxmerge.bayesopt.gp import surrogate
+from jaxmerge.simplex import points as simplex
 mesh = jax.make_mesh((4, 2), ("data", "fsdp"),
                      axis_types=(jax.sharding.AxisType.Auto,) * 2)
 def ask():
@@ -139,7 +141,7 @@ def test_an_ambient_mesh_changes_nothing():
 
 def test_importing_starts_no_backend_and_no_gpjax():
   code = (
-    "import sys, jaxmerge.bayesopt.sampler, jaxmerge.bayesopt.study;"
+    "import sys, jaxmerge.bayesopt.sampler, jaxmerge.bayesopt.study.study;"
     "from jax._src import xla_bridge;"
     "assert not xla_bridge._backends; assert 'gpjax' not in sys.modules"
   )
@@ -150,7 +152,8 @@ def test_many_trials_do_not_wait_for_ever():
   """In a process of its own: XLA has hung here, beyond any Python timeout."""
   code = """
 import numpy as np
-from jaxmerge.bayesopt import simplex, surrogate
+from jaxmerge.simplex import points as simplex
+from jaxmerge.bayesopt.gp import surrogate
 points_NxK = np.random.default_rng(0).dirichlet(np.ones(2), 65)
 values_N = -((points_NxK[:, 0] - 0.4) ** 2)
 suggestion = surrogate.suggest(
@@ -173,7 +176,7 @@ def _pending_suggestion(pending):
       points_NxD, values_N, stderrs_N, pending_MxD=np.reshape(pending, (-1, 3))
     ),
     np.eye(3),
-    simplex.candidates(3, 64, 0),
+    candidates(3, 64, 0),
     acquisitions=("ei", "ucb"),
     groups=1,
     rng=np.random.default_rng(0),
@@ -216,7 +219,7 @@ def test_slopes_place_the_optimum_that_values_alone_do_not():
     found = surrogate.suggest(
       told,
       np.eye(3)[:1],
-      simplex.candidates(3, 64, 0),
+      candidates(3, 64, 0),
       acquisitions=("ei",),
       groups=1,
       rng=np.random.default_rng(0),

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmerge.checkpoints import trajectory
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints import inputs
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import read_metadata
 
 # Orbax leaves its unfinished reads to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -30,7 +30,7 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read(path: pathlib.Path):
-  [checkpoint] = trajectory.open_inputs([str(path)])
+  [checkpoint] = inputs.open_inputs([str(path)])
   return restore_params(checkpoint.path)
 
 

@@ -10,16 +10,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxmerge.checkpoints import tallies
-from jaxmerge.checkpoints.leaves import Chunk, LeafSpec
-from jaxmerge.checkpoints.metadata import (
-  describe_leaves,
-  read_metadata,
-  tree_of_leaves,
-)
 from jaxmerge.checkpoints.orbax_rows import open_orbax, write_rows
 from jaxmerge.checkpoints.store import restore_params, save_rows
 from jaxmerge.errors import InputError
+from jaxmerge.formats.integrity import checksums
+from jaxmerge.formats.lazy_tensors import Chunk, TensorSpec, tree_of_leaves
+from jaxmerge.formats.records.metadata import (
+  describe_leaves,
+  read_metadata,
+)
 from jaxmerge.parallel.rules import named_leaves
 from tests.merging import fixtures
 
@@ -46,7 +45,9 @@ def by_rows(tree, step):
 def save(path, tree, *, together, step):
   """As a merge does, with rows that come `step` at a time."""
   specs = {
-    name: LeafSpec(x.shape, x.dtype, min(together, x.shape[0] if x.ndim else 1))
+    name: TensorSpec(
+      x.shape, x.dtype, min(together, x.shape[0] if x.ndim else 1)
+    )
     for name, x in tree.items()
   }
   nested = tree_of_leaves(tree)
@@ -122,7 +123,7 @@ def test_no_rows_or_too_few_leave_nothing(tmp_path):
     yield Chunk("a", 0, 5, np.zeros((5, 3), np.float32))
     raise InputError("a source is damaged")
 
-  specs = {"a": LeafSpec((20, 3), np.dtype(np.float32), 5)}
+  specs = {"a": TensorSpec((20, 3), np.dtype(np.float32), 5)}
   with pytest.raises(InputError, match="a source is damaged"):
     save_rows(tmp_path / "x", specs, broken(), lambda: None)
   with pytest.raises(InputError, match="params are missing"):
@@ -135,21 +136,21 @@ def test_no_rows_or_too_few_leave_nothing(tmp_path):
 )
 def test_sums_over_portions_are_those_of_the_whole(monkeypatch, dtype):
   """In any order, from several threads, whatever the size of a portion."""
-  monkeypatch.setattr(tallies, "BLOCK", 32)
-  monkeypatch.setattr(tallies, "_SMALLEST", 8)
+  monkeypatch.setattr(checksums, "BLOCK", 32)
+  monkeypatch.setattr(checksums, "_SMALLEST", 8)
   tree = {**arrays(dtype), "empty": np.zeros((3, 0), dtype)}
-  tally = tallies.LeafTally()
+  checksum = checksums.LeafChecksum()
   portions = list(by_rows(tree, 3))
   random.Random(0).shuffle(portions)
   threads = [
-    threading.Thread(target=lambda p=p: [tally.add(rows) for rows in p])
+    threading.Thread(target=lambda p=p: [checksum.add(rows) for rows in p])
     for p in (portions[::2], portions[1::2])
   ]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join()
-  found = tally.leaves(fixtures.specs_of(tree))
+  found = checksum.leaves(fixtures.specs_of(tree))
   expected = describe_leaves(tree_of_leaves(tree))
   for name, leaf in expected.items():
     norm = found[name]["norm"]
@@ -158,7 +159,7 @@ def test_sums_over_portions_are_those_of_the_whole(monkeypatch, dtype):
 
 
 def test_a_write_into_a_directory_that_is_there_is_refused(tmp_path):
-  specs = {"a": LeafSpec((2,), np.dtype(np.float32), 1)}
+  specs = {"a": TensorSpec((2,), np.dtype(np.float32), 1)}
   tree = {"a": np.zeros(2, np.float32)}
   (tmp_path / "params").mkdir()
   with pytest.raises(ValueError, match="already exists"):

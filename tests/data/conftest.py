@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxmerge.data.cache import prepare
+from jaxmerge.data.cache import open_corpus
+from jaxmerge.data.config import DataConfig
 
 LINE = "the cat sat on a mat while rain fell and naïve 猫 slept 🐈 well"
 WORDS = LINE.split()
@@ -37,9 +38,11 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cached(texts, tmp_path_factory):
-  return prepare(
-    "text_files",
-    globs=[f"{texts}/**/*.txt"],
-    cache_dir=tmp_path_factory.mktemp("cache"),
-    vocab_size=300,
+  return open_corpus(
+    DataConfig(
+      source="text_files",
+      globs=(f"{texts}/**/*.txt",),
+      cache_dir=str(tmp_path_factory.mktemp("cache")),
+      vocab_size=300,
+    )
   )

@@ -14,20 +14,25 @@ import tokenizers
 
 from jaxmerge.data import cache as cache_lib
 from jaxmerge.data import splits as splits_lib
-from jaxmerge.data.cache import prepare
+from jaxmerge.data.cache import open_corpus
+from jaxmerge.data.config import CorpusConfig, DataConfig
 from jaxmerge.data.corpora import load_corpus
-from jaxmerge.data.splits import SPLIT_NAMES, SplitFractions
+from jaxmerge.data.splits import SPLIT_NAMES
 from jaxmerge.data.token_files import cache_problems, open_cache
 from jaxmerge.errors import InputError
 
-EVEN = SplitFractions(0.4, 0.2, 0.2, 0.2)
 
-
-def _prepare(texts, cache, **kwargs):
-  arguments = {"vocab_size": 300} | kwargs
-  return prepare(
-    "text_files", globs=[f"{texts}/**/*.txt"], cache_dir=cache, **arguments
+def _prepare(texts, cache, progress=print, **kwargs):
+  arguments = {"source": "text_files", "vocab_size": 300} | kwargs
+  config = DataConfig(
+    globs=(f"{texts}/**/*.txt",), cache_dir=str(cache), **arguments
   )
+  return open_corpus(config, progress=progress)
+
+
+def _set_fractions(monkeypatch, *shares):
+  fractions = dict(zip(SPLIT_NAMES, shares))
+  monkeypatch.setattr(splits_lib, "FRACTIONS", fractions)
 
 
 def _bytes(corpus):
@@ -41,7 +46,11 @@ def _bytes(corpus):
 
 def test_every_document_is_there_token_for_token(texts, cached, tmp_path):
   corpus = load_corpus(
-    "text_files", globs=[f"{texts}/**/*.txt"], data_dir=tmp_path
+    CorpusConfig(
+      source="text_files",
+      globs=(f"{texts}/**/*.txt",),
+      data_dir=str(tmp_path),
+    )
   )
   expected = {d.id: d.text for d in corpus}
   found = {}
@@ -54,7 +63,7 @@ def test_every_document_is_there_token_for_token(texts, cached, tmp_path):
       assert tokens[0] == split.end_of_text == 0
       assert (tokens[1:] != 0).all()
       found[name] = cached.tokenizer.decode(tokens[1:].tolist())
-      size = cached.bytes_per_token_V[tokens].sum()
+      size = cached.tokenizer.bytes_per_token_V[tokens].sum()
       assert size == len(expected[name].encode())
   assert found == expected
 
@@ -63,8 +72,7 @@ def test_splits_are_disjoint_and_as_their_rule_says(cached):
   names = [set(split.document_ids()) for split in cached.splits.values()]
   assert sum(map(len, names)) == len(set.union(*names)) == 80
   for split_name, ids in zip(SPLIT_NAMES, names):
-    fractions = splits_lib.DEFAULT_FRACTIONS
-    assert {splits_lib.split_of(i, fractions) for i in ids} == {split_name}
+    assert {splits_lib.split_of(i) for i in ids} == {split_name}
 
 
 def test_the_cache_is_used_and_gives_the_same(texts, cached, tmp_path):
@@ -72,11 +80,11 @@ def test_the_cache_is_used_and_gives_the_same(texts, cached, tmp_path):
   first = _prepare(texts, tmp_path, progress=said.append)
   assert any("tokenizing" in line for line in said)
   assert _bytes(first) == _bytes(cached)
-  assert first.fingerprint == cached.fingerprint
+  assert first.identity == cached.identity
   said.clear()
   again = _prepare(texts, tmp_path, progress=said.append)
   assert said == []
-  assert again.fingerprint == first.fingerprint
+  assert again.identity == first.identity
   assert not (again.splits["train"].tokens_T.flags.writeable)
 
 
@@ -84,7 +92,6 @@ def test_the_cache_is_used_and_gives_the_same(texts, cached, tmp_path):
   "change",
   [
     {"vocab_size": 301},
-    {"fractions": EVEN},
     {"max_documents": 79},
     {"split": "train[1:]"},
   ],
@@ -92,28 +99,36 @@ def test_the_cache_is_used_and_gives_the_same(texts, cached, tmp_path):
 def test_every_argument_makes_another_cache(texts, cached, tmp_path, change):
   assert _bytes(_prepare(texts, tmp_path)) == _bytes(cached)
   other = _prepare(texts, tmp_path, **change)
-  assert other.fingerprint != cached.fingerprint
+  assert other.identity != cached.identity
+  assert _bytes(other) != _bytes(cached)
+
+
+def test_other_fractions_make_another_cache(
+  texts, cached, tmp_path, monkeypatch
+):
+  assert _bytes(_prepare(texts, tmp_path)) == _bytes(cached)
+  _set_fractions(monkeypatch, 0.4, 0.2, 0.2, 0.2)
+  other = _prepare(texts, tmp_path)
+  assert other.identity != cached.identity
   assert _bytes(other) != _bytes(cached)
 
 
 def test_a_given_tokenizer(texts, cached, tmp_path):
-  other = _prepare(
-    texts, tmp_path, vocab_size=None, tokenizer_path=cached.tokenizer_path
-  )
+  path = str(cached.tokenizer_path)
+  other = _prepare(texts, tmp_path, vocab_size=0, tokenizer_path=path)
   train, expected = other.splits["train"], cached.splits["train"]
   np.testing.assert_array_equal(train.tokens_T, expected.tokens_T)
-  with pytest.raises(InputError, match="vocab_size or a tokenizer_path"):
+  with pytest.raises(InputError, match="vocab_size must be at least 257"):
     _prepare(texts, tmp_path, vocab_size=0)
 
 
 def test_a_sentencepiece_model_has_a_cache_of_its_own(texts, cached, tmp_path):
   folder = pathlib.Path(__file__).parent / "sentencepiece"
-  given = {"vocab_size": None, "tokenizer_path": folder / "llama.model"}
+  model = folder / "llama.model"
+  given = {"vocab_size": 0, "tokenizer_path": str(model)}
   corpus = _prepare(texts, tmp_path, **given)
   assert corpus.tokenizer_path.name == "tokenizer.model"
-  assert (
-    corpus.tokenizer_path.read_bytes() == given["tokenizer_path"].read_bytes()
-  )
+  assert corpus.tokenizer_path.read_bytes() == model.read_bytes()
   train = corpus.splits["train"]
   assert train.end_of_text == 2
   document = train.tokens_T[1 : train.offsets_D1[1]].tolist()
@@ -121,19 +136,21 @@ def test_a_sentencepiece_model_has_a_cache_of_its_own(texts, cached, tmp_path):
   text = (texts / name).read_text()
   assert corpus.tokenizer.encode_batch([text]) == [document]
   # One more: the space in front.
-  assert corpus.bytes_per_token_V[document].sum() == len(text.encode()) + 1
+  assert (
+    corpus.tokenizer.bytes_per_token_V[document].sum() == len(text.encode()) + 1
+  )
   said = []
   again = _prepare(texts, tmp_path, progress=said.append, **given)
   assert said == []
-  assert again.fingerprint == corpus.fingerprint
+  assert again.identity == corpus.identity
   content = bytearray(corpus.tokenizer_path.read_bytes())
   content[len(content) // 2] ^= 1
   corpus.tokenizer_path.write_bytes(content)
   mended = _prepare(texts, tmp_path, progress=said.append, **given)
   assert any("tokenizer.model is damaged" in line for line in said)
-  assert mended.fingerprint == corpus.fingerprint
-  given["tokenizer_path"] = folder / "unigram.model"
-  assert _prepare(texts, tmp_path, **given).fingerprint != corpus.fingerprint
+  assert mended.identity == corpus.identity
+  given["tokenizer_path"] = str(folder / "unigram.model")
+  assert _prepare(texts, tmp_path, **given).identity != corpus.identity
 
 
 def test_a_large_vocabulary_needs_four_bytes(texts, cached, tmp_path):
@@ -141,12 +158,12 @@ def test_a_large_vocabulary_needs_four_bytes(texts, cached, tmp_path):
   big = tokenizers.Tokenizer.from_file(str(cached.tokenizer_path))
   big.add_tokens([f"unused word {i}" for i in range(2**16 - 300 + 1)])
   big.save(str(path))
-  corpus = _prepare(texts, tmp_path, vocab_size=None, tokenizer_path=path)
+  corpus = _prepare(texts, tmp_path, vocab_size=0, tokenizer_path=str(path))
   train = corpus.splits["train"]
   assert train.tokens_T.dtype == np.uint32
   assert cached.splits["train"].tokens_T.dtype == np.uint16
   np.testing.assert_array_equal(train.tokens_T, cached.splits["train"].tokens_T)
-  assert len(corpus.bytes_per_token_V) == 2**16 + 1
+  assert len(corpus.tokenizer.bytes_per_token_V) == 2**16 + 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +198,7 @@ def test_a_damaged_list_of_digests(texts, tmp_path, content):
     content = meta.read_text().replace('"token_size": 2', '"token_size": 4')
   meta.write_text(content)
   assert "meta.json" in cache_problems(meta.parent)[0]
-  assert _prepare(texts, tmp_path).fingerprint == corpus.fingerprint
+  assert _prepare(texts, tmp_path).identity == corpus.identity
 
 
 def test_an_error_in_the_middle_leaves_nothing(texts, tmp_path):
@@ -196,13 +213,15 @@ def test_an_error_in_the_middle_leaves_nothing(texts, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from jaxmerge.data.cache import prepare
+from jaxmerge.data.cache import open_corpus
+from jaxmerge.data.config import DataConfig
 texts, cache, moment = sys.argv[1:]
 def die(text):
   if text.startswith(moment):
     os.kill(os.getpid(), signal.SIGKILL)
-prepare("text_files", globs=[texts + "/**/*.txt"], cache_dir=cache,
-        vocab_size=300, progress=die)
+config = DataConfig(source="text_files", globs=(texts + "/**/*.txt",),
+                    cache_dir=cache, vocab_size=300)
+open_corpus(config, progress=die)
 """
 
 
@@ -262,14 +281,11 @@ def test_a_directory_that_cannot_be_renamed_to(texts, tmp_path, monkeypatch):
   assert list((tmp_path / "tokens").iterdir()) == []
 
 
-def test_too_little_text_for_four_splits(text_writer, tmp_path):
+def test_too_little_text_for_four_splits(text_writer, tmp_path, monkeypatch):
   text_writer(tmp_path / "few", count=21)
+  _set_fractions(monkeypatch, 0.97, 0.01, 0.01, 0.01)
   with pytest.raises(InputError, match="none of them falls into"):
-    _prepare(
-      tmp_path / "few",
-      tmp_path / "cache",
-      fractions=SplitFractions(0.97, 0.01, 0.01, 0.01),
-    )
+    _prepare(tmp_path / "few", tmp_path / "cache")
   assert list((tmp_path / "cache" / "tokens").iterdir()) == []
 
 
@@ -294,8 +310,13 @@ def test_one_long_document_is_enough(tmp_path):
 
 def test_the_standard_library(tmp_path):
   """The default corpus, in a small vocabulary; no TensorFlow on the way."""
-  corpus = prepare(
-    "python_source", cache_dir=tmp_path, vocab_size=300, max_documents=120
+  corpus = open_corpus(
+    DataConfig(
+      source="python_source",
+      cache_dir=str(tmp_path),
+      vocab_size=300,
+      max_documents=120,
+    )
   )
   assert all(
     name.endswith(".py") for name in corpus.splits["report"].document_ids()

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import extractor
 
 from jaxmerge.data import catalogue, corpora, tfds_adapter
+from jaxmerge.data.config import CorpusConfig
 from jaxmerge.data.corpora import load_corpus
 from jaxmerge.errors import InputError
 
@@ -60,32 +61,40 @@ def _variant(name, **attributes):
 def _write(data_dir, name="handmade", **attributes):
   builder_class = _variant(name, **attributes)
   builder = builder_class(data_dir=data_dir, file_format="array_record")
-  catalogue.prepare_builder(builder)
+  catalogue.prepare_builder(builder, [].append)
   return builder
+
+
+def _load(name, data_dir, text_feature="text", split="", progress=print):
+  config = CorpusConfig(
+    source=name,
+    data_dir=str(data_dir),
+    text_feature=text_feature,
+    split=split,
+  )
+  return load_corpus(config, progress=progress)
 
 
 def test_a_prepared_directory_needs_no_builder_class(tmp_path):
   _write(tmp_path)
-  corpus = load_corpus("handmade", data_dir=tmp_path, text_feature="body")
+  corpus = _load("handmade", tmp_path, text_feature="body")
   assert len(corpus) == 30
   assert {d.id: d.text for d in corpus}["name-7"] == "text 7 of 30 é"
-  test = load_corpus(
-    "handmade:2.1.0", data_dir=tmp_path, text_feature="body", split="test"
-  )
+  test = _load("handmade:2.1.0", tmp_path, text_feature="body", split="test")
   assert len(test) == 4
-  assert test.fingerprint != corpus.fingerprint
+  assert test.identity != corpus.identity
 
 
 def test_without_an_id_the_text_gives_one(tmp_path):
   _write(tmp_path, with_id=False)
-  corpus = load_corpus("handmade", data_dir=tmp_path, text_feature="body")
+  corpus = _load("handmade", tmp_path, text_feature="body")
   documents = list(corpus)
   assert len({d.id for d in documents}) == 30
   other = tmp_path / "again"
   _write(other, with_id=False)
-  again = load_corpus("handmade", data_dir=other, text_feature="body")
+  again = _load("handmade", other, text_feature="body")
   assert list(again) == documents
-  assert again.fingerprint == corpus.fingerprint
+  assert again.identity == corpus.identity
 
 
 def test_other_content_is_another_corpus(tmp_path):
@@ -96,13 +105,11 @@ def test_other_content_is_another_corpus(tmp_path):
       yield i, {"body": f"tent {i} of {count} é", "id": f"name-{i}"}
 
   _write(tmp_path / "b", _generate_examples=other)
-  fingerprints = {
-    load_corpus(
-      "handmade", data_dir=tmp_path / place, text_feature="body"
-    ).fingerprint
+  identities = {
+    _load("handmade", tmp_path / place, text_feature="body").identity
     for place in "ab"
   }
-  assert len(fingerprints) == 2
+  assert len(identities) == 2
 
 
 def test_long_shards_are_known_by_both_ends(tmp_path, monkeypatch):
@@ -122,7 +129,7 @@ def test_long_shards_are_known_by_both_ends(tmp_path, monkeypatch):
 def test_the_text_features_are_named(tmp_path):
   _write(tmp_path)
   with pytest.raises(InputError, match="no text feature 'text'; it has body"):
-    load_corpus("handmade", data_dir=tmp_path)
+    _load("handmade", tmp_path)
 
 
 def test_tfrecord_is_refused(tmp_path):
@@ -130,18 +137,18 @@ def test_tfrecord_is_refused(tmp_path):
   info = tmp_path / "handmade" / "2.1.0" / "dataset_info.json"
   info.write_text(info.read_text().replace("array_record", "tfrecord"))
   with pytest.raises(InputError, match="prepared as tfrecord"):
-    load_corpus("handmade", data_dir=tmp_path, text_feature="body")
+    _load("handmade", tmp_path, text_feature="body")
 
 
 @pytest.mark.parametrize("name", ["no_such_data", "no such", "../x", "a/b/c/d"])
 def test_unknown_names(tmp_path, name):
   with pytest.raises(InputError, match="unknown source|not a name"):
-    load_corpus(name, data_dir=tmp_path)
+    _load(name, tmp_path)
 
 
 def test_an_unknown_config(tmp_path):
   with pytest.raises(InputError, match="wiki40b/zzzz"):
-    load_corpus("wiki40b/zzzz", data_dir=tmp_path)
+    _load("wiki40b/zzzz", tmp_path)
 
 
 def test_offline_fails_fast_and_says_so(tmp_path, monkeypatch):
@@ -153,7 +160,7 @@ def test_offline_fails_fast_and_says_so(tmp_path, monkeypatch):
 
   monkeypatch.setattr(urllib.request, "urlopen", unreachable)
   with pytest.raises(InputError, match="input.txt cannot be reached"):
-    load_corpus("tiny_shakespeare", data_dir=tmp_path)
+    _load("tiny_shakespeare", tmp_path)
   assert len(asked) == 1
   assert asked[0] <= 5
   assert not list(tmp_path.glob("tiny_shakespeare/1.0.0"))
@@ -179,17 +186,17 @@ def test_any_answer_means_that_the_host_is_there(monkeypatch):
 
 
 def test_manual_files_are_checked(tmp_path):
-  manual = tmp_path / "manual"
-  manual.mkdir()
+  manual = tmp_path / "downloads" / "manual"
+  manual.mkdir(parents=True)
   (manual / "input.txt").write_text("not by Shakespeare")
   with pytest.raises(InputError, match="Checksum"):
-    load_corpus("tiny_shakespeare", data_dir=tmp_path, manual_dir=manual)
+    _load("tiny_shakespeare", tmp_path)
 
 
 def test_a_catalogue_builder_is_built_from_manual_files(tmp_path, monkeypatch):
   """The real tiny_shakespeare builder, its checksum aside."""
-  manual = tmp_path / "manual"
-  manual.mkdir()
+  manual = tmp_path / "downloads" / "manual"
+  manual.mkdir(parents=True)
   text = "".join(f"Line {i}.\n" for i in range(1000))
   (manual / "input.txt").write_text(text)
   monkeypatch.setattr(
@@ -198,12 +205,7 @@ def test_a_catalogue_builder_is_built_from_manual_files(tmp_path, monkeypatch):
     lambda self, *, url, url_info, path: None,
   )
   said = []
-  corpus = load_corpus(
-    "tiny_shakespeare",
-    data_dir=tmp_path,
-    manual_dir=manual,
-    progress=said.append,
-  )
+  corpus = _load("tiny_shakespeare", tmp_path, progress=said.append)
   (document,) = corpus
   assert document.text == text[: int(len(text) * 0.9)]
   assert said == ["preparing tiny_shakespeare/1.0.0"]
@@ -221,7 +223,7 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path, capsys):
 def test_the_faster_process_wins(tmp_path):
   """A second process finishes while the first is still writing."""
   _write(tmp_path, while_preparing=lambda self: _write(tmp_path))
-  assert len(load_corpus("handmade", data_dir=tmp_path, text_feature="body"))
+  assert len(_load("handmade", tmp_path, text_feature="body"))
 
 
 def test_archives_are_extracted_without_tensorflow(tmp_path):

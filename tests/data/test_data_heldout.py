@@ -14,14 +14,9 @@ V_BYTES = np.arange(64, dtype=np.int32) % 7
 V_BYTES[0] = 0
 
 
-@pytest.fixture
-def split(tmp_path):
-  documents, token = [], 1
-  for length in LENGTHS:
-    documents.append([0, *range(token, token + length)])
-    token += length
-  path = tmp_path / "ids"
-  path.write_text("".join(json.dumps(f"d{i}") + "\n" for i in range(6)))
+def _split(folder, documents, names):
+  path = folder / "ids"
+  path.write_text("".join(json.dumps(name) + "\n" for name in names))
   return SplitTokens(
     name="search",
     tokens_T=np.array([t for d in documents for t in d], np.uint16),
@@ -29,6 +24,15 @@ def split(tmp_path):
     end_of_text=0,
     ids_path=path,
   )
+
+
+@pytest.fixture
+def split(tmp_path):
+  documents, token = [], 1
+  for length in LENGTHS:
+    documents.append([0, *range(token, token + length)])
+    token += length
+  return _split(tmp_path, documents, [f"d{i}" for i in range(6)])
 
 
 def _document_tokens(split, name):
@@ -88,16 +92,8 @@ def test_fewer_sequences_are_the_head_of_more(split):
 def _many(tmp_path, lengths, names=None):
   """A split whose every token says its place in its document."""
   names = names or [f"doc{i}" for i in range(len(lengths))]
-  path = tmp_path / "many"
-  path.write_text("".join(json.dumps(name) + "\n" for name in names))
   documents = [[0, *range(1, length + 1)] for length in lengths]
-  return SplitTokens(
-    name="report",
-    tokens_T=np.array([t for d in documents for t in d], np.uint32),
-    offsets_D1=np.cumsum([0, *(len(d) for d in documents)]),
-    end_of_text=0,
-    ids_path=path,
-  )
+  return _split(tmp_path, documents, names)
 
 
 def _windows(held):
@@ -146,14 +142,8 @@ def test_more_than_memory_holds_is_refused(split):
 def test_bytes_add_up_to_the_texts(texts, cached):
   for name in ("search", "report", "validation"):
     split = cached.splits[name]
-    held = held_out(split, cached.bytes_per_token_V, seq_len=32)
+    held = held_out(split, cached.tokenizer.bytes_per_token_V, seq_len=32)
     for number, document in enumerate(held.document_ids):
       size = held.bytes_N[held.document_N == number].sum()
       assert size == (texts / document).stat().st_size
     assert len(held.document_ids) == len(split.document_ids())
-
-
-@pytest.mark.parametrize("name", ["seq_len", "max_sequences"])
-def test_bad_arguments(split, name):
-  with pytest.raises(InputError, match=f"{name} must be at least 1"):
-    held_out(split, V_BYTES, **{"seq_len": 4, "max_sequences": 4, name: 0})

@@ -9,10 +9,11 @@ import random
 import pytest
 
 from jaxmerge.data import local_text, token_files
-from jaxmerge.data.cache import prepare
+from jaxmerge.data.cache import open_corpus
+from jaxmerge.data.config import CorpusConfig, DataConfig
 from jaxmerge.data.corpora import Corpus, load_corpus
 from jaxmerge.data.skipped import Skip, Skipped, from_json
-from jaxmerge.data.splits import DEFAULT_FRACTIONS, assigned_documents
+from jaxmerge.data.splits import assigned_documents
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.errors import InputError
 
@@ -25,7 +26,11 @@ def load(folder: pathlib.Path, files: dict[str, bytes]) -> Corpus:
   for name, content in files.items():
     (folder / "in" / name).write_bytes(content)
   return load_corpus(
-    "text_files", globs=[f"{folder}/in/*"], data_dir=folder / "data"
+    CorpusConfig(
+      source="text_files",
+      globs=(f"{folder}/in/*",),
+      data_dir=str(folder / "data"),
+    )
   )
 
 
@@ -88,8 +93,8 @@ def test_a_mark_makes_another_corpus_and_none_the_same(tmp_path):
     load(place, {"a.txt": mark + b"text"})
     for place, mark in zip(places, (b"", MARK))
   )
-  assert plain.fingerprint != marked.fingerprint
-  assert plain.fingerprint == (  # as before there were marks
+  assert plain.identity != marked.identity
+  assert plain.identity == (  # as before there were marks
     "2bb6c6ad04db1bf976ac827aea8ad8a457aae427c43795d90cc18ace0aa5a098"
   )
 
@@ -150,7 +155,11 @@ def test_globs_that_lead_upwards(tmp_path):
   (tmp_path / "x").mkdir()
   (tmp_path / "a.txt").write_text("one")
   corpus = load_corpus(
-    "text_files", globs=[f"{tmp_path}/x/../*.txt"], data_dir=tmp_path / "data"
+    CorpusConfig(
+      source="text_files",
+      globs=(f"{tmp_path}/x/../*.txt",),
+      data_dir=str(tmp_path / "data"),
+    )
   )
   assert texts_of(corpus) == {"a.txt": "one"}
 
@@ -175,13 +184,13 @@ def mixed(tmp_path_factory) -> tuple[pathlib.Path, list[list[str]]]:
 
 
 def again(folder: pathlib.Path, told: list[str]) -> token_files.TokenizedCorpus:
-  return prepare(
-    "text_files",
-    globs=[f"{folder}/in/*.txt"],
-    cache_dir=folder / "cache",
+  config = DataConfig(
+    source="text_files",
+    globs=(f"{folder}/in/*.txt",),
+    cache_dir=str(folder / "cache"),
     vocab_size=300,
-    progress=told.append,
   )
+  return open_corpus(config, progress=told.append)
 
 
 def test_one_line_tells_it_also_from_the_cache(mixed):
@@ -215,7 +224,7 @@ def test_a_cache_of_before_is_still_read(mixed):
   meta.write_text(json.dumps(value))
   try:
     old = again(folder, [])
-    assert old.fingerprint == corpus.fingerprint
+    assert old.identity == corpus.identity
     assert old.skipped.numbers == {"not UTF-8 or blank": 101}
   finally:
     meta.write_text(text)
@@ -234,7 +243,7 @@ def test_a_catalogue_s_documents_that_are_none():
 
   corpus = Corpus(
     source="made",
-    fingerprint="0",
+    identity="0",
     skipped=Skipped(),
     directory="",
     records=Records({"text": t} for t in (b"a", b" ", b"\xff", b"b")),
@@ -243,7 +252,7 @@ def test_a_catalogue_s_documents_that_are_none():
     id_feature=None,
   )
   skipped = Skipped()
-  found = assigned_documents(corpus, DEFAULT_FRACTIONS, skipped)
+  found = assigned_documents(corpus, skipped)
   assert [document.text for _, document in found] == ["a", "b"]
   assert skipped.numbers == {"blank": 1, "not UTF-8": 1}
   assert skipped["not UTF-8"].first == "record 2"
@@ -253,13 +262,14 @@ def test_equal_files_are_what_is_told(tmp_path):
   (tmp_path / "in").mkdir()
   for number in range(40):
     (tmp_path / "in" / f"{number}.txt").write_text("the same text")
+  config = DataConfig(
+    source="text_files",
+    globs=(f"{tmp_path}/in/*",),
+    cache_dir=str(tmp_path / "cache"),
+    vocab_size=300,
+  )
   with pytest.raises(InputError) as error:
-    prepare(
-      "text_files",
-      globs=[f"{tmp_path}/in/*"],
-      cache_dir=tmp_path / "cache",
-      vocab_size=300,
-    )
+    open_corpus(config)
   message = str(error.value)
   assert "has 40 documents, which give 1 different texts" in message
   assert "39 of a text that is there before" in message

@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxmerge.data import splits
 from jaxmerge.data.corpora import Corpus, Document
 from jaxmerge.data.skipped import Skipped
 from jaxmerge.data.splits import (
-  DEFAULT_FRACTIONS,
+  FRACTIONS,
   SPLIT_NAMES,
-  SplitFractions,
   assigned_documents,
   check_filled,
-  check_fractions,
   parts,
   split_of,
 )
@@ -32,7 +31,7 @@ def _corpus(texts):
   )
   return Corpus(
     source="made",
-    fingerprint="0",
+    identity="0",
     skipped=Skipped(),
     directory="",
     records=records,
@@ -42,16 +41,19 @@ def _corpus(texts):
   )
 
 
-def test_shares_are_as_asked():
-  for fractions in (DEFAULT_FRACTIONS, SplitFractions(0.4, 0.3, 0.2, 0.1)):
-    counts = Counter(split_of(f"doc {i}", fractions) for i in range(20_000))
-    for name, fraction in zip(SPLIT_NAMES, fractions):
-      assert counts[name] / 20_000 == pytest.approx(fraction, abs=0.01)
+@pytest.mark.parametrize("shares", [FRACTIONS.values(), (0.4, 0.3, 0.2, 0.1)])
+def test_shares_are_as_asked(monkeypatch, shares):
+  fractions = dict(zip(SPLIT_NAMES, shares))
+  monkeypatch.setattr(splits, "FRACTIONS", fractions)
+  assert sum(FRACTIONS.values()) == pytest.approx(1)
+  counts = Counter(split_of(f"doc {i}") for i in range(20_000))
+  for name, fraction in fractions.items():
+    assert counts[name] / 20_000 == pytest.approx(fraction, abs=0.01)
 
 
 def test_the_rule_is_frozen():
   """Written down once: a change of rule must change splits.VERSION."""
-  names = [split_of(f"doc {i}", DEFAULT_FRACTIONS) for i in range(40)]
+  names = [split_of(f"doc {i}") for i in range(40)]
   others = {i: name for i, name in enumerate(names) if name != "train"}
   assert others == {
     6: "report",
@@ -64,21 +66,17 @@ def test_the_rule_is_frozen():
 
 def test_every_document_is_in_one_split_and_others_do_not_move_it():
   texts = {f"doc {i}": f"text {i}" for i in range(200)}
-  whole = {
-    d.id: s for s, d in assigned_documents(_corpus(texts), DEFAULT_FRACTIONS)
-  }
+  whole = {d.id: s for s, d in assigned_documents(_corpus(texts), Skipped())}
   assert whole.keys() == texts.keys()
   fewer = dict(list(texts.items())[:100])
-  part = {
-    d.id: s for s, d in assigned_documents(_corpus(fewer), DEFAULT_FRACTIONS)
-  }
+  part = {d.id: s for s, d in assigned_documents(_corpus(fewer), Skipped())}
   assert part.items() <= whole.items()
 
 
 def test_equal_texts_are_not_in_two_splits():
   texts = {f"doc {i}": f"text {i % 25}" for i in range(200)}
   seen = Counter(
-    d.text for _, d in assigned_documents(_corpus(texts), DEFAULT_FRACTIONS)
+    d.text for _, d in assigned_documents(_corpus(texts), Skipped())
   )
   assert len(seen) == 25
   assert set(seen.values()) == {1}
@@ -86,7 +84,7 @@ def test_equal_texts_are_not_in_two_splits():
 
 def test_one_giant_document_fills_all_splits():
   text = "".join(f"Line {i} of the play.\n" for i in range(20_000))
-  pairs = list(assigned_documents(_corpus({"play": text}), DEFAULT_FRACTIONS))
+  pairs = list(assigned_documents(_corpus({"play": text}), Skipped()))
   documents = [document for _, document in pairs]
   assert "".join(d.text for d in documents) == text
   assert [d.id for d in documents] == [f"play#{i}" for i in range(len(pairs))]
@@ -96,12 +94,10 @@ def test_one_giant_document_fills_all_splits():
 
 def test_twenty_documents_are_never_cut():
   texts = {f"doc {i}": f"{i} line\n" * 5_000 for i in range(20)}
-  documents = [
-    d for _, d in assigned_documents(_corpus(texts), DEFAULT_FRACTIONS)
-  ]
+  documents = [d for _, d in assigned_documents(_corpus(texts), Skipped())]
   assert {d.id: d.text for d in documents} == texts
   del texts["doc 0"]
-  cut = [d for _, d in assigned_documents(_corpus(texts), DEFAULT_FRACTIONS)]
+  cut = [d for _, d in assigned_documents(_corpus(texts), Skipped())]
   assert len(cut) > 19
 
 
@@ -112,20 +108,6 @@ def test_parts_are_short_and_lose_nothing(text, limit):
   assert len({part.id for part in found}) == len(found)
   assert all(len(part.text.encode()) <= limit for part in found)
   assert text == "" or all(part.text for part in found)
-
-
-@pytest.mark.parametrize(
-  ("fractions", "message"),
-  [
-    (SplitFractions(0.9, 0.1, 0.1, 0.1), "sum to 1.2"),
-    (SplitFractions(0.9, 0.1, 0.0, 0.0), "'report' must be above 0"),
-    (SplitFractions(0.9, float("nan"), 0.05, 0.05), "'search' must be above 0"),
-  ],
-)
-def test_bad_fractions(fractions, message):
-  with pytest.raises(InputError, match=message):
-    check_fractions(fractions)
-  check_fractions(DEFAULT_FRACTIONS)
 
 
 def test_empty_splits_are_named():

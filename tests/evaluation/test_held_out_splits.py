@@ -10,14 +10,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxmerge import evaluate
-from jaxmerge.checkpoints import sources, trajectory
-from jaxmerge.checkpoints.families import table
-from jaxmerge.checkpoints.leaves import leaves_of
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.checkpoints import model_inputs
+from jaxmerge.checkpoints.inputs import check_comparable, open_inputs
 from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.held_out_splits import open_scorer, tokenizer_of
 from jaxmerge.files import write_json
+from jaxmerge.formats.lazy_tensors import leaves_of
+from jaxmerge.formats.records.metadata import read_metadata
+from jaxmerge.huggingface.families import table
+from jaxmerge.huggingface.families.family import FAMILIES
 from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
 from tests.helpers import config_of, decoder, quiet
@@ -34,9 +36,9 @@ def theirs(path, seed, content):
   """A Hugging Face directory with a tokenizer.model and no tokenizer.json."""
   params = init_params(CONFIG, jax.random.key(seed))
   path.mkdir()
-  tensors = dict(table.to_tensors(leaves_of(params), CONFIG, table.FAMILIES[0]))
+  tensors = dict(table.to_tensors(leaves_of(params), CONFIG, FAMILIES["llama"]))
   save_file(tensors, path / "model.safetensors")
-  write_json(path / "config.json", table.FAMILIES[0].write_config(CONFIG))
+  write_json(path / "config.json", FAMILIES["llama"].write_config(CONFIG))
   (path / "tokenizer.model").write_bytes(content)
   return str(path)
 
@@ -58,10 +60,10 @@ def test_they_are_evaluated_and_get_no_other_tokenizer(tmp_path, texts):
   config.data.globs = (str(texts / "*.txt"),)
   config.seq_len = 32
   rows = evaluate.evaluate(config, inputs, progress=quiet)
-  nats = np.array([row.nats_per_token for row in rows])
+  nats = np.array([row.score.mean for row in rows])
   # Random weights: about as likely as any other token.
   np.testing.assert_allclose(nats, np.log(400), atol=1)
-  bits = np.array([row.bits_per_byte for row in rows])
+  bits = np.array([row.score.extras["bits/byte"] for row in rows])
   bytes_per_token = nats / np.log(2) / bits
   assert (bytes_per_token > 1).all()
   assert (bytes_per_token < 2).all()
@@ -75,11 +77,11 @@ def test_they_are_evaluated_and_get_no_other_tokenizer(tmp_path, texts):
 def test_other_tokenizer_models_are_other_tokenizers(tmp_path):
   same = [theirs(tmp_path / f"{i}", i, LLAMA) for i in range(2)]
   other = theirs(tmp_path / "other", 2, BAICHUAN)
-  for opened in (trajectory.open_inputs, sources.open_models):
+  for opened in (open_inputs, model_inputs.open_models):
     a, b, c = opened([*same, other])
-    trajectory.check_comparable([a, b])
+    check_comparable([a, b])
     with pytest.raises(InputError, match="tokenizer"):
-      trajectory.check_comparable([a, c])
+      check_comparable([a, c])
 
 
 def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
@@ -93,9 +95,13 @@ def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
   assert alone.tokenizer_hash != metadata.tokenizer_hash
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
   scorer = open_scorer(
-    alone, mesh, batch_size=8, allow_unrelated=True, progress=lambda text: None
+    alone,
+    mesh,
+    batch_size=8,
+    allow_unrelated=True,
+    progress=lambda text: None,
   )
-  assert scorer.corpus.bytes_per_token_V.shape == (400,)
+  assert scorer.corpus.tokenizer.bytes_per_token_V.shape == (400,)
   assert scorer.corpus.splits["search"].end_of_text == 2
 
 

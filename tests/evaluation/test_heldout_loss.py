@@ -40,37 +40,51 @@ def params(seed: int):
 
 def test_sums_only_the_targets_that_count(split):
   tree = params(0)
-  score = HeldOutLoss(GRAPH, make_mesh(), split, 4)(tree)
+  score = HeldOutLoss(GRAPH, make_mesh(), split, 4).score(tree)
   losses = np.asarray(token_losses(GRAPH, tree, split.tokens_NxL1))
   expected = (losses * split.mask_NxL).sum(1)
-  np.testing.assert_allclose(score.losses_N, expected, rtol=1e-6)
-  assert score.targets_N.tolist() == split.mask_NxL.sum(1).tolist()
+  np.testing.assert_allclose(score.values_N, expected, rtol=1e-6)
+  assert score.weights_N.tolist() == split.mask_NxL.sum(1).tolist()
   mean = expected.sum() / split.mask_NxL.sum()
-  assert np.isclose(score.nats_per_token, mean)
+  assert np.isclose(score.mean, mean)
+  bits = expected.sum() / np.log(2) / split.bytes_N.sum()
+  assert np.isclose(score.extras["bits/byte"], bits)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
 def test_the_batch_size_changes_nothing(split, batch_size):
   tree = params(0)
-  whole = HeldOutLoss(GRAPH, make_mesh(), split, 7)(tree)
-  parts = HeldOutLoss(GRAPH, make_mesh(), split, batch_size)(tree)
-  np.testing.assert_allclose(parts.losses_N, whole.losses_N, rtol=1e-6)
+  whole = HeldOutLoss(GRAPH, make_mesh(), split, 7).score(tree)
+  parts = HeldOutLoss(GRAPH, make_mesh(), split, batch_size).score(tree)
+  np.testing.assert_allclose(parts.values_N, whole.values_N, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_a_score_goes_on_from_an_earlier_one(split, batch_size):
+  tree = params(0)
+  heldout = HeldOutLoss(GRAPH, make_mesh(), split, batch_size)
+  whole, part = heldout.score(tree), heldout.score(tree, 3)
+  np.testing.assert_array_equal(part.values_N[:3], whole.values_N[:3])
+  rest = heldout.extend(tree, part, 7)
+  np.testing.assert_array_equal(rest.values_N, whole.values_N)
+  assert part.tokens + rest.tokens == whole.tokens == split.mask_NxL.sum()
+  assert heldout.extend(tree, rest, 7).tokens == 0
 
 
 def test_padding_never_reaches_the_sum(split):
   """Not even a loss that is infinite where the mask is false."""
   tree = params(0)
-  clean = HeldOutLoss(GRAPH, make_mesh(), split, 4)(tree)
+  clean = HeldOutLoss(GRAPH, make_mesh(), split, 4).score(tree)
   tokens = split.tokens_NxL1.copy()
   tokens[:, 1:][~split.mask_NxL] = CONFIG.vocab_size  # a padded row: -inf
   dirty = split._replace(tokens_NxL1=tokens)
-  score = HeldOutLoss(GRAPH, make_mesh(), dirty, 4)(tree)
-  np.testing.assert_array_equal(score.losses_N, clean.losses_N)
+  score = HeldOutLoss(GRAPH, make_mesh(), dirty, 4).score(tree)
+  np.testing.assert_array_equal(score.values_N, clean.values_N)
 
 
 def test_one_compile_for_all_parameters(split):
   heldout = HeldOutLoss(GRAPH, make_mesh(), split, 5)
   before = _batch_losses._cache_size()
   for seed in range(3):
-    heldout(params(seed))
+    heldout.score(params(seed))
   assert _batch_losses._cache_size() == before + 1

@@ -6,18 +6,20 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt.limits import Limits
-from jaxmerge.bayesopt.reach import Reach
+from jaxmerge.bayesopt.study.budget import Budget
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation import paired, weight_search
+from jaxmerge.evaluation import statistics, weight_search
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
+from jaxmerge.evaluation.search_method import SEARCH_METHODS
+from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.merging.groups import layer_groups, one_group
 from jaxmerge.merging.resident import TreesOnDevices
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.parallel.mesh import make_mesh
+from jaxmerge.simplex.bounds import Bounds
 from tests.helpers import decoder
 
 CONFIG = decoder(
@@ -55,14 +57,14 @@ def _trees(count):
   ]
 
 
-INSIDE = Reach()
+INSIDE = Bounds()
 
 
-def _setting(count, bands=0, reach=INSIDE, batch_size=8):
+def _setting(count, bands=0, bounds=INSIDE, batch_size=8):
   trees = _trees(count)
   groups = layer_groups(trees[0], bands) if bands else one_group(trees[0])
   merged = MergedLoss(TreesOnDevices(trees), _heldout(batch_size), groups)
-  return merged, Domain(STEPS[:count], groups, reach)
+  return merged, Domain(STEPS[:count], groups, bounds)
 
 
 def _params(domain, *rows):
@@ -74,19 +76,19 @@ def _params(domain, *rows):
 
 
 def test_the_objective_merges_scores_and_pairs():
-  merged, domain = _setting(2, reach=Reach(0.5))
+  merged, domain = _setting(2, bounds=Bounds(0.5))
   objective = make_objective(merged, domain)
   last = objective(0, _params(domain, [0.0, 1.0]))
-  assert last.value == merged.last.nats_per_token
+  assert last.value == merged.last.mean
   assert last.stderr == 0.0
   assert last.attrs["weights"] == {"10": 0.0, "20": 1.0}
   half = objective(1, _params(domain, [1.0, 0.0]))
   assert half.attrs["weights"] == {"10": 0.5, "20": 0.5}
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *_trees(2))
-  by_hand = _heldout()(mean)
-  assert half.value == pytest.approx(by_hand.nats_per_token, rel=1e-6)
+  by_hand = _heldout().score(mean)
+  assert half.value == pytest.approx(by_hand.mean, rel=1e-6)
   assert half.stderr > 0
-  assert half.tokens == by_hand.targets_N.sum()
+  assert half.tokens == by_hand.weights_N.sum()
 
 
 def test_each_group_is_merged_with_its_own_weights():
@@ -123,8 +125,8 @@ def _at(tree, keys):
 
 @pytest.mark.parametrize(("count", "bands"), [(2, 0), (3, 0), (2, 1)])
 def test_gradients_are_finite_differences(count, bands):
-  reach = Reach(0.1, 0.2)
-  merged, domain = _setting(count, bands, reach)
+  bounds = Bounds(0.1, 0.2)
+  merged, domain = _setting(count, bands, bounds)
   objective = make_objective(merged, domain, use_gradients=True)
   groups = len(domain.groups.names_G)
   rng = np.random.default_rng(1)
@@ -143,7 +145,7 @@ def test_gradients_are_finite_differences(count, bands):
         moved[g, k] += sign * step
         moved[g, -1] -= sign * step
         ends.append(merged.score(domain.weights(_params(domain, *moved))))
-      ahead, behind = (score.nats_per_token for score in ends)
+      ahead, behind = (score.mean for score in ends)
       slope = gradient[names[k]] - gradient[names[-1]]
       assert slope == pytest.approx(
         (ahead - behind) / (2 * step), rel=0.05, abs=0.02
@@ -158,7 +160,7 @@ def test_a_pairs_slope_has_the_error_of_its_sequences():
   ahead, behind = (
     merged.score([[0.4 - s * step, 0.6 + s * step]]) for s in (1, -1)
   )
-  change = paired.difference(ahead, behind)
+  change = statistics.difference(ahead, behind)
   assert found.attrs[GRADIENT_STDERR] * np.sqrt(2) == pytest.approx(
     change.stderr / (2 * step), rel=0.1
   )
@@ -168,13 +170,13 @@ def test_at_the_last_checkpoint_a_slope_has_an_error_too():
   merged, domain = _setting(3)
   objective = make_objective(merged, domain, use_gradients=True)
   found = objective(0, _params(domain, [0.0, 0.0, 1.0]))
-  assert found.value == pytest.approx(merged.last.nats_per_token, rel=1e-6)
+  assert found.value == pytest.approx(merged.last.mean, rel=1e-6)
   assert found.attrs[GRADIENT_STDERR] > 0
 
 
 def test_a_beaten_trial_is_stopped_and_estimated():
   merged, domain = _setting(2, batch_size=2)
-  losses = [merged.score([w]).nats_per_token for w in ([1, 0], [0, 1])]
+  losses = [merged.score([w]).mean for w in ([1, 0], [0, 1])]
   better, worse = np.eye(2)[np.argsort(losses)].tolist()
   best = _params(domain, better)
   objective = make_objective(merged, domain, incumbent=lambda: best)
@@ -184,14 +186,14 @@ def test_a_beaten_trial_is_stopped_and_estimated():
   stopped = objective(2, _params(domain, worse))
   assert first.tokens == stopped.tokens
   assert stopped.pruned
-  assert 0 < stopped.tokens < whole.targets_N.sum()
+  assert 0 < stopped.tokens < whole.weights_N.sum()
   # What is told of the whole split is within a few of its standard errors.
   assert stopped.stderr > 0
-  gap = abs(stopped.value - whole.nats_per_token)
+  gap = abs(stopped.value - whole.mean)
   assert gap < 4 * stopped.stderr
   again = objective(3, best)
   assert not again.pruned
-  assert again.tokens == whole.targets_N.sum()
+  assert again.tokens == whole.weights_N.sum()
   # The last checkpoint alone, trial 0, is what all are compared with.
   assert not objective(0, _params(domain, worse)).pruned
 
@@ -203,20 +205,20 @@ def test_a_trial_is_stopped_beyond_three_standard_errors(errors, scored):
   row = [[0.5, 0.5]]
   whole = merged.score(row)
   quarter = whole.first(4)
-  spread_N = quarter.targets_N * [1.0, 1.0, -1.0, -1.0]
-  mean, stderr = paired.ratio(spread_N, quarter)
-  losses_N = whole.losses_N.copy()
+  spread_N = quarter.weights_N * [1.0, 1.0, -1.0, -1.0]
+  mean, stderr = statistics.ratio(spread_N, quarter)
+  values_N = whole.values_N.copy()
   # A shift by the same for every token has no error of its own.
-  losses_N[:4] -= spread_N + (errors * stderr - mean) * quarter.targets_N
-  best = dataclasses.replace(whole, losses_N=losses_N)
-  behind = paired.difference(quarter, best.first(4))
+  values_N[:4] -= spread_N + (errors * stderr - mean) * quarter.weights_N
+  best = dataclasses.replace(whole, values_N=values_N)
+  behind = statistics.difference(quarter, best.first(4))
   assert behind.mean / behind.stderr == pytest.approx(errors)
-  assert len(merged.score(row, best).losses_N) == scored
+  assert len(merged.score(row, best).values_N) == scored
 
 
 def test_a_stopped_trial_pays_for_no_gradient():
   merged, domain = _setting(2, batch_size=2)
-  losses = [merged.score([w]).nats_per_token for w in ([1, 0], [0, 1])]
+  losses = [merged.score([w]).mean for w in ([1, 0], [0, 1])]
   better, worse = np.eye(2)[np.argsort(losses)].tolist()
   objective = make_objective(
     merged,
@@ -234,7 +236,7 @@ def test_derivatives_are_paid_for_as_forward_passes():
     objective = make_objective(merged, domain, use_gradients=True)
     row = [1 / count] * count
     found = objective(1, _params(domain, row))
-    assert found.tokens == passes * merged.last.targets_N.sum()
+    assert found.tokens == passes * merged.last.weights_N.sum()
 
 
 def test_trees_with_a_nan_have_no_derivative():
@@ -250,13 +252,13 @@ def test_the_sample_of_a_stopped_trial_does_not_depend_on_the_batch():
   found = []
   for batch_size in (1, 4, 16):
     merged, domain = _setting(2, batch_size=batch_size)
-    losses = [merged.score([w]).nats_per_token for w in ([1, 0], [0, 1])]
+    losses = [merged.score([w]).mean for w in ([1, 0], [0, 1])]
     better, worse = np.eye(2)[np.argsort(losses)].tolist()
     score = merged.score([worse], merged.score([better]))
-    assert len(score.losses_N) == 4  # a quarter of 16
-    found.append(score.losses_N)
-  for losses_N in found[1:]:
-    np.testing.assert_allclose(losses_N, found[0], rtol=1e-5)
+    assert len(score.values_N) == 4  # a quarter of 16
+    found.append(score.values_N)
+  for values_N in found[1:]:
+    np.testing.assert_allclose(values_N, found[0], rtol=1e-5)
 
 
 def _stopped_search(folder, restarts):
@@ -272,25 +274,18 @@ def _stopped_search(folder, restarts):
   budget = 12
   for _ in range(budget):
     merged, domain = _setting(3, batch_size=1)
+    method = SEARCH_METHODS["gp_hedge"]
+    knobs = method.knobs(acquisitions=("ei", "ucb"))
+    searched = WeightSearch(domain, method, knobs, 0, budget)
     study = weight_search.open_weight_study(
-      folder / "study.journal",
-      "search",
-      domain,
-      seed=0,
-      acquisitions=("ei", "ucb"),
-      use_gradients=False,
-      starts=(),
-      num_trials=budget,
-      fingerprint={},
+      folder / "study.journal", "search", searched, identity={}
     )
     try:
       ending = weight_search.run_weight_study(
         study,
         merged,
-        domain,
-        num_trials=budget,
-        limits=Limits(tokens=5 * int(merged.last.targets_N.sum())),
-        use_gradients=False,
+        searched,
+        limits=Budget(tokens=5 * int(merged.last.weights_N.sum())),
         early_stop=True,
         on_trial=kill,
       )

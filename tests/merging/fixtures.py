@@ -8,11 +8,16 @@ import zipfile
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from jaxmerge import merge, runner
-from jaxmerge.checkpoints.leaves import LeafSpec
-from jaxmerge.checkpoints.metadata import Metadata, describe_leaves, versions
-from jaxmerge.checkpoints.shards import write_tensors
+from jaxmerge import merge
 from jaxmerge.checkpoints.store import save_params
+from jaxmerge.cli import runner
+from jaxmerge.formats.lazy_tensors import TensorSpec
+from jaxmerge.formats.records.metadata import (
+  Metadata,
+  describe_leaves,
+  versions,
+)
+from jaxmerge.huggingface.shards import write_tensors
 from tests import helpers
 from tests.helpers import ROOT, quiet
 
@@ -47,7 +52,7 @@ def command(*words):
 
 
 def specs_of(tensors):
-  return {n: LeafSpec(x.shape, x.dtype) for n, x in tensors.items()}
+  return {n: TensorSpec(x.shape, x.dtype) for n, x in tensors.items()}
 
 
 def hugging_face(

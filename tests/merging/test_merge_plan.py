@@ -9,18 +9,15 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxmerge import merge, process_liveness, runner
-from jaxmerge.checkpoints import (
-  leaves,
-  orbax_rows,
-  safetensors_file,
-  shards,
-  tallies,
-  torch_file,
-)
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge import merge, process_liveness
+from jaxmerge.checkpoints import orbax_rows
 from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
+from jaxmerge.formats import lazy_tensors, safetensors
+from jaxmerge.formats.integrity import checksums
+from jaxmerge.formats.records.metadata import read_metadata
+from jaxmerge.huggingface import shards, torch_bin
 from jaxmerge.merging import chunks
 from jaxmerge.parallel.rules import named_leaves
 from tests.helpers import contents
@@ -157,7 +154,7 @@ def test_a_file_that_becomes_shorter_meanwhile(
   directories, tmp_path, monkeypatch
 ):
   """The headers were whole; nothing half made stays."""
-  rows = safetensors_file.StoredTensor.rows
+  rows = safetensors.StoredTensor.rows
 
   def cut_first(tensor, start, stop):
     if tensor.path.parent == directories[0]:
@@ -165,7 +162,7 @@ def test_a_file_that_becomes_shorter_meanwhile(
       tensor.path.write_bytes(content[:-1])
     return rows(tensor, start, stop)
 
-  monkeypatch.setattr(safetensors_file.StoredTensor, "rows", cut_first)
+  monkeypatch.setattr(safetensors.StoredTensor, "rows", cut_first)
   with pytest.raises(InputError, match="shorter while it was read"):
     fixtures.run(directories, tmp_path / "out")
   assert sorted(p.name for p in tmp_path.iterdir()) == ["hf1", "hf2"]
@@ -385,7 +382,7 @@ def test_a_disk_that_fills_up_meanwhile(
 
 @pytest.mark.parametrize("together", [1, 12])
 def test_a_layer_is_read_with_what_is_stored_with_it(together):
-  spec = leaves.LeafSpec((12, 64, 64), np.dtype(np.float32), together)
+  spec = lazy_tensors.TensorSpec((12, 64, 64), np.dtype(np.float32), together)
   needed = chunks.needed_bytes({"layers/w": spec}, 2, whole=True, workers=1)
   layer = 64 * 64 * 4
   assert needed >= 2 * layer * 3 + together * layer
@@ -515,11 +512,11 @@ def nothing_is_read(monkeypatch):
 
   for kind in (
     orbax_rows.OrbaxLeaf,
-    safetensors_file.StoredTensor,
-    torch_file.TorchTensor,
+    safetensors.StoredTensor,
+    torch_bin.TorchTensor,
   ):
     monkeypatch.setattr(kind, "rows", no)
-  monkeypatch.setattr(torch_file.TorchTensor, "__array__", no)
+  monkeypatch.setattr(torch_bin.TorchTensor, "__array__", no)
 
 
 def test_a_dry_run_reads_and_writes_nothing(
@@ -601,7 +598,7 @@ def test_a_stack_larger_than_the_budget_is_merged_by_layers(
   )
   layer = 256 * 256 * 4
   if method == "uniform":
-    for module in (chunks, tallies):
+    for module in (chunks, checksums):
       monkeypatch.setattr(module, "BLOCK", 256 * 256)
   base = {"base": str(paths[0])} if method == "ties" else {}
   fixtures.run(
@@ -652,7 +649,7 @@ def test_a_program_error_is_not_called_bad_input(
   def broken(*_):
     raise ZeroDivisionError
 
-  monkeypatch.setattr(safetensors_file.StoredTensor, "rows", broken)
+  monkeypatch.setattr(safetensors.StoredTensor, "rows", broken)
   before = contents(tmp_path)
   with pytest.raises(ZeroDivisionError):
     command(typed(*directories), f"--output={tmp_path / 'out'}")

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmerge.checkpoints.metadata import abstract_params
-from jaxmerge.checkpoints.trajectory import open_steps
+from jaxmerge.checkpoints.inputs import open_steps
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging import resident
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.groups import layer_groups, one_group
@@ -17,7 +17,7 @@ from jaxmerge.merging.resident import (
   IN_HOST_MEMORY,
   IN_STORAGE,
   ON_DEVICES,
-  choose_place,
+  choose_placement,
   open_trees,
 )
 from jaxmerge.parallel.mesh import make_mesh
@@ -97,7 +97,7 @@ def test_the_place_is_where_trees_fit(opened, monkeypatch):
   checkpoints, where, _ = opened
 
   def place(trees):
-    return choose_place(
+    return choose_placement(
       checkpoints,
       where,
       merged_trees=2,
@@ -111,7 +111,9 @@ def test_the_place_is_where_trees_fit(opened, monkeypatch):
   assert place(2) == IN_STORAGE
   with pytest.raises(InputError, match=r"of memory are needed on each device"):
     place(1)
-  plan = choose_place(checkpoints, where, merged_trees=2, memory_budget_gb=0)
+  plan = choose_placement(
+    checkpoints, where, merged_trees=2, memory_budget_gb=0
+  )
   assert plan.where == ON_DEVICES
 
 

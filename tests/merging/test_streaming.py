@@ -9,22 +9,23 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxmerge.checkpoints import store, tallies
-from jaxmerge.checkpoints.leaves import ArrayLeaf, Chunk
-from jaxmerge.checkpoints.metadata import (
+from jaxmerge.checkpoints import store
+from jaxmerge.checkpoints.inputs import open_inputs
+from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.errors import InputError
+from jaxmerge.formats.integrity import checksums
+from jaxmerge.formats.lazy_tensors import Chunk, array_leaf
+from jaxmerge.formats.records.metadata import (
   abstract_params,
   describe_leaves,
   read_metadata,
 )
-from jaxmerge.checkpoints.store import restore_params
-from jaxmerge.checkpoints.trajectory import open_inputs
-from jaxmerge.errors import InputError
 from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.method import METHODS, average_weights
 from jaxmerge.merging.per_tensor import merge_trees
 from jaxmerge.parallel.rules import named_leaves
-from tests.helpers import contents
+from tests.helpers import Telling, contents
 from tests.merging import fixtures
 from tests.merging.fixtures import assert_same_bytes, hugging_face, loaded
 
@@ -37,8 +38,8 @@ def tiny_blocks(monkeypatch):
   """As if BLOCK and _SMALLEST were 64 and 16 from the beginning."""
   for module, name, value in (
     (chunks, "BLOCK", 64),
-    (tallies, "BLOCK", 64),
-    (tallies, "_SMALLEST", 16),
+    (checksums, "BLOCK", 64),
+    (checksums, "_SMALLEST", 16),
   ):
     assert hasattr(module, name)
     monkeypatch.setattr(module, name, value)
@@ -513,7 +514,9 @@ def test_shares_of_the_largest_numbers_stay_in_range(tmp_path):
 def test_weights_that_are_a_direction_are_used_as_they_are(weights):
   trees = [some_tensors(seed) for seed in (0, 1)]
   stored = [
-    chunks.Stored(str(i), dict(map(_leaf, tree.items())), tallies.LeafTally())
+    chunks.Stored(
+      str(i), dict(map(_leaf, tree.items())), checksums.LeafChecksum()
+    )
     for i, tree in enumerate(trees)
   ]
   average = streaming.Average(stored, lambda _: weights)
@@ -541,7 +544,7 @@ def test_chunks_cover_every_row_once_and_in_order(tiny_blocks):
 
 def _leaf(item):
   name, array = item
-  return name, ArrayLeaf(array)
+  return name, array_leaf(array)
 
 
 def test_a_tree_of_any_number_of_leaves_is_restored(tmp_path, tiny_blocks):
@@ -574,7 +577,7 @@ def test_progress_tells_of_every_leaf(tmp_path):
     [str(path) for path in paths],
     tmp_path / "out",
     allow_unrelated=True,
-    progress=lambda *args: told.append(args),
+    progress=Telling(lambda *args: told.append(args)),
   )
   leaves = [note for _, _, total, note in told if total]
   assert set(leaves) | {"empty.rows"} == trees[0].keys() | {"empty.rows"}

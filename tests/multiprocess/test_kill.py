@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from jaxmerge import search
-from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.formats.records.metadata import read_metadata
 from tests.helpers import config_file, config_of, quiet
 
 

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from jaxmerge.checkpoints.inputs import open_inputs
 from jaxmerge.checkpoints.store import restore_params
-from jaxmerge.checkpoints.trajectory import open_inputs
 from jaxmerge.errors import InputError
 from tests.helpers import ROOT, contents
 from tests.merging import fixtures
@@ -21,7 +21,8 @@ CONFIG = f"--config={ROOT / 'configs/merge/uniform.py'}"
 ALONE = """
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
-from jaxmerge import merge, runner
+from jaxmerge import merge
+from jaxmerge.cli import runner
 code = runner.run("merge", lambda: merge.main(sys.argv[1:]))
 status = open("/proc/self/status").read() if sys.platform == "linux" else ""
 print(status.partition("VmHWM:")[2].split("kB")[0])

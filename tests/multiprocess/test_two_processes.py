@@ -9,8 +9,8 @@ import sys
 
 import numpy as np
 
-from jaxmerge.checkpoints.metadata import read_metadata
 from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.formats.records.metadata import read_metadata
 from tests.helpers import ROOT
 
 

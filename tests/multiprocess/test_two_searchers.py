@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxmerge.checkpoints.metadata import read_metadata
+from jaxmerge.formats.records.metadata import read_metadata
 
 
 @pytest.mark.parametrize("storage", ["", "sqlite"])

@@ -17,7 +17,7 @@ from jaxmerge.parallel.mesh import make_mesh
 EIGHT = """
 import json, sys
 import jax, numpy as np
-from jaxmerge.checkpoints.digest import digests
+from jaxmerge.formats.integrity.digest import digests
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.config_reading import read

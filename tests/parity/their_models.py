@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.parity.numpy_tensors import tensor
 
-GOLDEN = pathlib.Path(__file__).parent.parent / "checkpoints/golden_logits.json"
+GOLDEN = pathlib.Path(__file__).parent.parent / "huggingface/golden_logits.json"
 
 TOKENS = np.random.default_rng(0).integers(0, 57, size=(2, 12)).astype(np.int32)
 

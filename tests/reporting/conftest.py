@@ -42,6 +42,8 @@ def results(trials) -> Results:
     best=4,
     tokens_trained=3_072_000,
     tokens_saved=492_611,
+    unit="nats/token",
+    direction="minimize",
   )
 
 
@@ -90,6 +92,34 @@ def of_three(results, three) -> Results:
   merged = dataclasses.replace(results.merged, weights=three[3].weights)
   rows = (*results.rows[:-1], merged)
   return dataclasses.replace(results, rows=rows, trials=three, best=3)
+
+
+@pytest.fixture
+def mirror():
+  """Makes of a search of losses the same search of scores, minus the losses."""
+
+  def mirror(results: Results) -> Results:
+    rows = [
+      dataclasses.replace(
+        row,
+        search_loss=-row.search_loss,
+        report_loss=-row.report_loss,
+        report_delta_vs_last=-row.report_delta_vs_last,
+      )
+      for row in results.rows
+    ]
+    trials = [
+      trial._replace(
+        loss=-trial.loss,
+        predicted_mean=trial.predicted_mean and -trial.predicted_mean,
+      )
+      for trial in results.trials
+    ]
+    return dataclasses.replace(
+      results, rows=rows, trials=trials, direction="maximize"
+    )
+
+  return mirror
 
 
 @pytest.fixture

@@ -83,3 +83,17 @@ def test_smoothing_keeps_length_and_straight_lines():
   noise_N = np.random.default_rng(0).standard_normal(500)
   assert figures.smooth(noise_N).std() < 0.5 * noise_N.std()
   assert len(figures.smooth(np.array([1.0]))) == 1
+
+
+def test_the_better_side_is_that_of_larger_scores(results, mirror, drawn):
+  figures.baselines(results)
+  figures.baselines(mirror(results))
+  one, other = (figure.axes[0] for figure in drawn)
+  assert one.get_xlabel().endswith("\u2190 better          worse \u2192")
+  assert other.get_xlabel().endswith("\u2190 worse          better \u2192")
+  assert "report score" in other.get_xlabel()
+  colours = [
+    [line.get_color() for line in axes.lines if line.get_marker() != "None"]
+    for axes in (one, other)
+  ]
+  assert colours[0] == colours[1]

@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt import simplex
-from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.reporting.posterior_figures import (
   Posterior,
   pair,
@@ -14,10 +12,12 @@ from jaxmerge.reporting.posterior_figures import (
   ternary,
 )
 from jaxmerge.reporting.results import Results
+from jaxmerge.simplex import points
+from jaxmerge.simplex.bounds import Bounds
 
 ALPHA = 0.2
-FREE, BOUND = Reach(), Reach(ALPHA)
-WEIGHTS_Mx3 = 0.8 * simplex.grid(3, 66) + np.array([0.0, 0.0, ALPHA])
+FREE, BOUND = Bounds(), Bounds(ALPHA)
+WEIGHTS_Mx3 = 0.8 * points.grid(3, 66) + np.array([0.0, 0.0, ALPHA])
 MEAN_M = 1.2 + ((WEIGHTS_Mx3 - [0.1, 0.3, 0.6]) ** 2).sum(axis=1)
 STD_M = 0.001 + 0.01 * WEIGHTS_Mx3[:, 0]
 SHARE_M = np.linspace(0, 1, 21)
@@ -32,16 +32,16 @@ LINE = Posterior(
 
 @pytest.fixture
 def draw_pair(results):
-  def draw(posterior=LINE, reach=FREE, **changes) -> bytes:
-    return pair(posterior, dataclasses.replace(results, **changes), reach)
+  def draw(posterior=LINE, bounds=FREE, **changes) -> bytes:
+    return pair(posterior, dataclasses.replace(results, **changes), bounds)
 
   return draw
 
 
 @pytest.fixture
 def draw_ternary(of_three):
-  def draw(posterior=GRID, reach=BOUND, **changes) -> bytes:
-    return ternary(posterior, dataclasses.replace(of_three, **changes), reach)
+  def draw(posterior=GRID, bounds=BOUND, **changes) -> bytes:
+    return ternary(posterior, dataclasses.replace(of_three, **changes), bounds)
 
   return draw
 
@@ -61,8 +61,8 @@ def test_every_argument_of_the_pair_shows(draw_pair, trials):
     draw_pair(LINE._replace(weights_MxK=LINE.weights_MxK**2)),
     draw_pair(LINE._replace(mean_M=LINE.mean_M + 0.001)),
     draw_pair(LINE._replace(std_M=2 * LINE.std_M)),
-    draw_pair(reach=Reach(0.2)),
-    draw_pair(reach=Reach(0.0, 0.3)),
+    draw_pair(bounds=Bounds(0.2)),
+    draw_pair(bounds=Bounds(0.0, 0.3)),
     draw_pair(best=3),
     draw_pair(unit="u"),
     changed(asked_by="ei"),
@@ -101,7 +101,7 @@ def test_every_argument_of_the_triangle_shows(draw_ternary, three):
     draw_ternary(GRID._replace(weights_MxK=WEIGHTS_Mx3[:, [1, 0, 2]])),
     draw_ternary(GRID._replace(mean_M=MEAN_M**2)),
     draw_ternary(GRID._replace(std_M=2 * STD_M)),
-    draw_ternary(reach=Reach(0.1)),
+    draw_ternary(bounds=Bounds(0.1)),
     draw_ternary(best=4),
     draw_ternary(unit="u"),
     changed(3, weights={450: 0.3, 600: 0.1, 750: 0.6}),
@@ -155,7 +155,9 @@ def test_every_argument_of_the_slices_shows(of_three, three):
   def image(lines=(first, *others), unit="u", **changes) -> bytes:
     chosen = three[3]._replace(**changes)
     row = dataclasses.replace(of_three.merged, weights=chosen.weights)
-    return slices(lines, Results([row], [chosen], chosen.number, 0, None, unit))
+    return slices(
+      lines, Results([row], [chosen], chosen.number, 0, None, unit, "minimize")
+    )
 
   images = [
     image(),
@@ -188,3 +190,20 @@ def test_slices_share_the_losses_and_keep_the_heaviest_eight(results, drawn):
   assert rings[0] == [[0.2, 1.2]]
   # What is far worse than the rest leaves the axes.
   assert panels[0].get_ylim()[1] < 1.9
+
+
+def test_of_scores_the_panels_are_upside_down(of_three, mirror, drawn):
+  lines = [_slice(3, weight) for weight in (0.1, 0.3, 0.6)]
+  slices(lines, of_three)
+  upside_down = [line._replace(mean_M=-line.mean_M) for line in lines]
+  slices(upside_down, mirror(of_three))
+  one, other = (figure.axes[0].get_ylim() for figure in drawn)
+  np.testing.assert_allclose(other, [-one[1], -one[0]])
+
+
+def test_of_scores_the_highest_are_the_darkest(of_three, mirror, drawn):
+  ternary(GRID, of_three, BOUND)
+  ternary(GRID._replace(mean_M=-GRID.mean_M), mirror(of_three), BOUND)
+  one, other = (figure.axes[0].collections[0] for figure in drawn)
+  np.testing.assert_allclose(other.levels, -one.levels[::-1])
+  np.testing.assert_allclose(other.get_facecolor(), one.get_facecolor()[::-1])

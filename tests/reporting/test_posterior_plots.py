@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt import surrogate
-from jaxmerge.bayesopt.padding import Observations
-from jaxmerge.bayesopt.reach import Reach, unit_from_weights
+from jaxmerge.bayesopt.gp import surrogate
+from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.reporting import posterior_figures, posterior_plots
+from jaxmerge.simplex.bounds import Bounds, unit_from_weights
 
 STEPS = (450, 600, 750)
 
@@ -26,13 +26,13 @@ def asked(monkeypatch) -> list[tuple[np.ndarray, ...]]:
   return questions
 
 
-def _told(trials, steps, reach):
+def _told(trials, steps, bounds):
   """The trials as the process knows them, in maximisation sign."""
   scored = [trial for trial in trials if not trial.failure]
   return Observations(
     np.array(
       [
-        unit_from_weights([t.weights.get(s, 0.0) for s in steps], reach)
+        unit_from_weights([t.weights.get(s, 0.0) for s in steps], bounds)
         for t in scored
       ]
     ),
@@ -45,13 +45,13 @@ def _told(trials, steps, reach):
 def draw(results):
   """Draws what is asked of trials; names of the figures."""
 
-  def draw(trials, steps, reach, best) -> list[str]:
+  def draw(trials, steps, bounds, best) -> list[str]:
     weights = {step: trials[best].weights.get(step, 0.0) for step in steps}
     row = dataclasses.replace(results.merged, weights=weights)
     found = posterior_plots.posterior_plots(
-      _told(trials, steps, reach),
+      _told(trials, steps, bounds),
       dataclasses.replace(results, rows=[row], trials=trials, best=best),
-      reach,
+      bounds,
     )
     return sorted(found)
 
@@ -59,7 +59,7 @@ def draw(results):
 
 
 def test_two_checkpoints(draw, trials, asked):
-  assert draw(trials, (600, 750), Reach(), 4) == ["posterior"]
+  assert draw(trials, (600, 750), Bounds(), 4) == ["posterior"]
   ((points_NxK, losses_N, stderrs_N, queries_MxK),) = asked
   assert points_NxK[3].tolist() == pytest.approx([0.29, 0.71])
   assert losses_N.tolist() == [-trial.loss for trial in trials]
@@ -68,7 +68,7 @@ def test_two_checkpoints(draw, trials, asked):
 
 
 def test_three_checkpoints_are_one_question(draw, three, asked):
-  assert draw(three, STEPS, Reach(0.2), 3) == ["slices", "ternary"]
+  assert draw(three, STEPS, Bounds(0.2), 3) == ["slices", "ternary"]
   ((points_NxK, losses_N, _, queries_MxK),) = asked
   # Trials 5 and 6 have no loss; the rest are told as points of the simplex.
   assert len(losses_N) == len(three) - 2
@@ -82,7 +82,7 @@ def test_more_checkpoints_have_slices_alone(draw, three, asked):
   four = [
     trial._replace(weights={300: 0.0, **trial.weights}) for trial in three
   ]
-  assert draw(four, (300, *STEPS), Reach(0.2), 3) == ["slices"]
+  assert draw(four, (300, *STEPS), Bounds(0.2), 3) == ["slices"]
 
 
 def test_a_line_goes_through_the_chosen_point_to_the_vertex():
@@ -108,7 +108,7 @@ def test_the_process_agrees_with_the_chosen_trial(draw, three, monkeypatch):
   monkeypatch.setattr(
     posterior_figures, "slices", lambda *arguments: taken.append(arguments)
   )
-  draw(three, STEPS, Reach(0.2), 3)
+  draw(three, STEPS, Bounds(0.2), 3)
   ((posteriors, results),) = taken
   chosen = results.chosen
   assert (results.steps, chosen) == ([*STEPS], three[3])
@@ -122,3 +122,20 @@ def test_the_process_agrees_with_the_chosen_trial(draw, three, monkeypatch):
     # Sure where it has looked, less so elsewhere.
     known = np.interp(weight, weight_M, posterior.std_M)
     assert known < 0.5 * posterior.std_M.max()
+
+
+def test_of_scores_the_mean_is_as_told(results, trials, mirror, monkeypatch):
+  """The process works in the sign of maximisation, which is a score's own."""
+  seen = []
+  monkeypatch.setattr(
+    posterior_figures, "pair", lambda posterior, *_: seen.append(posterior)
+  )
+  monkeypatch.setattr(
+    surrogate, "posterior", lambda told, queries: (queries[:, 0], queries[:, 0])
+  )
+  told = _told(trials, (600, 750), Bounds())
+  for search in (results, mirror(results)):
+    posterior_plots.posterior_plots(told, search, Bounds())
+  losses, scores = seen
+  np.testing.assert_array_equal(scores.mean_M, scores.std_M)
+  np.testing.assert_array_equal(losses.mean_M, -losses.std_M)

@@ -50,7 +50,7 @@ def test_every_field_of_a_row_is_there(tmp_path, results):
 def test_every_float_comes_back_bit_for_bit(tmp_path_factory, number):
   path = tmp_path_factory.mktemp("floats") / "r.json"
   row = Row("last", 1, {7: 1.0}, number, number, 0.0, 0.0)
-  write_results(path, Results((row,), (), 0, 1, None))
+  write_results(path, Results((row,), (), 0, 1, None, "nats/token", "minimize"))
   back = json.loads(path.read_text())["rows"][0]["search_loss"]
   assert struct.pack("d", back) == struct.pack("d", number)
 
@@ -88,3 +88,12 @@ def test_no_number_that_is_not_finite_is_written(tmp_path, results, bad, field):
 def test_tokens_saved(merged, later, expected):
   points = [Point(step, *point) for step, point in enumerate(later)]
   assert tokens_saved(merged, points) == expected
+  scores = [point._replace(loss=-point.loss) for point in points]
+  assert tokens_saved(-merged, scores, "maximize") == expected
+
+
+def test_a_score_is_not_called_a_loss(tmp_path, results, mirror):
+  write_results(tmp_path / "r.json", mirror(results))
+  row = json.loads((tmp_path / "r.json").read_text())["rows"][0]
+  assert list(row) == [name.replace("loss", "score") for name in ROW_KEYS]
+  assert row["search_score"] == -results.rows[0].search_loss

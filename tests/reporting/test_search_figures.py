@@ -43,6 +43,26 @@ def test_trials_without_a_loss_stand_at_the_edge(of_three, three, drawn):
   np.testing.assert_array_equal(best_N[5:], [three[3].loss] * 3)
 
 
+def test_of_scores_the_picture_is_upside_down(of_three, three, mirror, drawn):
+  bad = three[7]._replace(loss=50.0)
+  losses = dataclasses.replace(of_three, trials=[*three[:7], bad])
+  convergence(losses)
+  convergence(mirror(losses))
+  (one,), (other,) = (figure.axes for figure in drawn)
+  assert other.get_ylabel() == "search score (nats/token)"
+  assert other.get_ylim() == tuple(-y for y in one.get_ylim()[::-1])
+  lines, mirrored = (
+    {line.get_label(): line.get_ydata() for line in axes.lines if line}
+    for axes in (one, other)
+  )
+  for name, other_name in (
+    ("lowest so far", "highest so far"),
+    ("above the axis", "below the axis"),
+    ("failed", "failed"),
+  ):
+    np.testing.assert_array_equal(lines[name], -mirrored[other_name])
+
+
 def test_every_field_of_a_choice_shows(of_three, three):
   def image(**changes) -> bytes:
     changed = [*three[:4], three[4]._replace(**changes), *three[5:]]

@@ -9,14 +9,14 @@ from etils import epath
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.bayesopt.trials import ASKED
 from jaxmerge.evaluation.objective import Domain
 from jaxmerge.merging.groups import Groups
 from jaxmerge.reporting.results import STOPPED_EARLY, Point
 from jaxmerge.reporting.search_report import report_trial, training_losses
+from jaxmerge.simplex.bounds import Bounds
 
-DOMAIN = Domain((450, 600, 750), Groups(("",), None, (1.0,)), Reach(0.2))
+DOMAIN = Domain((450, 600, 750), Groups(("",), None, (1.0,)), Bounds(0.2))
 PARAMS = {"w_0": 0.25, "w_1": 0.5, "w_2": 0.25}
 WEIGHTS = {450: 0.2, 600: 0.4, 750: 0.4}
 RECORD = {

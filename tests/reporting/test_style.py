@@ -12,8 +12,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt import simplex
-from jaxmerge.bayesopt.reach import Reach
 from jaxmerge.reporting import (
   figures,
   posterior_figures,
@@ -22,6 +20,8 @@ from jaxmerge.reporting import (
 )
 from jaxmerge.reporting.posterior_figures import Posterior
 from jaxmerge.reporting.results import Point
+from jaxmerge.simplex import points
+from jaxmerge.simplex.bounds import Bounds
 
 LAMBDA_M = np.linspace(0.0, 1.0, 51)
 LINE = Posterior(
@@ -29,7 +29,7 @@ LINE = Posterior(
   1.198 + 0.23 * (LAMBDA_M - 0.65) ** 2,
   0.002 + 0.004 * LAMBDA_M,
 )
-GRID_Mx3 = 0.8 * simplex.grid(3, 66) + np.array([0.0, 0.0, 0.2])
+GRID_Mx3 = 0.8 * points.grid(3, 66) + np.array([0.0, 0.0, 0.2])
 POINTS = [Point(750, 3_072_000, 1.2225), Point(900, 3_686_400, 1.1887)]
 
 Draw = Callable[..., bytes]
@@ -38,11 +38,13 @@ DRAW: dict[str, Draw] = {
   "training_curve": lambda two, three: figures.training_curve(
     POINTS, POINTS, two
   ),
-  "posterior": lambda two, three: posterior_figures.pair(LINE, two, Reach()),
+  "posterior": lambda two, three: posterior_figures.pair(LINE, two, Bounds()),
   "convergence": lambda two, three: search_figures.convergence(two),
   "baselines": lambda two, three: figures.baselines(two),
   "ternary": lambda two, three: posterior_figures.ternary(
-    Posterior(GRID_Mx3, 1.2 + GRID_Mx3[:, 0], GRID_Mx3[:, 1]), three, Reach(0.2)
+    Posterior(GRID_Mx3, 1.2 + GRID_Mx3[:, 0], GRID_Mx3[:, 1]),
+    three,
+    Bounds(0.2),
   ),
   "slices": lambda two, three: posterior_figures.slices([LINE, LINE], two),
   "hedge": lambda two, three: search_figures.hedge(three),

@@ -6,13 +6,13 @@ import pytest
 
 from jaxmerge.reporting.results import Results
 from jaxmerge.reporting.table import (
-  all_weights,
   cells,
   format_weights,
   headline,
   runner_up,
   text_table,
 )
+from jaxmerge.simplex.labels import all_weights
 
 
 def _with_merged(results: Results, **changes: object) -> Results:
@@ -159,3 +159,16 @@ def test_a_table_and_a_headline_of_twelve(results):
   assert headline(wide).startswith(
     "Merging 11 steps (1450: 0.090, 1500: 0.100, 1550: 0.450 and 8 others)"
   )
+
+
+def test_of_scores_more_is_better(results, mirror):
+  found = mirror(results)
+  assert "raises the report score by 0.0271" in headline(found)
+  assert "against step 750" in headline(found)
+  assert "positive is better" in text_table(found)
+  assert "report score" in text_table(found).splitlines()[0]
+  assert runner_up(found) == ""
+  worse = _with_merged(found, report_delta_vs_last=-0.02, report_loss=-1.24)
+  assert "lowers the report score by 0.0200" in headline(worse)
+  assert "is worse than step 750" in headline(worse)
+  assert "the row grid has a higher score" in runner_up(worse)

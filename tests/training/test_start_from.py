@@ -9,11 +9,12 @@ import optax
 import pytest
 
 from jaxmerge.checkpoints import models
-from jaxmerge.checkpoints.trajectory import open_inputs
+from jaxmerge.checkpoints.inputs import open_inputs
 from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
 from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
-from jaxmerge.training.trainer import Trainer, start_problems
+from jaxmerge.training.start import start_problems
+from jaxmerge.training.trainer import Trainer
 from tests.helpers import NEOX
 
 

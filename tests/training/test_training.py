@@ -15,7 +15,7 @@ from jaxmerge.training.loop import Plan, train
 from jaxmerge.training.metrics import MetricsWriter, check_saved
 from jaxmerge.training.optimizer import OptimizerConfig, build
 from jaxmerge.training.trainer import Trainer
-from tests.helpers import decoder
+from tests.helpers import decoder, quiet
 
 
 def built(learning_rate, warmup_steps, **knobs):
@@ -259,7 +259,7 @@ def test_the_rate_in_the_metrics_is_that_of_the_steps_own_update(tmp_path):
     save=lambda step, state: seen.append(jax.device_get(state.params)),
     validate=lambda state: 0.0,
     metrics=writer,
-    progress=lambda *_: None,
+    progress=quiet,
   )
   writer.close()
   rates = [r["learning_rate"] for r in records(tmp_path / "metrics.jsonl")]

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class HuggingFaceTokenizer:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     self._tokenizer = tokenizer
+    self.content = tokenizer.to_str().encode()
+    self.hash = hashlib.sha256(self.content).hexdigest()
+    self.vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    self.size = max(self.vocabulary.values(), default=-1) + 1
 
   @classmethod
   def parse(cls, text: str, name: object) -> "HuggingFaceTokenizer":
@@ -51,22 +55,6 @@ class HuggingFaceTokenizer:
       return cls(tokenizers.Tokenizer.from_str(text))
     except Exception as error:  # the library raises plain Exception
       raise InputError(f"{name} is not a tokenizer.json: {error}") from error
-
-  @functools.cached_property
-  def content(self) -> bytes:
-    return self._tokenizer.to_str().encode()
-
-  @functools.cached_property
-  def hash(self) -> str:
-    return hashlib.sha256(self.content).hexdigest()
-
-  @functools.cached_property
-  def vocabulary(self) -> Mapping[str, int]:
-    return self._tokenizer.get_vocab(with_added_tokens=True)
-
-  @property
-  def size(self) -> int:
-    return max(self.vocabulary.values()) + 1
 
   @functools.cached_property
   def end_of_text(self) -> int:
@@ -91,11 +79,12 @@ class HuggingFaceTokenizer:
     spells_bytes = self.spelling == "bytes"
     bytes_V = np.zeros(self.size, np.int32)
     for token, number in self.vocabulary.items():
-      if spells_bytes:
-        bytes_V[number] = len(token)  # one character is one byte
-      else:
-        is_byte = _BYTE_PIECE.fullmatch(token)
-        bytes_V[number] = 1 if is_byte else piece_bytes(token)
+      # One character of byte-level BPE is one byte.
+      is_byte = _BYTE_PIECE.fullmatch(token)
+      size = (
+        len(token) if spells_bytes else 1 if is_byte else piece_bytes(token)
+      )
+      bytes_V[number] = size
     for number, added in self._tokenizer.get_added_tokens_decoder().items():
       text = added.content
       length = len(text.encode()) if spells_bytes else piece_bytes(text)
@@ -164,6 +153,5 @@ def train_tokenizer(
     initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
   )
-  sample = _first_bytes(texts, sample_bytes)
-  tokenizer.train_from_iterator(sample, trainer)
+  tokenizer.train_from_iterator(_first_bytes(texts, sample_bytes), trainer)
   return HuggingFaceTokenizer(tokenizer)

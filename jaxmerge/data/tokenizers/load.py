@@ -22,22 +22,21 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
       another kind (the bytes that a token stands for could not be counted).
   """
   path = expanded(os.fspath(path))
+  tokenizer: Tokenizer
   try:
     content = read_file(path)
-    is_model = path.endswith(".model")
-    text = "" if is_model else content.decode("utf-8-sig")
+    if path.endswith(".model"):
+      tokenizer = SentencePieceTokenizer(content, path)
+    else:
+      text = content.decode("utf-8-sig")
+      tokenizer = HuggingFaceTokenizer.parse(text, path)
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, "strerror", None) or error
     raise InputError(f"cannot read tokenizer {path}: {reason}") from error
-  tokenizer: Tokenizer
-  if is_model:
-    tokenizer = SentencePieceTokenizer(content, path)
-  else:
-    tokenizer = HuggingFaceTokenizer.parse(text, path)
-    if not tokenizer.spelling:
-      raise InputError(
-        f"tokenizer {path} is not byte-level nor made from a SentencePiece "
-        "model, so that bits per byte cannot be counted; use a byte-level BPE"
-      )
+  if isinstance(tokenizer, HuggingFaceTokenizer) and not tokenizer.spelling:
+    raise InputError(
+      f"tokenizer {path} is not byte-level nor made from a SentencePiece "
+      "model, so that bits per byte cannot be counted; use a byte-level BPE"
+    )
   _ = tokenizer.end_of_text
   return tokenizer

@@ -1,4 +1,4 @@
-"""What the program asks of a tokenizer.
+"""The protocol of tokenizers.
 
 V: size of the vocabulary.
 """
@@ -17,29 +17,21 @@ _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 
 
 class Tokenizer(Protocol):
-  """What the program asks of a tokenizer; a text's special names are text.
+  """Turns texts into ids; the names of special tokens in a text are text.
 
   Attributes:
     file_name: how its file is named beside a model.
+    content: what a checkpoint and a run keep of it: the file, whole.
+    hash: sha256 of all that decides ids: equal hashes tokenize equally.
+    vocabulary: ids by the names of their tokens.
+    size: one more than the largest id: ids may have gaps.
   """
 
   file_name: str
-
-  @property
-  def content(self) -> bytes:
-    """What a checkpoint and a run keep of it: the file, whole."""
-
-  @property
-  def hash(self) -> str:
-    """sha256 of all that decides ids: equal hashes tokenize equally."""
-
-  @property
-  def vocabulary(self) -> Mapping[str, int]:
-    """Ids by the names of their tokens."""
-
-  @property
-  def size(self) -> int:
-    """One more than the largest id: ids may have gaps."""
+  content: bytes
+  hash: str
+  vocabulary: dict[str, int]
+  size: int
 
   @property
   def end_of_text(self) -> int:
@@ -53,12 +45,12 @@ class Tokenizer(Protocol):
 
   @property
   def bytes_per_token_V(self) -> np.ndarray:
-    """How many UTF-8 bytes of text each token stands for.
+    """The number of UTF-8 bytes of text that each token stands for.
 
     Over the tokens of a text they add up to its length, if the tokenizer
     changes no text; else (NFC normalisation, a space put in front) to the
-    length of the changed text. What a SentencePiece model has no piece for
-    counts as nothing.
+    length of the changed text. A SentencePiece model's unknown pieces count as
+    nothing.
 
     Returns:
       int32[V]; 0 for special tokens and for ids without a token.
@@ -76,9 +68,9 @@ class Tokenizer(Protocol):
 
 def find_end_of_text(vocabulary: Mapping[str, int], other: int | None) -> int:
   """The id of a known name, else the other; InputError where both lack."""
-  for name in _ENDS_OF_TEXT:
-    if name in vocabulary:
-      return vocabulary[name]
+  known = [vocabulary[name] for name in _ENDS_OF_TEXT if name in vocabulary]
+  if known:
+    return known[0]
   if other is None:
     names = ", ".join(_ENDS_OF_TEXT)
     raise InputError(f"the tokenizer has no end-of-text token ({names})")

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from jaxmerge.data.tokenizers.protocol import find_end_of_text, piece_bytes
 from jaxmerge.errors import InputError
@@ -19,17 +22,14 @@ TOKENIZER_MODEL = "tokenizer.model"
 # and tokenizes in another way.
 # https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 _TRAINER, _NORMALIZER = 2, 3
+_MESSAGE = 2  # the wire type of all fields of a model
 
 
 class SentencePieceTokenizer:
-  """A SentencePiece model of any kind, read by SentencePiece itself.
-
-  Args:
-    content: the file.
-    name: of the file, for messages.
+  """A SentencePiece model of any kind; `name` is its file's, for messages.
 
   Raises:
-    InputError: it is damaged or cut off, or it is none.
+    InputError: the model is damaged or cut off, or it is none.
   """
 
   file_name = TOKENIZER_MODEL
@@ -38,18 +38,16 @@ class SentencePieceTokenizer:
     model = sentencepiece.SentencePieceProcessor()
     try:
       model.load_from_serialized_proto(content)
-      ids = list(range(model.vocab_size()))
-      self.vocabulary = {model.id_to_piece(number): number for number in ids}
-      if not {_TRAINER, _NORMALIZER} <= _fields(content):
-        raise ValueError("it is cut off")
-    except (RuntimeError, ValueError) as error:
+      self.size = model.vocab_size()
+      self.vocabulary = {model.id_to_piece(i): i for i in range(self.size)}
+      _check_whole(content)
+    except (RuntimeError, ValueError, DecodeError) as error:
       raise InputError(
         f"{name} cannot be used: it is damaged, or no SentencePiece model "
         f"({str(error).strip()})"
       ) from error
     self.content = content
     self.hash = hashlib.sha256(content).hexdigest()
-    self.size = len(ids)
     self._model = model
 
   @property
@@ -80,25 +78,10 @@ class SentencePieceTokenizer:
     (directory / self.file_name).write_bytes(self.content)
 
 
-def _fields(message: bytes) -> set[int]:
-  """Numbers of the fields of a message that has been parsed before.
-
-  Each is (8 number + 2), the size, and as many bytes; both numbers have 7 bits
-  a byte, the lowest first: https://protobuf.dev/programming-guides/encoding
-  """
-  found: set[int] = set()
-  place = 0
-  while place < len(message):
-    pair = []
-    for _ in range(2):
-      number = shift = 0
-      while message[place] & 128:
-        number |= (message[place] & 127) << shift
-        place, shift = place + 1, shift + 7
-      pair.append(number | message[place] << shift)
-      place += 1
-    if pair[0] % 8 != 2:
-      raise ValueError(f"it has a field of wire type {pair[0] % 8}")
-    found.add(pair[0] // 8)
-    place += pair[1]
-  return found
+def _check_whole(content: bytes) -> None:
+  """Raises ValueError where a model that SentencePiece reads is cut off."""
+  fields = list(UnknownFieldSet(Empty.FromString(content)))
+  for kind in {field.wire_type for field in fields} - {_MESSAGE}:
+    raise ValueError(f"it has a field of wire type {kind}")
+  if not {_TRAINER, _NORMALIZER} <= {field.field_number for field in fields}:
+    raise ValueError("it is cut off")

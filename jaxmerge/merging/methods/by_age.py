@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jaxmerge.bayesopt.reach import normalised
 from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError
 from jaxmerge.merging.method import merge_method
+from jaxmerge.simplex.bounds import normalised
 from jaxmerge.simplex.schedules import SCHEDULES, of_schedule
 
 

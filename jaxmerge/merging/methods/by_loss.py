@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxmerge.bayesopt.reach import normalised
 from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError
 from jaxmerge.merging.method import merge_method
+from jaxmerge.simplex.bounds import normalised
 
 Loss = Callable[[list[float]], float]
 

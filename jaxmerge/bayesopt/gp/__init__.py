@@ -1,0 +1,1 @@
+"""The Gaussian process: model, posterior, acquisitions."""

@@ -1,0 +1,1 @@
+"""A study of exact budget: trials, journals, searchers."""

@@ -1,0 +1,115 @@
+"""What a study is for is kept in it: no other purpose under its name."""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from optuna.study import Study
+
+from jaxmerge.errors import InputError, check
+from jaxmerge.old_names import renamed
+
+IDENTITY = "fingerprint"
+# Beside it, for people: what its hashes stand for.
+_DESCRIBED = "fingerprint_described"
+
+
+def check_identity(
+  study: Study, identity: Mapping[str, Any], described: Mapping[str, str]
+) -> None:
+  """Writes the identity of a new study, compares that of an old one.
+
+  Args:
+    study: new or old.
+    identity: JSON values that tell its purpose from others.
+    described: what keys whose values are hashes stand for.
+
+  Raises:
+    InputError: the study is of another identity; a problem a differing key.
+  """
+  wanted = json.loads(json.dumps(dict(identity)))
+  # Read before the identity, which another searcher writes before them.
+  has_trials = bool(study.get_trials(deepcopy=False))
+  found = study.user_attrs.get(IDENTITY)
+  if found is None:
+    _check_new(study, has_trials)
+    study.set_user_attr(_DESCRIBED, dict(described))
+    study.set_user_attr(IDENTITY, wanted)
+    found = study.user_attrs[IDENTITY]
+  _compare(study, found, wanted, described)
+
+
+def check_known(
+  study: Study,
+  identity: Mapping[str, Any],
+  described: Mapping[str, str],
+  unknown: Collection[str],
+) -> None:
+  """As check_identity of a study that is there; writes nothing.
+
+  Args:
+    study, identity, described: as for check_identity.
+    unknown: keys whose values are not known yet.
+  """
+  wanted = json.loads(json.dumps(dict(identity)))
+  has_trials = bool(study.get_trials(deepcopy=False))
+  found = study.user_attrs.get(IDENTITY)
+  if isinstance(found, dict):
+    found = {key: v for key, v in found.items() if key not in unknown}
+  if found is not None:
+    _compare(study, found, wanted, described)
+  else:  # another searcher may have just begun it
+    _check_new(study, has_trials)
+
+
+def _check_new(study: Study, has_trials: bool) -> None:
+  """Refuses a study without an identity that has trials."""
+  if has_trials:
+    raise InputError(
+      f"the study {study.study_name!r} was not made by this program, or what "
+      "it is for was taken out of it: choose another name"
+    )
+
+
+def _compare(
+  study: Study,
+  found: Any,
+  wanted: Mapping[str, Any],
+  described: Mapping[str, str],
+) -> None:
+  if not isinstance(found, dict):
+    raise InputError(
+      f"the study {study.study_name!r} is damaged: its fingerprint is {found!r}"
+    )
+  found = renamed(found)
+  before = study.user_attrs.get(_DESCRIBED, {})
+  check(
+    f"the study {study.study_name!r} was made "
+    f"{_change(key, found, wanted, before, described)}: choose another name or "
+    "go back to it"
+    for key in sorted(wanted.keys() | found.keys())
+    if key not in wanted or key not in found or wanted[key] != found[key]
+  )
+
+
+def _change(
+  key: str,
+  found: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  before: Any,
+  described: Mapping[str, str],
+) -> str:
+  """For example "with another seed (0, now 1)"."""
+  if key not in found:
+    return f"without {key} (now {wanted[key]!r}), or by another version"
+  if key not in wanted:
+    return f"with {key} {found[key]!r} (now without), or by another version"
+  if key not in described:
+    return f"with another {key} ({found[key]!r}, now {wanted[key]!r})"
+  # What tells them apart are hashes, which tell a reader nothing.
+  was = before.get(key) if isinstance(before, dict) else None
+  if was is None:  # of before there were descriptions
+    return f"with another {key} (now {described[key]})"
+  if was == described[key]:
+    return f"with another {key} ({was}, whose content was another one)"
+  return f"with another {key} ({was}, now {described[key]})"

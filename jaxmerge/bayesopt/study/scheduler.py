@@ -1,0 +1,104 @@
+"""Which trial a searcher takes next, or why there is none."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from jaxmerge.bayesopt.study import leases
+from jaxmerge.bayesopt.study.budget import Budget, Limit, exceeded
+from jaxmerge.bayesopt.study.optuna_adapter import read_trials
+
+Ending = Literal["done", "converged"] | Limit
+# While others are at work, the storage is asked at growing intervals.
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 2.0
+
+
+def _slots(study: Study, num_trials: int) -> list[FrozenTrial]:
+  """The trials of the budget; their costs and states are read anew."""
+  return [t for t in read_trials(study) if t.number < num_trials]
+
+
+def _limit(
+  limits: Budget, slots: Sequence[FrozenTrial], but: FrozenTrial | None = None
+) -> Limit | None:
+  """The limit that keeps one more trial from starting, beside all others.
+
+  A waiting trial with a live lease is about to start.
+  """
+  reserved = [
+    t
+    for t in slots
+    if t.state == TrialState.RUNNING
+    or (t.state == TrialState.WAITING and leases.is_held_by_another(t))
+  ]
+  finished = [t for t in slots if t.state.is_finished()]
+  number = None if but is None else but.number
+  return exceeded(limits, finished, sum(t.number != number for t in reserved))
+
+
+def _start_next(
+  study: Study, num_trials: int, limits: Budget
+) -> leases.Held | None:
+  """Claims the first waiting trial that no other searcher gets first."""
+  slots = _slots(study, num_trials)
+  for trial in slots:
+    if trial.state != TrialState.WAITING:
+      continue
+    if _limit(limits, slots, trial) is not None:
+      return None
+    held = leases.take(study, trial)
+    if held is None:
+      continue
+    # Judged again with the lease written: of two searchers that want the last
+    # unit of a limit, one at least sees the other's.
+    slots = _slots(study, num_trials)
+    if _limit(limits, slots, trial) is not None:
+      held.withdraw()
+      return None
+    if leases.start(held):
+      return held
+  return None
+
+
+def claim(
+  study: Study,
+  num_trials: int,
+  limits: Budget,
+  has_converged: Callable[[Sequence[FrozenTrial]], bool] | None,
+) -> leases.Held | Ending:
+  """Claims the next trial: a dead searcher's first.
+
+  Where there is none to claim, waits for the other searchers: each may die and
+  leave its trial to this one.
+
+  Returns:
+    This process's lease on the trial; else "done", when all are finished,
+    "converged", or the limit that keeps the next one from starting.
+  """
+  pause = _FIRST_PAUSE_SECONDS
+  while True:
+    slots = _slots(study, num_trials)
+    held = leases.take_over(study, slots)
+    finished = [t for t in slots if t.state.is_finished()]
+    converged = bool(finished and has_converged and has_converged(finished))
+    if held is None and not converged:
+      held = _start_next(study, num_trials, limits)
+    if held is not None:
+      return held
+    slots = _slots(study, num_trials)
+    if all(t.state.is_finished() for t in slots):
+      return "done"
+    finished = [t for t in slots if t.state.is_finished()]
+    ending: Ending | None = (
+      "converged" if converged else exceeded(limits, finished, reserved=0)
+    )
+    if ending and not any(t.state == TrialState.RUNNING for t in slots):
+      return ending
+    # Random, or two that stepped back from each other would meet again.
+    time.sleep(pause * random.uniform(0.5, 1.5))
+    pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,1 @@
+"""Flags, config files, messages and progress of all verbs."""

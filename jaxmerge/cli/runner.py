@@ -1,0 +1,85 @@
+"""Runs a verb: its errors become one message and an exit code."""
+
+import contextlib
+import errno
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+from etils import epath
+
+from jaxmerge.cli.command_line import parse as parse
+from jaxmerge.cli.config_files import load_config as load_config
+from jaxmerge.cli.help import columns as columns
+from jaxmerge.cli.terminal import TerminalProgress as TerminalProgress
+from jaxmerge.errors import Diverged, InputError, describe_interrupt
+from jaxmerge.files import cache_root
+from jaxmerge.parallel import distributed
+from jaxmerge.redaction import presentable
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+@contextlib.contextmanager
+def whole_output(path: epath.PathLike) -> Iterator[None]:
+  """Notes on an interrupt what has become of an output written in one go."""
+  try:
+    yield
+  except KeyboardInterrupt as error:
+    if epath.Path(path).exists():
+      error.add_note(f"{path} is whole, be it the earlier one or the new one")
+    else:
+      error.add_note("nothing was written")
+    raise
+
+
+def command(verb: str, argv: Sequence[str]) -> str:
+  """The command line as a report may show it, without passwords."""
+  words = [presentable(word) for word in argv]
+  return shlex.join(["python", "-m", f"jaxmerge.{verb}", *words])
+
+
+def run(verb: str, main: Callable[[], None]) -> int:
+  """Runs a verb's main and returns its exit code.
+
+  0; 2 for bad input; 3 for a run that has diverged; when interrupted 4 by
+  SIGTERM, 130 by Ctrl-C. launch.run catches the signals themselves.
+  """
+  try:
+    main()
+  except InputError as error:
+    return _fail(verb, error.problems)
+  except Diverged as error:
+    said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    return _fail(verb, [said], Diverged.exit_code)
+  except OSError as error:
+    return _fail(verb, [_file_problem(error)])
+  except MemoryError as error:
+    return _fail(verb, [f"there is not enough memory: {error}"])
+  except KeyboardInterrupt as error:
+    text, exit_code = describe_interrupt(error)
+    print(f"jaxmerge.{verb}: {text}", file=sys.stderr)
+    return exit_code
+  return 0
+
+
+def _file_problem(error: OSError) -> str:
+  name = f" {error.filename}" if error.filename else ""
+  what = "cannot write" if error.errno in _CANNOT_WRITE else "cannot use"
+  return f"{what}{name}: {error.strerror or error}"
+
+
+def _fail(verb: str, problems: Sequence[str], exit_code: int = 2) -> int:
+  lines = "".join(f"\n  {presentable(problem)}" for problem in problems)
+  print(f"jaxmerge.{verb}: error:{lines}", file=sys.stderr)
+  return exit_code
+
+
+def set_up_jax() -> None:
+  """Joins a multi-process job and keeps compiled programs between runs."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(cache_root() / "jax"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  distributed.start()

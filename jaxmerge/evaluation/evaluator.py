@@ -1,0 +1,114 @@
+"""The protocol of evaluators, which score parameters, and their records.
+
+N items (sequences, questions).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxmerge.data.config import CorpusConfig
+from jaxmerge.evaluation.score import Direction, Score
+from jaxmerge.formats.records.metadata import Metadata
+from jaxmerge.registry import Registry
+
+# What a derivative costs in forward passes (docs/results/search.md).
+JVP_PASSES = 3
+VJP_PASSES = 6
+
+
+class Evaluator(Protocol):
+  """Scores trees of parameters on the items of one split."""
+
+  def score(self, params: Any, upto: int | None = None) -> Score:
+    """Scores the first `upto` items (None: all), or a few more in a batch.
+
+    The first items must be a random sample of all.
+    """
+
+
+@runtime_checkable
+class Resumable(Protocol):
+  """An evaluator that scores further items without those before."""
+
+  def extend(self, params: Any, known: Score, upto: int) -> Score:
+    """As score, of parameters of which an earlier call gave `known`."""
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+  """An evaluator with derivatives of its values by the parameters."""
+
+  def slope(self, params: Any, tangent: Any) -> tuple[Score, np.ndarray]:
+    """The score and d values_N / d t at params + t tangent (float64[N])."""
+
+  def gradient(self, params: Any) -> tuple[Score, Any]:
+    """The score and d sum(values_N) / d params, in float32."""
+
+
+class Setting(NamedTuple):
+  """What an evaluator is opened for.
+
+  Attributes:
+    metadata: of the checkpoint; others of its tokenizer are scored too.
+    mesh: where to compute.
+    batch_size: sequences scored at once, over all devices.
+    knobs: of the evaluator's record.
+    data: a corpus other than that of the checkpoint's run, if it names one.
+    seq_len: targets in a sequence; 0: as in training.
+    allow_unrelated: accept that the run's corpus has changed since training.
+  """
+
+  metadata: Metadata
+  mesh: Mesh
+  batch_size: int
+  knobs: Any
+  data: CorpusConfig | None = None
+  seq_len: int = 0
+  allow_unrelated: bool = False
+
+
+class Opened(Protocol):
+  """The items of an evaluator, ready to be scored."""
+
+  @property
+  def source(self) -> str:
+    """Names the items for people."""
+
+  @property
+  def content(self) -> str:
+    """The hash of the items."""
+
+  def on(self, split: str, count: int) -> Evaluator:
+    """The evaluator of at most so many items of a split."""
+
+
+class EvaluatorRecord(NamedTuple):
+  """What evaluate and search must know of an evaluator.
+
+  Attributes:
+    name: in a config.
+    summary: one line.
+    direction: of its scores.
+    knobs: a frozen dataclass of its keys in the config.
+    check: refuses what cannot be scored, prepares and writes nothing; gives
+      the tokens of an item, for the time that a trial will take.
+    open: given a function that is called with a line of text while a corpus
+      is prepared.
+    is_differentiable: its evaluators are Differentiable.
+  """
+
+  name: str
+  summary: str
+  direction: Direction
+  knobs: type
+  check: Callable[[Setting], int]
+  open: Callable[[Setting, Callable[[str], None]], Opened]
+  is_differentiable: bool = False
+
+
+EVALUATORS: Registry[EvaluatorRecord] = Registry(
+  "evaluator", "jaxmerge.evaluation.evaluators"
+)

@@ -1,0 +1,1 @@
+"""Search methods, one a module; each registers its record."""

@@ -1,0 +1,1 @@
+"""Tensors in storage and what is recorded of them."""

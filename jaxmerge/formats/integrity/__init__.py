@@ -1,0 +1,1 @@
+"""Digests, norms and checksums of parameters."""

@@ -1,0 +1,1 @@
+"""Metadata and provenance of a checkpoint."""

@@ -1,0 +1,66 @@
+"""The origin of a checkpoint, as its metadata says it."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxmerge.errors import check
+from jaxmerge.formats.records.metadata import FORMAT, Metadata
+from jaxmerge.formats.records.values import value_problems
+
+
+class Provenance(NamedTuple):
+  """How a merge was made.
+
+  Attributes:
+    method: by its name.
+    weights_K: of the sources, as applied.
+    groups: weights of each group of parameters, where they differ; then
+      `weights_K` are their mean.
+    parameters: of the method, if it has any.
+  """
+
+  method: str
+  weights_K: Sequence[float]
+  groups: Mapping[str, Sequence[float]] = {}
+  parameters: Mapping[str, Any] = {}
+
+
+# What a Hugging Face directory cannot say of a model.
+_ORIGIN = (
+  "kind",
+  "step",
+  "tokens",
+  "run_id",
+  "parent",
+  "data",
+  "corpus",
+  "provenance",
+  "versions",
+)
+# In jaxmerge.json: files of code that lie there because the inputs had them.
+CODE = "code"
+
+
+def origin(metadata: Metadata) -> dict[str, Any]:
+  """The JSON value of where a model comes from."""
+  return {"format": FORMAT, **{key: getattr(metadata, key) for key in _ORIGIN}}
+
+
+def with_origin(metadata: Metadata, value: Any) -> Metadata:
+  """Metadata with what `origin` gave.
+
+  Raises:
+    ValueError: the value is something else.
+  """
+  if not isinstance(value, dict) or value.keys() - {CODE} != {
+    "format",
+    *_ORIGIN,
+  }:
+    raise ValueError(f"it does not have the keys {', '.join(_ORIGIN)}")
+  if value["format"] != FORMAT:
+    raise ValueError(f"it is not of format {FORMAT}")
+  known = {key: value[key] for key in _ORIGIN}
+  check(value_problems(known, typing.get_type_hints(Metadata)))
+  return dataclasses.replace(metadata, **known)
