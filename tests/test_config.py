@@ -6,14 +6,21 @@ import pathlib
 import shutil
 
 import pytest
+from optuna.samplers import RandomSampler
 
 import jaxmerge
 from jaxmerge import evaluate, pretrain, search
+from jaxmerge.bayesopt.study.study import open_study
 from jaxmerge.cli import config_docs
 from jaxmerge.cli.config_files import CONFIGS, config_class
 from jaxmerge.config_fields import key, knobs_of, section, to_flat
 from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import (
+  canonical_json,
+  hash_text,
+  read_metadata,
+)
 from jaxmerge.old_names import NEW_NAMES
 from tests.helpers import quiet
 
@@ -204,3 +211,51 @@ def test_evaluate_refuses_what_no_memory_holds(tiny_run):
   config.memory_budget_gb = 1e-6
   with pytest.raises(InputError, match="config.memory_budget_gb"):
     evaluate.evaluate(config, [f"{tiny_run}@4"], progress=quiet)
+
+
+def test_configs_mean_what_they_did_when_they_said_every_key():
+  golden = json.loads((ROOT / "tests/golden_configs.json").read_text())
+  for file, values in golden.items():
+    verb = pathlib.PurePath(file).parent.name
+    found = to_flat(read(config_class(verb), jaxmerge.load_config(file)))
+    told = json.loads(json.dumps(found))
+    assert {name: told[name] for name in values} == values, file
+
+
+def test_a_checkpoint_under_old_names_is_the_same_model(tiny_run, tmp_path):
+  shutil.copytree(tiny_run / "checkpoints/8", tmp_path / "8")
+  file = tmp_path / "8/metadata/metadata"
+  value = json.loads(file.read_text())
+  old_names = {new.name: old for old, new in NEW_NAMES.items()}
+  value["model"] = {
+    old_names.get(f"model.{name}", f"model.{name}").removeprefix("model."): v
+    for name, v in value["model"].items()
+  }
+  assert "width" in value["model"]
+  del value["digest"]
+  value["digest"] = hash_text(canonical_json(value))
+  file.write_text(json.dumps(value))
+  now, before = (
+    read_metadata(tiny_run / "checkpoints/8"),
+    read_metadata(tmp_path / "8"),
+  )
+  assert before == now
+
+
+def test_a_study_under_old_names_goes_on(tmp_path):
+  before = {"seed": 0, "starts": ["uniform"]}
+  now = {"seed": 0, "initial_weights": ["uniform"]}
+
+  def opened(identity):
+    return open_study(
+      tmp_path / "study.journal",
+      "a",
+      sampler=RandomSampler(),
+      identity=identity,
+      num_trials=2,
+    )
+
+  opened(now).set_user_attr("fingerprint", before)
+  opened(now)
+  with pytest.raises(InputError, match="another initial_weights"):
+    opened({**now, "initial_weights": ["lawa"]})

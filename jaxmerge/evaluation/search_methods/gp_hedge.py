@@ -20,7 +20,7 @@ from jaxmerge.merging import weight_rules
 @dataclasses.dataclass(frozen=True)
 class Knobs:
   acquisitions: tuple[str, ...] = key(
-    ("ei", "pi", "ucb", "thompson"),
+    ("ei", "pi", "ucb"),
     "what GP-Hedge chooses from",
     choices=ACQUISITIONS,
   )
