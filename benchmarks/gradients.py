@@ -22,13 +22,14 @@ from jaxmerge.checkpoints import inputs
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.cli.runner import set_up_jax
 from jaxmerge.evaluation import weight_search
+from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.resident import TreesOnDevices
+from jaxmerge.merging.resident import Trees
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 from jaxmerge.simplex.bounds import Bounds
@@ -108,12 +109,12 @@ def main() -> None:
   for name, steps in SETS.items():
     checkpoints = inputs.open_steps(arguments.workdir, steps)
     metadata = checkpoints[-1].metadata
-    scorer = open_scorer(metadata, mesh, batch_size=16, progress=lambda t: None)
+    scorer = open_scorer(Setting(metadata, mesh, 16), lambda text: None)
     where = shardings(abstract_params(metadata), mesh)
     trees = [restore_params(c.path, where) for c in checkpoints]
     groups = one_group(trees[0])
     split = scorer.on("search", arguments.sequences)
-    merged = MergedLoss(TreesOnDevices(trees), split, groups)
+    merged = MergedLoss(Trees(trees), split, groups)
     domain = Domain(steps, groups, Bounds())
     middle = [[1 / len(steps)] * len(steps)]
     plain = seconds(merged.score, middle)

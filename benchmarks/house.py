@@ -73,16 +73,24 @@ def sizes(root: pathlib.Path) -> dict[str, str]:
 
 
 def config_keys() -> dict[str, int]:
-  """Keys of each verb's config, from the files as they are loaded."""
-  from jaxmerge.runner import load_config
+  """Keys of each verb's config, one that several records have counted once."""
+  try:
+    files = importlib.import_module("jaxmerge.cli.config_files")
+    fields = importlib.import_module("jaxmerge.config_fields")
+  except ImportError:  # config files that said every key
+    load = importlib.import_module("jaxmerge.runner").load_config
+    return {verb: _leaves(load(path)) for verb, path in _CONFIGS.items()}
+  return {
+    verb: len({row.name for row in fields.rows(files.config_class(verb))})
+    for verb in _CONFIGS
+  }
 
-  def count(config: Any) -> int:
-    values = config.values() if hasattr(config, "values") else ()
-    return sum(
-      count(value) if hasattr(value, "values") else 1 for value in values
-    )
 
-  return {verb: count(load_config(path)) for verb, path in _CONFIGS.items()}
+def _leaves(config: Any) -> int:
+  return sum(
+    _leaves(value) if hasattr(value, "values") else 1
+    for value in config.values()
+  )
 
 
 def _holds_tree(value: Any, names: frozenset[str]) -> bool:

@@ -8,7 +8,7 @@ does, then with its own start design, of half the budget at most.
 import numpy as np
 import optuna
 
-from jaxmerge.bayesopt.baselines import Control, Loss, with_sampler
+from jaxmerge.bayesopt.baselines import Baseline, Loss, with_sampler
 from jaxmerge.simplex.points import sticks_from_unit, unit_from_sticks
 
 _NUM_STARTS = 10
@@ -95,7 +95,7 @@ def _botorch(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
     values.append(-loss(unit_from_sticks(point[0].tolist())))
 
 
-PEERS: dict[str, Control] = {
+PEERS: dict[str, Baseline] = {
   "scikit-optimize gp_hedge": _scikit_optimize,
   "optuna GPSampler": _optuna_gp,
   "botorch logEI": _botorch,

@@ -20,6 +20,7 @@ from landscapes import PATH, SETS, Landscape, design, features
 from jaxmerge.checkpoints import inputs
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.cli.runner import TerminalProgress, set_up_jax
+from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.average import weighted_average
@@ -40,9 +41,7 @@ def main(workdir: str) -> None:
   for name, spec in SETS.items():
     checkpoints = inputs.open_steps(workdir, spec.steps)
     first = checkpoints[0].metadata
-    scorer = open_scorer(
-      first, mesh, batch_size=32, progress=lambda text: print(text)
-    )
+    scorer = open_scorer(Setting(first, mesh, 32), print)
     split = scorer.on("search", _SEQUENCES)
     where = shardings(abstract_params(first), mesh)
     trees = [restore_params(c.path, where) for c in checkpoints]

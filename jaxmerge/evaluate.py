@@ -164,19 +164,10 @@ def _scores(
   choose_placement(
     checkpoints[:1], where, merged_trees=1, memory_budget_gb=budget
   )
-  setting = Setting(
-    first,
-    mesh,
-    config.batch_size,
-    config.evaluator_knobs,
-    data=config.data,
-    seq_len=config.seq_len,
+  opened = EVALUATORS[config.evaluator].open(
+    Setting.of(first, mesh, config), lambda text: progress.note("data", text)
   )
-  evaluator = (
-    EVALUATORS[config.evaluator]
-    .open(setting, lambda text: progress.note("data", text))
-    .on(config.split, config.sequences)
-  )
+  evaluator = opened.on(config.split, config.sequences)
   scores = []
   for number, checkpoint in enumerate(checkpoints, start=1):
     scores.append(evaluator.score(load_params(checkpoint, where)))
@@ -190,15 +181,8 @@ def _rows(
   rows = []
   for checkpoint, score in zip(checkpoints, scores):
     delta = statistics.difference(score, scores[0])
-    rows.append(
-      Evaluation(
-        checkpoint.name,
-        score,
-        statistics.mean(score).stderr,
-        delta.mean,
-        delta.stderr,
-      )
-    )
+    stderr = statistics.ratio(score.values_N, score).stderr
+    rows.append(Evaluation(checkpoint.name, score, stderr, *delta))
   return rows
 
 

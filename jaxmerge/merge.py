@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -60,55 +61,38 @@ def merge(
   Args:
     config: as configs/merge/uniform.py.
     inputs: step directories or `workdir@step`, or all Hugging Face
-      directories, of any model; oldest first where the method minds their
-      order.
+      directories; oldest first where the method minds their order.
     output: a new step directory of kind `merged`, or Hugging Face directory.
-    weights: one per input, for methods that take them; with
-      config.layer_groups one per input for each group: the embeddings, the
-      bands, the head.
+    weights: one per input, for methods that take them; with layer groups for
+      each group: the embeddings, the bands, the head.
     memory_budget_gb: instead of the config's, unless 0.
     overwrite: replace an existing output.
-    allow_unrelated: merge checkpoints of different runs or tokenizers, and
-      measure on a corpus that has changed since training.
+    allow_unrelated: take different runs or tokenizers, or a changed corpus.
     dry_run: print the plan and stop after the checks.
-    progress: told how far the work is.
 
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
   """
   distributed.check_single_process("merge")
   output = user_path(output)
-  settings, problems = examine(MergeConfig, config)
+  settings, wrong = examine(MergeConfig, config)
   if settings is None:
-    raise InputError(problems)
-  plan = _open(
-    settings,
-    problems,
-    inputs,
-    output,
-    weights,
-    memory_budget_gb,
-    overwrite,
-    allow_unrelated,
-  )
+    raise InputError(wrong)
+  typed = (inputs, output, weights, memory_budget_gb)
+  plan = _open(settings, wrong, *typed, overwrite, allow_unrelated)
   if dry_run:
     print(presentable(describe(plan, free_bytes(output))))
     return
+  asked: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
   with locks.exclusive(output, f"the output {output}"):
     if plan.method.data:
       # Imported here: data and model are not needed by any other method.
       from jaxmerge.evaluation.data_dependent import run_measured
 
-      run_measured(
-        plan,
-        settings,
-        output,
-        overwrite=overwrite,
-        allow_unrelated=allow_unrelated,
-        progress=progress,
-      )
+      asked["allow_unrelated"] = allow_unrelated
+      run_measured(plan, settings, output, **asked)
     else:
-      run_streamed(plan, output, overwrite=overwrite, progress=progress)
+      run_streamed(plan, output, **asked)
   progress.note("merge", f"saved {output}")
 
 

@@ -1,4 +1,4 @@
-"""What a verb tells of its progress while it runs."""
+"""The protocol by which a verb tells its progress while it runs."""
 
 from typing import Protocol
 

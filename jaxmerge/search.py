@@ -72,16 +72,16 @@ def search(
     config, workdir, inputs, allow_unrelated, check_report_directory, progress
   )
   # Before a text is tokenized: a study of that name may be another's.
-  before = search_study.find(config, workdir, ready)
+  before = search_study.find(ready)
   if dry_run:
-    print(presentable(plan(config, workdir, ready, before)))
+    print(presentable(plan(ready, before)))
     return ready.output
-  losses = search_study.open_losses(config, ready, progress)
-  study = search_study.open_own(config, workdir, ready, losses.items)
+  losses = search_study.open_losses(ready, progress)
+  study = search_study.open_own(ready, losses.items)
   with search_study.resumable(study, config.num_trials):
-    best = search_study.run_trials(config, study, ready, losses, progress)
+    best = search_study.run_trials(study, ready, losses, progress)
     return search_output.write(
-      config, workdir, study, ready, losses, best, began, commands, progress
+      study, ready, losses, best, began, commands, progress
     )
 
 

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from jaxmerge import evaluate, merge, pretrain, search
-from jaxmerge.bayesopt.study.identity import check_known
+from jaxmerge.bayesopt.study.identity import check_identity
 from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
 from jaxmerge.formats.records.metadata import canonical_json, hash_text
@@ -191,10 +191,10 @@ def test_a_journal_of_nul_bytes_is_refused_by_its_line(workdir, capsys):
 
 def test_a_study_with_trials_and_no_purpose_is_refused_at_once():
   study = optuna.create_study()
-  check_known(study, {"seed": 0}, {}, ())
+  check_identity(study, {"seed": 0}, {}, writes=False)
   study.enqueue_trial({})
   with pytest.raises(InputError, match="not made by this program"):
-    check_known(study, {"seed": 0}, {}, ())
+    check_identity(study, {"seed": 0}, {}, writes=False)
 
 
 @pytest.mark.parametrize("name", ["evaluation.json"])

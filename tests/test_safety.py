@@ -22,12 +22,13 @@ from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import held_out_splits
 from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
+from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.files import replace_directory, write_text
 from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.resident import TreesOnDevices
+from jaxmerge.merging.resident import Trees
 from jaxmerge.parallel.mesh import make_mesh
 from tests.helpers import config_of, merge_into, quiet
 
@@ -74,9 +75,7 @@ def test_a_corpus_that_changed_since_training_is_not_held_out(tiny_run):
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
 
   def scorer(metadata, **kwargs):
-    return open_scorer(
-      metadata, mesh, batch_size=8, progress=lambda text: None, **kwargs
-    )
+    return open_scorer(Setting(metadata, mesh, 8, **kwargs), lambda text: None)
 
   assert scorer(metadata).corpus.identity == metadata.corpus
   with pytest.raises(InputError, match="may have been trained on"):
@@ -121,12 +120,12 @@ def test_models_of_no_known_run_are_not_taken_for_related(tiny_run, tmp_path):
 def test_a_run_that_has_diverged_cannot_be_searched(tiny_run):
   metadata = read_metadata(tiny_run / "checkpoints/8")
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
-  scorer = open_scorer(metadata, mesh, batch_size=8, progress=lambda t: None)
+  scorer = open_scorer(Setting(metadata, mesh, 8), lambda text: None)
   params = restore_params(tiny_run / "checkpoints/8")
   diverged = jax.tree.map(lambda x: x * jnp.nan, params)
   with pytest.raises(InputError, match="not a finite number"):
     MergedLoss(
-      TreesOnDevices([params, diverged]),
+      Trees([params, diverged]),
       scorer.on("search", 8),
       one_group(params),
     )

@@ -21,7 +21,7 @@ from jaxmerge.simplex import points as simplex_points
 from jaxmerge.simplex.bounds import normalised
 
 Loss = Callable[[Sequence[float]], float]
-Control = Callable[[Loss, int, int, int], None]
+Baseline = Callable[[Loss, int, int, int], None]
 
 _RIDGE = 1e-6
 _PARABOLA_POINTS = 5
@@ -35,9 +35,7 @@ def grid(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
     loss(unit_K.tolist())
 
 
-def with_sampler(
-  make: Callable[[int], BaseSampler],
-) -> Control:
+def with_sampler(make: Callable[[int], BaseSampler]) -> Baseline:
   """An Optuna sampler in the K - 1 stick-breaking parameters."""
 
   def search(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
@@ -66,12 +64,9 @@ def _cma_es(seed: int) -> BaseSampler:
 
 def _quadratic_features(unit_NxK: np.ndarray) -> np.ndarray:
   """1, v_i and v_i v_j of all weights but the last (NxF)."""
-  free = unit_NxK[:, :-1]
-  columns = [np.ones(len(free)), *free.T]
-  columns += [
-    free[:, i] * free[:, j]
-    for i, j in itertools.combinations_with_replacement(range(free.shape[1]), 2)
-  ]
+  free = unit_NxK[:, :-1].T
+  pairs = itertools.combinations_with_replacement(free, 2)
+  columns = [np.ones(len(unit_NxK)), *free, *(a * b for a, b in pairs)]
   return np.stack(columns, axis=1)
 
 
@@ -80,11 +75,10 @@ def _lowest_of_parabola(
 ) -> np.ndarray:
   """Minimiser on the simplex of a ridge least-squares quadratic."""
   features_NxF = _quadratic_features(points_NxK)
-  centre, scale = losses_N.mean(), losses_N.std() or 1.0
+  targets_N = (losses_N - losses_N.mean()) / (losses_N.std() or 1.0)
   gram = features_NxF.T @ features_NxF
   coefficients_F = np.linalg.solve(
-    gram + _RIDGE * np.eye(len(gram)),
-    features_NxF.T @ ((losses_N - centre) / scale),
+    gram + _RIDGE * np.eye(len(gram)), features_NxF.T @ targets_N
   )
   found = [
     scipy.optimize.minimize(
@@ -144,7 +138,7 @@ def quadratic(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
     ask(unit_K)
 
 
-BASELINES: dict[str, Control] = {
+BASELINES: dict[str, Baseline] = {
   "random": with_sampler(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
   "grid": grid,
   "quadratic": quadratic,

@@ -1,8 +1,8 @@
 """GP-Hedge as an Optuna sampler, on the simplex or over float parameters.
 
-D coordinates, J acquisitions, C candidates, N trials. A suggestion
-is a function of the finished trials, the seed and the trial's number; all that
-the portfolio remembers lies in the trials' own attributes.
+D coordinates, J acquisitions, C candidates, N trials. A suggestion is a
+function of the finished trials, the seed and the trial's number; all that the
+portfolio remembers lies in the trials' own attributes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import RandomSampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from jaxmerge.bayesopt.asking import kept
+from jaxmerge.bayesopt.asking import RecordingSampler
 from jaxmerge.bayesopt.gp import hedge, surrogate
 from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS, KAPPA
 from jaxmerge.bayesopt.space import (
@@ -39,7 +39,7 @@ _DUPLICATE = 5e-4
 _NUM_BOX_STARTS = 5
 
 
-class GPHedgeSampler(BaseSampler):
+class GPHedgeSampler(RecordingSampler):
   """Gaussian process with a portfolio of acquisitions (GP-Hedge).
 
   Hoffman, Brochu and de Freitas, "Portfolio Allocation for Bayesian
@@ -51,15 +51,15 @@ class GPHedgeSampler(BaseSampler):
   at random. Several objectives are refused.
 
   A trial's user attribute "stderr", if any, is the known standard error of its
-  value. Failed and non-finite trials never reach the process; pruned ones do
-  with what their user attribute "partial_value" says of the whole; running
-  ones, of other workers, count as observed at their posterior mean (kriging
-  believer). No point is asked twice (|difference| < 5e-4).
+  value. Failed and non-finite trials never reach the Gaussian process; pruned
+  ones do with their user attribute "partial_value", an estimate of the whole;
+  running ones, of other workers, count as observed at their posterior mean
+  (kriging believer). No point is asked twice (|difference| < 5e-4).
 
   Args:
     seed: of every draw, together with the trial's number.
-    n_startup_trials: trials before the process is asked; by default as many
-      as there are starts, or 5 points of a Latin hypercube.
+    n_startup_trials: trials before the Gaussian process is asked; by default
+      as many as there are starts, or 5 points of a Latin hypercube.
     acquisitions: the portfolio, of acquisition.ACQUISITIONS.
     simplex: names of the parameters that sum to 1, or groups of them.
     use_gradients: condition on derivatives too: a trial's user attribute
@@ -85,10 +85,8 @@ class GPHedgeSampler(BaseSampler):
     starts: Sequence[Sequence[float]] | None = None,
   ):
     problems = []
-    unknown = [a for a in acquisitions if a not in ACQUISITIONS]
-    if (
-      unknown or not acquisitions or len(set(acquisitions)) < len(acquisitions)
-    ):
+    known = set(acquisitions) & set(ACQUISITIONS)
+    if not acquisitions or len(known) < len(acquisitions):
       problems.append(
         f"acquisitions must be different ones of"
         f" {', '.join(ACQUISITIONS)}; got {list(acquisitions)}"
@@ -103,14 +101,10 @@ class GPHedgeSampler(BaseSampler):
     self._seed = seed
     self._acquisitions = tuple(acquisitions)
     self._use_gradients = use_gradients
-    self._simplex: Simplices | None = None
-    if simplex:
-      self._simplex = simplices_of(simplex, starts)
-    if n_startup_trials is None:
-      n_startup_trials = _NUM_BOX_STARTS
-      if self._simplex is not None:
-        n_startup_trials = len(self._simplex.starts_NxK)
-    self._num_startup = n_startup_trials
+    self._simplex = simplices_of(simplex, starts) if simplex else None
+    self._num_startup = n_startup_trials or (
+      len(self._simplex.starts_NxK) if self._simplex else _NUM_BOX_STARTS
+    )
 
   def space(self) -> Simplices | None:
     """The named parameters; None without `simplex`."""
@@ -124,19 +118,6 @@ class GPHedgeSampler(BaseSampler):
       return self._simplex.distributions()
     trials = study.get_trials(deepcopy=False)
     return box_of(intersection_search_space(trials)).distributions()
-
-  def sample_relative(
-    self,
-    study: Study,
-    trial: FrozenTrial,
-    search_space: dict[str, BaseDistribution],
-  ) -> dict[str, Any]:
-    return kept(
-      study,
-      trial,
-      search_space,
-      lambda: self._ask(study, trial, self._simplex or box_of(search_space)),
-    )
 
   def sample_independent(
     self,
@@ -160,14 +141,15 @@ class GPHedgeSampler(BaseSampler):
       study, trial, param_name, param_distribution
     )
 
-  def _ask(
-    self, study: Study, trial: FrozenTrial, space: Space
+  def ask(
+    self,
+    study: Study,
+    trial: FrozenTrial,
+    search_space: dict[str, BaseDistribution],
   ) -> dict[str, Any]:
     """The record of one suggestion: params, who asked, nominees, gains."""
+    space = self._simplex or box_of(search_space)
     if trial.number < self._num_startup:
-      names = space.distributions()
-      if not names:
-        return {"asked_by": "start", "params": {}}
       point_D = space.start(trial.number, self._num_startup, self._seed)
       return {"asked_by": "start", "params": space.params(point_D)}
     if not space.distributions():
@@ -183,85 +165,67 @@ class GPHedgeSampler(BaseSampler):
     rng = np.random.default_rng([self._seed, trial.number])
     if observed is None:
       order_C = rng.permutation(len(candidates_CxD))
-      free = _first_free(candidates_CxD, order_C, taken_NxD, space)
-      chosen = order_C[0] if free is None else free
-      return {
-        "asked_by": "explore",
-        "params": space.params(candidates_CxD[chosen]),
-      }
-    previous = latest_record(others, trial.number, space, self._acquisitions)
-    gains_J = np.zeros(len(self._acquisitions))
+      chosen = _first_free(candidates_CxD, order_C, taken_NxD, space)
+      params = space.params(candidates_CxD[chosen])
+      return {"asked_by": "explore", "params": params}
+    names = self._acquisitions
+    previous = latest_record(others, trial.number, space, names)
+    # Zeros, whose score is not used, before the first.
+    nominees_JxD = np.zeros((len(names), candidates_CxD.shape[1]))
+    if previous is not None:
+      nominees_JxD = np.stack(
+        [space.coordinates(previous["nominees"][a]) for a in names]
+      )
     suggestion = surrogate.suggest(
       observed,
-      self._previous_nominees(previous, space),
+      nominees_JxD,
       candidates_CxD,
-      acquisitions=self._acquisitions,
+      acquisitions=names,
       groups=space.groups,
       # Its own stream: the portfolio's draw is the same without Thompson.
       rng=np.random.default_rng([self._seed, trial.number, 1]),
     )
+    gains_J = np.zeros(len(names))
     if previous is not None:
-      gains_J = hedge.updated_gains(
-        np.array([previous["gains"][a] for a in self._acquisitions]),
-        suggestion.rewards_J,
-      )
-    sign = sign_of(study.direction)
-    return self._choose(suggestion, sign, gains_J, taken_NxD, space, rng)
-
-  def _previous_nominees(
-    self, previous: Mapping[str, Any] | None, space: Space
-  ) -> np.ndarray:
-    """Last nominees (JxD); zeros, whose score is not used, before the first."""
-    if previous is None:
-      return np.zeros((len(self._acquisitions), len(space.distributions())))
-    return np.stack(
-      [space.coordinates(previous["nominees"][a]) for a in self._acquisitions]
+      gains_J = suggestion.rewards_J + [previous["gains"][a] for a in names]
+    order = hedge.preference(gains_J, rng)
+    found = self._choose(
+      suggestion, sign_of(study.direction), order, taken_NxD, space
     )
+    return {**found, "gains": dict(zip(names, map(float, gains_J)))}
 
   def _choose(
     self,
     suggestion: surrogate.Suggestion,
     sign: float,
-    gains_J: np.ndarray,
+    order: Sequence[int],
     taken_NxD: Sequence[np.ndarray],
     space: Space,
-    rng: np.random.Generator,
   ) -> dict[str, Any]:
+    """The first nominee in an order that is not taken, or a candidate."""
     nominees = [space.params(point_D) for point_D in suggestion.nominees_JxD]
-
-    def predicted(mean: float, std: float) -> dict[str, float]:
+    free = (j for j in order if not _is_taken(nominees[j], taken_NxD, space))
+    j = next(free, None)
+    if j is not None:
+      name, params = self._acquisitions[j], nominees[j]
+      mean, std = suggestion.mean_J[j], suggestion.std_J[j]
+    else:
+      mean_C, std_C = suggestion.mean_C, suggestion.std_C
+      order_C = np.argsort(-(mean_C + KAPPA * std_C), kind="stable")
+      candidates_CxD = space.candidates(self._seed)
+      c = _first_free(candidates_CxD, order_C, taken_NxD, space)
+      name, params = "explore", space.params(candidates_CxD[c])
+      mean, std = mean_C[c], std_C[c]
+    return {
+      "asked_by": name,
+      "params": params,
       # In the units and the sign of the trial's own value.
-      return {
+      "predicted": {
         "mean": sign * float(mean),
         "std": float(std),
         "noise_share": float(suggestion.share),
-      }
-
-    record: dict[str, Any] = {
+      },
       "nominees": dict(zip(self._acquisitions, nominees, strict=True)),
-      "gains": dict(zip(self._acquisitions, map(float, gains_J), strict=True)),
-    }
-    for j in hedge.preference(gains_J, rng):
-      if not _is_taken(nominees[j], taken_NxD, space):
-        return {
-          "asked_by": self._acquisitions[j],
-          "params": nominees[j],
-          "predicted": predicted(suggestion.mean_J[j], suggestion.std_J[j]),
-          **record,
-        }
-    bound_C = suggestion.mean_C + KAPPA * suggestion.std_C
-    order_C = np.argsort(-bound_C, kind="stable")
-    candidates_CxD = space.candidates(self._seed)
-    # A coarse grid (step) may have no point left: then the likeliest one.
-    free = _first_free(candidates_CxD, order_C, taken_NxD, space)
-    chosen = order_C[0] if free is None else free
-    return {
-      "asked_by": "explore",
-      "params": space.params(candidates_CxD[chosen]),
-      "predicted": predicted(
-        suggestion.mean_C[chosen], suggestion.std_C[chosen]
-      ),
-      **record,
     }
 
 
@@ -278,10 +242,7 @@ def _is_taken(
 ) -> bool:
   # Judged after rounding to the parameters, which a step makes coarse.
   point_D = space.coordinates(params)
-  return any(
-    float(np.max(np.abs(point_D - other_D))) < _DUPLICATE
-    for other_D in taken_NxD
-  )
+  return any(np.max(np.abs(point_D - o_D)) < _DUPLICATE for o_D in taken_NxD)
 
 
 def _first_free(
@@ -289,9 +250,12 @@ def _first_free(
   order_C: np.ndarray,
   taken_NxD: Sequence[np.ndarray],
   space: Space,
-) -> int | None:
-  """The first of the points, in that order, that nobody has asked."""
+) -> int:
+  """The first of the points, in that order, that nobody has asked.
+
+  A coarse grid (step) may have none left: then the first of all.
+  """
   for index in order_C:
     if not _is_taken(space.params(points_CxD[index]), taken_NxD, space):
       return int(index)
-  return None
+  return int(order_C[0])

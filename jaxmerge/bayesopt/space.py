@@ -1,4 +1,4 @@
-"""Where a sampler asks: simplices, or a box of float parameters.
+"""The search spaces: simplices, or a box of float parameters.
 
 D coordinates, C candidates, G groups of K weights. A space maps Optuna
 parameters to coordinates of the Gaussian process and back; every parameter
@@ -90,7 +90,7 @@ class Simplices:
   ) -> np.ndarray:
     """d score / d coordinate, from d score / d parameter."""
     del params
-    return np.array([gradient[name] for name in self.names], np.float64)
+    return self.coordinates(gradient)
 
   def params(self, point_D: np.ndarray) -> dict[str, float]:
     parts = np.split(point_D, self.groups)
@@ -104,9 +104,7 @@ class Box:
 
   items: tuple[tuple[str, FloatDistribution], ...]
 
-  @property
-  def groups(self) -> int:
-    return 0
+  groups = 0
 
   def distributions(self) -> dict[str, BaseDistribution]:
     return dict(self.items)
@@ -120,24 +118,21 @@ class Box:
     )
 
   def coordinates(self, params: Mapping[str, float]) -> np.ndarray:
-    return np.array([to_unit(params[name], d) for name, d in self.items])
+    return np.array([_to_unit(params[name], d) for name, d in self.items])
 
   def slopes(
     self, gradient: Mapping[str, float], params: Mapping[str, float]
   ) -> np.ndarray:
-    """d score / d coordinate, from d score / d parameter."""
-    return np.array(
-      [
-        gradient[name]
-        * (params[name] * np.log(d.high / d.low) if d.log else d.high - d.low)
-        for name, d in self.items
-      ]
-    )
+    spans = [
+      params[name] * np.log(d.high / d.low) if d.log else d.high - d.low
+      for name, d in self.items
+    ]
+    return np.array([gradient[name] for name, _ in self.items]) * spans
 
   def params(self, point_D: np.ndarray) -> dict[str, float]:
     return {
-      name: from_unit(float(u), distribution)
-      for (name, distribution), u in zip(self.items, point_D, strict=True)
+      name: from_unit(float(u), d)
+      for (name, d), u in zip(self.items, point_D, strict=True)
     }
 
 
@@ -161,8 +156,7 @@ def stratum(name: str, number: int, num_startup: int, seed: int) -> float:
   return float((order[number] + offsets[number]) / num_startup)
 
 
-def to_unit(value: float, distribution: FloatDistribution) -> float:
-  """The coordinate in [0, 1] of a parameter's value."""
+def _to_unit(value: float, distribution: FloatDistribution) -> float:
   low, high = distribution.low, distribution.high
   if distribution.log:
     low, high, value = np.log(low), np.log(high), np.log(value)
@@ -185,10 +179,9 @@ def box_of(distributions: Mapping[str, BaseDistribution]) -> Box:
   """The box of the float parameters that have more than one value."""
   return Box(
     tuple(
-      (name, distribution)
-      for name, distribution in sorted(distributions.items())
-      if isinstance(distribution, FloatDistribution)
-      and not distribution.single()
+      (name, d)
+      for name, d in sorted(distributions.items())
+      if isinstance(d, FloatDistribution) and not d.single()
     )
   )
 
@@ -214,11 +207,8 @@ def simplices_of(
   flat = [name for group in groups for name in group]
   size = len(groups[0])
   problems = []
-  if (
-    size < 2
-    or len(set(flat)) < len(flat)
-    or any(len(group) != size for group in groups)
-  ):
+  uneven = any(len(group) != size for group in groups)
+  if size < 2 or len(set(flat)) < len(flat) or uneven:
     problems.append(
       f"a simplex needs two or more different names, and each group as many;"
       f" got {[list(group) for group in groups]}"

@@ -1,4 +1,4 @@
-"""What the trials of a study tell the Gaussian process.
+"""Trials of a study as observations of the Gaussian process.
 
 D coordinates, N scored trials, M pending ones.
 """
@@ -17,11 +17,8 @@ from jaxmerge.bayesopt.space import Space
 from jaxmerge.bayesopt.study.study import PARTIAL_VALUE
 
 ASKED = "gp_hedge:asked"
-STDERR = "stderr"
 GRADIENT = "gradient"
 GRADIENT_STDERR = "gradient_stderr"
-
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def asked_by(trial: FrozenTrial) -> str:
@@ -35,11 +32,11 @@ def asked_by(trial: FrozenTrial) -> str:
 
 def stderr_of(trial: FrozenTrial) -> float:
   """Known standard error of a trial's value, 0 where it is not known."""
-  return abs(float(trial.user_attrs.get(STDERR, 0.0)))
+  return abs(float(trial.user_attrs.get("stderr", 0.0)))
 
 
 def lies_in(trial: FrozenTrial, space: Space) -> bool:
-  """Whether a trial has a value, in range, for every parameter of a space."""
+  """Says whether a trial has a value for every parameter of a space."""
   return all(
     name in trial.params
     and trial.distributions[name] == distribution
@@ -59,13 +56,8 @@ def score_of(trial: FrozenTrial) -> float | None:
   return value if usable else None
 
 
-def is_scored(trial: FrozenTrial) -> bool:
-  """Whether a trial has a finite score and standard error."""
-  return score_of(trial) is not None
-
-
 def sign_of(direction: StudyDirection) -> float:
-  """What turns a value into a score of which more is better."""
+  """The sign that makes larger scores better."""
   return 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
 
 
@@ -75,39 +67,37 @@ def observations(
   direction: StudyDirection,
   use_gradients: bool,
 ) -> Observations | None:
-  """What is known, in maximisation sign; None where nothing is.
+  """The trials' scores, in maximisation sign; None where there is none.
 
   Args:
     trials: that lie in the space; those without a score and not running are
       left out.
     space: of the coordinates.
     direction: of the study.
-    use_gradients: also take d score / d parameter, {name: number}, from the
+    use_gradients: also take d value / d parameter, {name: number}, from the
       user attribute "gradient" and the standard error of a slope from
       "gradient_stderr".
   """
   trials = list(trials)
-  values = [(t, score_of(t)) for t in trials]
-  scored = [t for t, value in values if value is not None]
+  scored = [(t, v) for t in trials if (v := score_of(t)) is not None]
   if not scored:
     return None
   sign = sign_of(direction)
-  pending = [t for t in trials if t.state == TrialState.RUNNING]
-  dimension = len(space.distributions())
+  pending = [
+    space.coordinates(t.params) for t in trials if t.state == TrialState.RUNNING
+  ]
   found = Observations(
-    points_NxD=np.stack([space.coordinates(t.params) for t in scored]),
-    values_N=np.array([sign * v for _, v in values if v is not None]),
-    stderrs_N=np.array([stderr_of(t) for t in scored]),
-    pending_MxD=np.array(
-      [space.coordinates(t.params) for t in pending]
-    ).reshape(-1, dimension),
+    points_NxD=np.stack([space.coordinates(t.params) for t, _ in scored]),
+    values_N=np.array([sign * v for _, v in scored]),
+    stderrs_N=np.array([stderr_of(t) for t, _ in scored]),
+    pending_MxD=np.array(pending).reshape(-1, len(space.distributions())),
   )
   if not use_gradients:
     return found
   return found._replace(
-    gradients_NxD=np.stack([sign * _slopes(t, space) for t in scored]),
+    gradients_NxD=np.stack([sign * _slopes(t, space) for t, _ in scored]),
     gradient_stderrs_N=np.array(
-      [abs(float(t.user_attrs.get(GRADIENT_STDERR, 0.0))) for t in scored]
+      [abs(float(t.user_attrs.get(GRADIENT_STDERR, 0.0))) for t, _ in scored]
     ),
   )
 
@@ -127,14 +117,14 @@ def latest_record(
   space: Space,
   acquisitions: Sequence[str],
 ) -> Mapping[str, Any] | None:
-  """What the last finished trial before this one left of the portfolio."""
-  earlier = [t for t in trials if t.number < number and t.state in _FINISHED]
+  """The portfolio's record in the last finished trial before this one."""
+  earlier = [t for t in trials if t.number < number and t.state.is_finished()]
+  names = space.distributions().keys()
   for trial in sorted(earlier, key=lambda t: t.number, reverse=True):
     record = trial.system_attrs.get(ASKED, {})
     nominees = record.get("nominees", {})
     if set(nominees) == set(acquisitions) and all(
-      set(nominee) == set(space.distributions())
-      for nominee in nominees.values()
+      nominee.keys() == names for nominee in nominees.values()
     ):
       return record
   return None
@@ -158,7 +148,7 @@ def recommended(
     direction: of the study.
     use_gradients: as for the sampler.
   """
-  scored = [t for t in trials if is_scored(t) and lies_in(t, space)]
+  scored = [t for t in trials if score_of(t) is not None and lies_in(t, space)]
   observed = observations(scored, space, direction, use_gradients)
   assert observed is not None, "no trial has a score"
   # A stopped trial was beaten: it informs the others.

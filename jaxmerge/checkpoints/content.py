@@ -57,7 +57,7 @@ def is_step_directory(path: epath.Path) -> bool:
 
 
 def why_not_a_checkpoint(path: epath.Path) -> str:
-  """Why a directory is something else than a checkpoint; "" if it is one.
+  """Says why a directory is no checkpoint; "" if it is one.
 
   A step directory of params and metadata that can be read, or a Hugging Face
   directory of a model, each with no other file, hidden file or link in it. An

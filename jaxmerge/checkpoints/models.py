@@ -174,7 +174,7 @@ def convert(source: Checkpoint, path: epath.PathLike, format: str) -> bool:
 
 
 def _in_parts(name: str, leaf: LazyTensor) -> TensorSpec:
-  """How a parameter is stored: each layer of a stack, else some rows."""
+  """Yields a parameter as it is stored: layer by layer, else some rows."""
   row = leaf.dtype.itemsize * math.prod(leaf.shape[1:])
   together = 1 if is_stacked(name) else max(PART_BYTES // max(row, 1), 1)
   if leaf.rows_together < num_rows(leaf.shape):  # it is read in such parts

@@ -85,11 +85,8 @@ def parse(
   }
   words.refuse_the_rest(found)
   for name, default in defaults.items():
-    text = words.value(name) or ""
-    if default is None and not text.strip():
-      problems.add(f"flag --{name} is required")
-    elif default and not text and name not in read:
-      problems.add(f"flag --{name} is empty; its default is {default}")
+    if name not in read or default is None:
+      words.refuse_empty(name, default)
   for name, config in found.items():
     problems.extend(text_problems(strings_of(config or {}, name)))
   for name in strings:
@@ -173,6 +170,13 @@ class _Words:
         self.problems.add(f"unknown {kind} {word}")
       elif (config := configs[name]) is not None:
         self.problems.add(unknown_key(flag, flatten(config)))
+
+  def refuse_empty(self, name: str, default: str | None) -> None:
+    text = self.value(name) or ""
+    if default is None and not text.strip():
+      self.problems.add(f"flag --{name} is required")
+    elif default and not text:
+      self.problems.add(f"flag --{name} is empty; its default is {default}")
 
 
 def _config(

@@ -29,7 +29,7 @@ _REACH_SECONDS = 4.0
 
 
 def _reason_unreachable(url: str) -> str | None:
-  """Why the host of `url` gives no answer at all, or None if it gives one."""
+  """Says why the host of `url` gives no answer at all; None if it does."""
   request = urllib.request.Request(url, method="HEAD")
   try:
     with urllib.request.urlopen(request, timeout=_REACH_SECONDS):

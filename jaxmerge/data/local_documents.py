@@ -91,7 +91,7 @@ def _json_document(file: LocalFile, number: int, line: str) -> tuple[str, str]:
 
 
 def reason_to_skip(text: str | None) -> str:
-  """Why a text, None where it is not UTF-8, is no document; else ""."""
+  """Says why a text (None: not UTF-8) is no document; "" if it is one."""
   if text is None:
     return NOT_UTF8
   if not text.strip():

@@ -23,7 +23,7 @@ def _evaluator() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-  """What `python -m jaxmerge.evaluate` is told."""
+  """Config of `python -m jaxmerge.evaluate`."""
 
   evaluator: str = _evaluator()
   evaluator_knobs: Any = knobs_of("evaluator", EVALUATORS)
@@ -46,7 +46,7 @@ _OF_A_RUN = ("checkpoints", "search", "tensorboard")
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-  """What `python -m jaxmerge.search` is told."""
+  """Config of `python -m jaxmerge.search`."""
 
   study_name: str = key(
     "pair", "the study; it lives in <workdir>/search/<study_name>/"

@@ -1,4 +1,4 @@
-"""What a trial of a search takes, from a short measurement of the device."""
+"""Estimates the time of a trial by a short measurement of the device."""
 
 import time
 
@@ -30,12 +30,11 @@ def trial_seconds(
   A forward pass takes two operations a parameter and token.
 
   Args:
-    parameters: numbers in a tree.
-    tree_bytes: size of a tree.
+    parameters, tree_bytes: of a tree.
     count: trees of a merge.
     tokens: of the split.
     use_gradients: a trial costs its passes for derivatives as well.
-    where: trees are kept, as choose_place says.
+    where: trees are kept, as choose_placement says.
   """
   flops, bytes_a_second = _speeds()
   if where == IN_STORAGE:

@@ -12,6 +12,7 @@ from jaxmerge.checkpoints.inputs import DECODER, Checkpoint
 from jaxmerge.checkpoints.merged import describe_merged, identity, save_merged
 from jaxmerge.checkpoints.model_inputs import as_model, load_params
 from jaxmerge.errors import Problems
+from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.held_out_splits import (
   check_batch,
   open_scorer,
@@ -38,10 +39,6 @@ def check_measurable(
 ) -> None:
   """Refuses what cannot be measured; tokenizes nothing and reads no tensor.
 
-  Args:
-    sources: of the merge.
-    config, allow_unrelated: as for run_measured.
-
   Raises:
     InputError: a source is of no known model, or it cannot be scored.
   """
@@ -52,14 +49,8 @@ def check_measurable(
     problems(functools.partial(check_batch, config.batch_size, mesh))
   latest = models[-1]
   if latest is not None:
-    problems(
-      lambda: text_of(
-        latest.metadata,
-        data=config.data,
-        seq_len=config.seq_len,
-        allow_unrelated=allow_unrelated,
-      )
-    )
+    text = latest.metadata, config.data, config.seq_len, allow_unrelated
+    problems(lambda: text_of(*text))
   problems.check()
 
 
@@ -76,10 +67,8 @@ def run_measured(
 
   Args:
     plan: of such a method.
-    config: of the merge verb.
+    config, overwrite, allow_unrelated: of the merge verb.
     output: the new directory, of the inputs' format.
-    overwrite: replace an existing one.
-    allow_unrelated: measure on a corpus that has changed since training.
     progress: told how far the work is.
 
   Raises:
@@ -90,13 +79,8 @@ def run_measured(
   mesh = make_mesh(**vars(config.mesh))
   where = shardings(abstract_params(sources[0].metadata), mesh)
   scorer = open_scorer(
-    sources[-1].metadata,
-    mesh,
-    batch_size=config.batch_size,
-    data=config.data,
-    seq_len=config.seq_len,
-    allow_unrelated=allow_unrelated,
-    progress=lambda text: progress.note("data", text),
+    Setting.of(sources[-1].metadata, mesh, config, allow_unrelated),
+    lambda text: progress.note("data", text),
   )
   split = scorer.on("search", config.search_sequences)
   if plan.method.acts == "on losses":
@@ -164,7 +148,7 @@ def _by_answers(
   split: HeldOutLoss,
   progress: Progress,
 ) -> Any:
-  """The merged tree of a method that asks each model what it knows."""
+  """The merged tree of a method that asks each model."""
   method, knobs, held = plan.method, plan.knobs, split.split
   assert method.ask is not None
   answers: list[Any] = []

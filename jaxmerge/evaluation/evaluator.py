@@ -49,25 +49,38 @@ class Differentiable(Protocol):
 
 
 class Setting(NamedTuple):
-  """What an evaluator is opened for.
+  """Models, devices and text that an evaluator is opened for.
 
   Attributes:
     metadata: of the checkpoint; others of its tokenizer are scored too.
     mesh: where to compute.
     batch_size: sequences scored at once, over all devices.
-    knobs: of the evaluator's record.
     data: a corpus other than that of the checkpoint's run, if it names one.
     seq_len: targets in a sequence; 0: as in training.
     allow_unrelated: accept that the run's corpus has changed since training.
+    knobs: of the evaluator's record.
   """
 
   metadata: Metadata
   mesh: Mesh
   batch_size: int
-  knobs: Any
   data: CorpusConfig | None = None
   seq_len: int = 0
   allow_unrelated: bool = False
+  knobs: Any = None
+
+  @classmethod
+  def of(
+    cls,
+    metadata: Metadata,
+    mesh: Mesh,
+    config: Any,
+    allow_unrelated: bool = False,
+  ) -> "Setting":
+    """Takes the rest from a config that has these keys."""
+    knobs = getattr(config, "evaluator_knobs", None)
+    size, data, length = config.batch_size, config.data, config.seq_len
+    return cls(metadata, mesh, size, data, length, allow_unrelated, knobs)
 
 
 class Opened(Protocol):
@@ -86,11 +99,10 @@ class Opened(Protocol):
 
 
 class EvaluatorRecord(NamedTuple):
-  """What evaluate and search must know of an evaluator.
+  """An evaluator, as evaluate and search know it.
 
   Attributes:
-    name: in a config.
-    summary: one line.
+    name, summary: in a config and its help.
     direction: of its scores.
     knobs: a frozen dataclass of its keys in the config.
     check: refuses what cannot be scored, prepares and writes nothing; gives

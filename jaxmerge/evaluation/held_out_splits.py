@@ -26,15 +26,7 @@ from jaxmerge.parallel.rules import batch_shards
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-  """What is needed to score checkpoints of one model on one corpus.
-
-  Attributes:
-    graph: structure of the decoder.
-    mesh: where to compute.
-    corpus: tokens of all splits.
-    seq_len: targets in a sequence.
-    batch_size: sequences scored at once.
-  """
+  """Scores checkpoints of one model on the splits of one corpus."""
 
   graph: nnx.GraphDef
   mesh: Mesh
@@ -71,18 +63,14 @@ class Scorer:
 
 
 def tokenizer_of(metadata: Metadata) -> Tokenizer:
-  """The tokenizer to score a checkpoint with.
-
-  Raises:
-    InputError: there is none, or it cannot be used.
-  """
+  """The tokenizer of a checkpoint; InputError for none or an unusable one."""
   for tokenizer in metadata.tokenizers():
     return tokenizer
   raise InputError("the checkpoint carries no tokenizer to score text with")
 
 
 class Text(NamedTuple):
-  """What a checkpoint is scored on.
+  """The text that a checkpoint is scored on.
 
   Attributes:
     tokenizer: the checkpoint's own.
@@ -92,94 +80,67 @@ class Text(NamedTuple):
   """
 
   tokenizer: Tokenizer
-  data: CorpusConfig | None
+  data: CorpusConfig
   seq_len: int
   is_own: bool
 
 
 def text_of(
   metadata: Metadata,
-  *,
-  data: CorpusConfig | None = None,
-  seq_len: int = 0,
-  allow_unrelated: bool = False,
+  data: CorpusConfig | None,
+  seq_len: int,
+  allow_unrelated: bool,
 ) -> Text:
-  """What to score a checkpoint on; hashes files, prepares and writes nothing.
+  """Finds the text for a checkpoint; hashes files, prepares and writes nothing.
 
   Args:
-    metadata: of the checkpoint.
-    data: a corpus other than the run's own, if it names a source.
-    seq_len: targets in a sequence, if other than the run's own.
-    allow_unrelated: accept that the run's corpus has changed since training.
+    metadata, data, seq_len, allow_unrelated: as in Setting.
 
   Raises:
     InputError: the checkpoint names no corpus or tokenizer and none is given,
       or its corpus is no longer what it was trained on.
   """
+  trained = metadata.data
   is_own = data is None or not data.source
   if is_own:
-    data = from_metadata(metadata.data) if metadata.data else None
-  found = Text(
-    tokenizer_of(metadata),
-    data,
-    seq_len or metadata.data.get("seq_len", 0),
-    is_own,
-  )
+    data = from_metadata(trained) if trained else None
+  tokenizer = tokenizer_of(metadata)
+  seq_len = seq_len or trained.get("seq_len", 0)
   check(
     f"the checkpoint names no {what}; give config.{key}"
     for what, key, given in (
-      ("corpus", "data.source", found.data),
-      ("sequence length", "seq_len", found.seq_len),
+      ("corpus", "data.source", data),
+      ("sequence length", "seq_len", seq_len),
     )
     if not given
   )
-  assert found.data is not None
-  content = content_hash(found.data)
-  trained_on = metadata.data.get("content", "")
-  if found.is_own and not allow_unrelated and trained_on and content:
-    _check_unchanged(metadata, trained_on, content)
-  return found
+  assert data is not None
+  before, now = trained.get("content", ""), content_hash(data)
+  if is_own and not allow_unrelated and before and now:
+    _check_unchanged(metadata, before, now)
+  return Text(tokenizer, data, seq_len, is_own)
 
 
-def open_scorer(
-  metadata: Metadata,
-  mesh: Mesh,
-  *,
-  batch_size: int,
-  data: CorpusConfig | None = None,
-  seq_len: int = 0,
-  allow_unrelated: bool = False,
-  progress: Callable[[str], None],
-) -> Scorer:
+def open_scorer(setting: Setting, progress: Callable[[str], None]) -> Scorer:
   """A scorer for a checkpoint, with the checkpoint's own tokenizer.
-
-  Args:
-    metadata: of the checkpoint.
-    mesh: where to compute.
-    batch_size: sequences scored at once, over all devices.
-    data, seq_len, allow_unrelated: as for text_of.
-    progress: called with a line of text while a corpus is prepared.
 
   Raises:
     InputError: as text_of, or the batch does not fit the mesh.
   """
-  check_batch(batch_size, mesh)
+  check_batch(setting.batch_size, setting.mesh)
+  metadata = setting.metadata
   text = text_of(
-    metadata,
-    data=data,
-    seq_len=seq_len,
-    allow_unrelated=allow_unrelated,
+    metadata, setting.data, setting.seq_len, setting.allow_unrelated
   )
   tokenizer = text.tokenizer
   path = cache_root() / "tokenizers" / tokenizer.hash / tokenizer.file_name
   path.parent.mkdir(parents=True, exist_ok=True)
   write_bytes(path, tokenizer.content)
-  assert text.data is not None
   corpus = open_corpus(text.data.with_tokenizer(str(path)), progress=progress)
-  if text.is_own and not allow_unrelated:
+  if text.is_own and not setting.allow_unrelated:
     _check_unchanged(metadata, metadata.corpus, corpus.identity)
   graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))
-  return Scorer(graph, mesh, corpus, text.seq_len, batch_size)
+  return Scorer(graph, setting.mesh, corpus, text.seq_len, setting.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,21 +175,14 @@ def text_evaluator(
     build: given what to score with, the sequences and the knobs.
   """
 
-  def of_text(setting: Setting) -> dict[str, Any]:
-    check_batch(setting.batch_size, setting.mesh)
-    keys = ("metadata", "data", "seq_len", "allow_unrelated")
-    return {key: getattr(setting, key) for key in keys}
-
   def check_text(setting: Setting) -> int:
-    return text_of(**of_text(setting)).seq_len
+    check_batch(setting.batch_size, setting.mesh)
+    return text_of(
+      setting.metadata, setting.data, setting.seq_len, setting.allow_unrelated
+    ).seq_len
 
   def open_text(setting: Setting, progress: Callable[[str], None]) -> _OpenText:
-    scorer = open_scorer(
-      mesh=setting.mesh,
-      batch_size=setting.batch_size,
-      progress=progress,
-      **of_text(setting),
-    )
+    scorer = open_scorer(setting, progress)
     own = setting.metadata.data.get("source", "")
     source = (setting.data and setting.data.source) or own
     return _OpenText(scorer, source, lambda s, h: build(s, h, setting.knobs))

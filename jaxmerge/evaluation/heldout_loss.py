@@ -4,6 +4,7 @@ N sequences, B sequences a batch, M batches, L targets a sequence.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -19,7 +20,6 @@ from jaxmerge.model.loss import UNIT, token_losses
 from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
 
 _NONE = np.zeros(0)
-_ALL = slice(None)
 
 
 @jax.jit(static_argnums=(0, 1))
@@ -70,8 +70,10 @@ class HeldOutLoss:
         for part in np.split(padded, len(padded) // batch_size)
       ]
 
-    self._tokens = batches(split.tokens_NxL1.astype(np.int32))
-    self._masks = batches(split.mask_NxL.astype(np.bool_))
+    tokens = batches(split.tokens_NxL1.astype(np.int32))
+    masks = batches(split.mask_NxL.astype(np.bool_))
+    self._batches = list(zip(tokens, masks))
+    self._batch_size = batch_size
 
   def score(self, params: Any, upto: int | None = None) -> Score:
     """Scores `upto` sequences, rounded up to whole batches; compiles once."""
@@ -82,30 +84,26 @@ class HeldOutLoss:
     return self._more(params, known.values_N, upto)
 
   def _more(self, params: Any, known_N: np.ndarray, upto: int) -> Score:
-    size = self._tokens[0].shape[0]
+    size = self._batch_size
+    # The last batch may be padded.
     is_all = len(known_N) == self.num_sequences
-    some = slice(
-      len(self._tokens) if is_all else len(known_N) // size, -(-upto // size)
-    )
-    known_N = known_N[: some.start * size]
+    first = len(self._batches) if is_all else len(known_N) // size
+    known_N = known_N[: first * size]
     sums = [
-      _batch_losses(self._graph, self._everywhere, params, tokens, mask)
-      for tokens, mask in zip(self._tokens[some], self._masks[some])
+      _batch_losses(self._graph, self._everywhere, params, *batch)
+      for batch in self._batches[first : -(-upto // size)]
     ]
-    losses_N = np.concatenate(
-      [known_N, *(np.asarray(part, np.float64) for part in sums)]
-    )
-    return self._score(losses_N, new=slice(len(known_N), None))
+    return self._score(_joined([known_N, *sums]), new=len(known_N))
 
   def _score(
-    self, losses_N: np.ndarray, passes: int = 1, new: slice = _ALL
+    self, losses_N: np.ndarray, passes: int = 1, new: int = 0
   ) -> Score:
     """The score of the first sequences, padded ones left out.
 
     Args:
       losses_N: of them.
-      passes: what it took, in forward passes.
-      new: the sequences that it took them on.
+      passes: forward passes that it took.
+      new: sequences before this one took none.
     """
     split = self.split
     count = min(len(losses_N), self.num_sequences)
@@ -118,7 +116,7 @@ class HeldOutLoss:
       clusters_N=np.asarray(split.document_N[:count], np.int64),
       unit=UNIT,
       direction="minimize",
-      tokens=passes * int(targets_N[new].sum()),
+      tokens=passes * int(targets_N[new:].sum()),
       extras={"bits/byte": float(losses_N.sum() / math.log(2) / bytes_N.sum())},
     )
 
@@ -126,12 +124,9 @@ class HeldOutLoss:
     """The score and its derivative along a tangent, in forward mode."""
     found = [
       _batch_slopes(self._graph, self._everywhere, params, tangent, *batch)
-      for batch in zip(self._tokens, self._masks)
+      for batch in self._batches
     ]
-    losses_N, slopes_N = (
-      np.concatenate([np.asarray(part[i], np.float64) for part in found])
-      for i in (0, 1)
-    )
+    losses_N, slopes_N = map(_joined, zip(*found))
     score = self._score(losses_N, JVP_PASSES)
     return score, slopes_N[: self.num_sequences]
 
@@ -139,13 +134,16 @@ class HeldOutLoss:
     """The score and its gradient, in reverse mode."""
     total = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=jnp.float32), params)
     found = []
-    for batch in zip(self._tokens, self._masks):
+    for batch in self._batches:
       losses_B, total = _add_gradient(
         self._graph, self._everywhere, total, params, *batch
       )
       found.append(losses_B)
-    losses_N = np.concatenate([np.asarray(part, np.float64) for part in found])
-    return self._score(losses_N, VJP_PASSES), total
+    return self._score(_joined(found), VJP_PASSES), total
+
+
+def _joined(parts: Iterable[Any]) -> np.ndarray:
+  return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
 
 @jax.jit(static_argnums=(0, 1))

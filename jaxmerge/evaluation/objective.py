@@ -4,6 +4,7 @@ K checkpoints, G groups of parameters with weights of their own, N items.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,17 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from jaxmerge.bayesopt.study.study import Observation
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import statistics
-from jaxmerge.evaluation.evaluator import (
-  Differentiable,
-  Evaluator,
-  Resumable,
-)
+from jaxmerge.evaluation.evaluator import Differentiable, Evaluator, Resumable
 from jaxmerge.evaluation.score import Score, as_loss, noun
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.resident import Trees
@@ -36,16 +32,8 @@ _BEATEN = 3.0
 Weights = Sequence[Sequence[float]]
 
 
-def weight_names(count: int, groups: Sequence[str]) -> list[list[str]]:
-  """Names of a search's parameters (GxK): w_0, or band_0/w_0 in a group."""
-  return [
-    [f"{group}/w_{k}" if group else f"w_{k}" for k in range(count)]
-    for group in groups
-  ]
-
-
 class Domain(NamedTuple):
-  """Which weights the parameters of a trial stand for.
+  """Maps the parameters of a trial to weights.
 
   Attributes:
     steps: training step of each checkpoint, increasing.
@@ -59,7 +47,11 @@ class Domain(NamedTuple):
 
   @property
   def names_GxK(self) -> list[list[str]]:
-    return weight_names(len(self.steps), self.groups.names_G)
+    """Names of a search's parameters: w_0, or band_0/w_0 in a group."""
+    prefixes = [f"{group}/" if group else "" for group in self.groups.names_G]
+    return [
+      [f"{prefix}w_{k}" for k in range(len(self.steps))] for prefix in prefixes
+    ]
 
   def weights(self, params: dict[str, float]) -> list[list[float]]:
     """The checkpoint weights of each group (GxK)."""
@@ -73,7 +65,7 @@ class Domain(NamedTuple):
     rows = self.weights(params)
     if len(rows) == 1:
       return rows[0]
-    return (np.array(self.groups.shares_G) @ np.array(rows)).tolist()
+    return self.groups.mean_weights(rows)
 
 
 class MergedLoss:
@@ -93,10 +85,10 @@ class MergedLoss:
   """
 
   def __init__(self, trees: Trees, evaluator: Evaluator, groups: Groups):
-    self._trees = trees
+    self.trees = trees
     # The last merge that score() made and nobody else holds.
     self._spare: Any = None
-    self._evaluator = evaluator
+    self.evaluator = evaluator
     self._groups = groups
     self.tokens = 0
     self.last = evaluator.score(trees[-1])
@@ -107,28 +99,22 @@ class MergedLoss:
       )
 
   def check_differentiable(self, steps: Sequence[int]) -> None:
-    """Refuses trees with Inf or NaN, whose every derivative would be NaN.
-
-    Raises:
-      InputError: names the training steps of such trees.
-    """
+    """Refuses trees with Inf or NaN, whose every derivative would be NaN."""
     check(
       f"step {step} has parameters that are not finite: leave it out, or "
       "search without config.use_gradients"
-      for step, tree in zip(
-        steps, map(self._trees.__getitem__, range(len(steps)))
-      )
-      if not bool(_all_finite(tree))
+      for k, step in enumerate(steps)
+      if not _all_finite(self.trees[k])
     )
 
   def merge(self, weights_GxK: Weights) -> Any:
     """The merged tree."""
-    return self._trees.average(weights_GxK, self._groups)
+    return self.trees.average(weights_GxK, self._groups)
 
   def _scratch(self, weights_GxK: Weights) -> Any:
     """The merged tree in the memory of the one before, for as long as that."""
     spare, self._spare = self._spare, None
-    params = self._trees.average(weights_GxK, self._groups, spare)
+    params = self.trees.average(weights_GxK, self._groups, spare)
     if not _is_one_hot(weights_GxK):  # which may be an input itself
       self._spare = params
     return params
@@ -147,10 +133,10 @@ class MergedLoss:
     found = None
     for rung in (*(_RUNGS if best else ()), 1.0):
       count = math.ceil(rung * all_of_them)
-      if found is not None and isinstance(self._evaluator, Resumable):
-        found = self._evaluator.extend(params, found, count)
+      if found is not None and isinstance(self.evaluator, Resumable):
+        found = self.evaluator.extend(params, found, count)
       else:
-        found = self._evaluator.score(params, count)
+        found = self.evaluator.score(params, count)
       # Whole batches are what it costs, whatever the sample.
       self.tokens += found.tokens
       score = found.first(count)
@@ -173,21 +159,20 @@ class MergedLoss:
       score, slope = self._slope(params, np.array([[-1.0, 1.0]], np.float32))
       stderr = slope.stderr / math.sqrt(2)
       return score, np.array([[0.0, slope.mean]]), stderr
-    assert isinstance(self._evaluator, Differentiable)
-    score, gradient = self._evaluator.gradient(params)
+    assert isinstance(self.evaluator, Differentiable)
+    score, gradient = self.evaluator.gradient(params)
     self.tokens += score.tokens
-    mean_GxK = self._trees.slopes(gradient, self._groups) / float(
-      score.weights_N.sum()
-    )
+    sum_GxK = self.trees.slopes(gradient, self._groups)
+    mean_GxK = sum_GxK / float(score.weights_N.sum())
     return score, mean_GxK, self._slope_stderr(weights, score)
 
   def _slope(
     self, params: Any, along_GxK: np.ndarray
   ) -> tuple[Score, statistics.Estimate]:
     """The score, and the derivative of its mean along a change of weights."""
-    tangent = self._trees.weighted_sum(along_GxK.tolist(), self._groups)
-    assert isinstance(self._evaluator, Differentiable)
-    score, slopes_N = self._evaluator.slope(params, tangent)
+    tangent = self.trees.weighted_sum(along_GxK.tolist(), self._groups)
+    assert isinstance(self.evaluator, Differentiable)
+    score, slopes_N = self.evaluator.slope(params, tangent)
     self.tokens += score.tokens
     return score, statistics.ratio(slopes_N, score)
 
@@ -200,18 +185,14 @@ class MergedLoss:
     last_GxK[:, -1] = 1.0
     distance = float(np.linalg.norm(weights_GxK - last_GxK))
     if distance > 0:
-      return self.paired(score).stderr / distance
+      return _behind(score, self.last).stderr / distance
     along = 1.0 / weights_GxK.shape[1] - last_GxK
-    _, slope = self._slope(self._trees[-1], along)
+    _, slope = self._slope(self.trees[-1], along)
     return slope.stderr / float(np.linalg.norm(along))
-
-  def paired(self, score: Score) -> statistics.Estimate:
-    """Difference to the last checkpoint alone, with its standard error."""
-    return _behind(score, self.last)
 
 
 def _is_one_hot(weights_GxK: Weights) -> bool:
-  """Whether all groups take the same single tree."""
+  """Says whether all groups take the same single tree."""
   used = {k for row in weights_GxK for k, w in enumerate(row) if w != 0}
   return len(used) == 1
 
@@ -233,105 +214,86 @@ def _is_beaten(score: Score, best: Score) -> bool:
   return as_loss(behind.mean, best.direction) > _BEATEN * behind.stderr
 
 
-Incumbent = Callable[[], dict[str, float] | None]
-
-
-def make_objective(
-  merged: MergedLoss,
-  domain: Domain,
-  *,
-  use_gradients: bool = False,
-  incumbent: Incumbent | None = None,
-) -> Callable[[int, dict[str, float]], Observation]:
-  """What a study calls: a point of the simplex to the merge's search score.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """Called by a study: a point of the simplex to the merge's search score.
 
   The standard error told is that of the paired difference to the last
   checkpoint: most of the absolute one is shared by all trials.
 
-  Args:
+  Attributes:
     merged: scores merges.
     domain: of the trials' parameters.
     use_gradients: tell the derivative by the weights too.
     incumbent: gives the parameters of the best trial so far; trials that it
       beats beyond noise are stopped early. None: every trial is scored whole.
   """
-  whole: dict[str, Score] = {}
 
-  def best_score() -> Score | None:
-    params = incumbent() if incumbent else None
-    if params is None:
-      return None
-    key = repr(sorted(params.items()))
-    if key not in whole:  # another searcher's trial, or one before a restart
-      spent = merged.tokens
-      whole[key] = merged.score(domain.weights(params))
-      # Paid for already, by the trial itself: a search that was killed must
-      # come to its limit of tokens where one that never was does.
-      merged.tokens = spent
-    return whole[key]
+  merged: MergedLoss
+  domain: Domain
+  use_gradients: bool = False
+  incumbent: Callable[[], dict[str, float] | None] | None = None
+  _whole: dict[str, Score] = dataclasses.field(default_factory=dict)
 
-  def objective(number: int, params: dict[str, float]) -> Observation:
-    weights_GxK = domain.weights(params)
+  def __call__(self, number: int, params: dict[str, float]) -> Observation:
+    merged = self.merged
+    weights_GxK = self.domain.weights(params)
     spent = merged.tokens
     # The last checkpoint alone, which all are compared with, is scored whole.
-    best = best_score() if number else None
+    best = self._best_score() if number else None
     attrs: dict[str, Any] = {}
-    score = None
-    if best is not None or not use_gradients:
+    pruned = False
+    if best is not None or not self.use_gradients:
       score = merged.score(weights_GxK, best)
-    pruned = score is not None and len(score.values_N) < len(
-      merged.last.values_N
-    )
-    if score is not None and not pruned:
-      # Not what the gradient's program gives, which rounds otherwise: another
-      # searcher, or this one after a restart, scores it plainly.
-      whole[repr(sorted(params.items()))] = score
-    if use_gradients and not pruned:
+      pruned = len(score.values_N) < len(merged.last.values_N)
+      if not pruned:
+        # Not what the gradient's program gives, which rounds otherwise: another
+        # searcher, or this one after a restart, scores it plainly.
+        self._whole[_key(params)] = score
+    if self.use_gradients and not pruned:
       score, gradient_GxK, stderr = merged.differentiated(weights_GxK)
-      # A unit step of a parameter is a step of `scale` in its weight.
-      scale = 1 - domain.bounds.alpha + domain.bounds.beta
-      attrs[GRADIENT] = {
-        name: scale * float(slope)
-        for names, slopes in zip(domain.names_GxK, gradient_GxK)
-        for name, slope in zip(names, slopes)
-      }
-      attrs[GRADIENT_STDERR] = scale * stderr
-    assert score is not None
-    found = _observation(merged, domain, params, score, best, pruned, attrs)
-    return dataclasses.replace(found, tokens=merged.tokens - spent)
+      attrs = self._slopes(gradient_GxK, stderr)
+    difference = _behind(score, merged.last)
+    value, stderr = score.mean, difference.stderr
+    if pruned and best is not None:  # an estimate for all items
+      behind = _behind(score, best)
+      value, stderr = best.mean + behind.mean, behind.stderr
+    mean_K = self.domain.mean_weights(params)
+    return Observation(
+      value=value,
+      stderr=stderr,
+      attrs={
+        WEIGHTS: dict(zip(map(str, self.domain.steps), mean_K, strict=True)),
+        "delta_vs_last": difference.mean,
+        **attrs,
+      },
+      tokens=merged.tokens - spent,
+      pruned=pruned,
+    )
 
-  return objective
+  def _best_score(self) -> Score | None:
+    params = self.incumbent() if self.incumbent else None
+    if params is None:
+      return None
+    key = _key(params)
+    if key not in self._whole:  # another searcher's, or one before a restart
+      spent = self.merged.tokens
+      self._whole[key] = self.merged.score(self.domain.weights(params))
+      # Paid for already, by the trial itself: a search that was killed must
+      # come to its limit of tokens where one that never was does.
+      self.merged.tokens = spent
+    return self._whole[key]
+
+  def _slopes(self, gradient_GxK: np.ndarray, stderr: float) -> dict[str, Any]:
+    """A unit step of a parameter is a step of `scale` in its weight."""
+    scale = 1 - self.domain.bounds.alpha + self.domain.bounds.beta
+    names = itertools.chain(*self.domain.names_GxK)
+    slopes = [scale * float(slope) for slope in gradient_GxK.ravel()]
+    return {
+      GRADIENT: dict(zip(names, slopes, strict=True)),
+      GRADIENT_STDERR: scale * stderr,
+    }
 
 
-def _observation(
-  merged: MergedLoss,
-  domain: Domain,
-  params: dict[str, float],
-  score: Score,
-  best: Score | None,
-  pruned: bool,
-  attrs: dict[str, Any],
-) -> Observation:
-  """What the study keeps; of a stopped trial an estimate for all items."""
-  difference = merged.paired(score)
-  value, stderr = score.mean, difference.stderr
-  if pruned and best is not None:
-    behind = _behind(score, best)
-    value, stderr = best.mean + behind.mean, behind.stderr
-  return Observation(
-    value=value,
-    stderr=stderr,
-    attrs={
-      WEIGHTS: dict(
-        zip(map(str, domain.steps), domain.mean_weights(params), strict=True)
-      ),
-      "delta_vs_last": difference.mean,
-      **attrs,
-    },
-    pruned=pruned,
-  )
-
-
-def weights_of(trial: FrozenTrial) -> dict[int, float]:
-  """The checkpoint weights of a finished trial, by step."""
-  return {int(s): float(w) for s, w in trial.user_attrs[WEIGHTS].items()}
+def _key(params: dict[str, float]) -> str:
+  return repr(sorted(params.items()))

@@ -1,4 +1,4 @@
-"""Search methods: their records, and what one is told of its trials.
+"""Search methods: their records, and the findings that one is told.
 
 K checkpoints.
 """
@@ -11,20 +11,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.space import Simplices
-from jaxmerge.bayesopt.trials import is_scored, sign_of
+from jaxmerge.bayesopt.trials import score_of, sign_of
 from jaxmerge.registry import Registry
 
 DEFAULT_METHOD = "gp_hedge"
 
 
 class Findings(NamedTuple):
-  """What a search has found so far.
-
-  Attributes:
-    trials: that have ended, by number: complete, failed or pruned.
-    space: of their parameters.
-    direction: of the study.
-  """
+  """The trials that have ended, by number: complete, failed or pruned."""
 
   trials: Sequence[FrozenTrial]
   space: Simplices
@@ -36,7 +30,7 @@ class Findings(NamedTuple):
     scored = [
       trial
       for trial in self.trials
-      if trial.state == TrialState.COMPLETE and is_scored(trial)
+      if trial.state == TrialState.COMPLETE and score_of(trial) is not None
     ]
     sign = sign_of(self.direction)
     return max(scored, key=lambda t: sign * (t.value or 0.0), default=None)
@@ -49,7 +43,7 @@ def _recommend_best(found: Findings, knobs: Any) -> Mapping[str, float]:
 
 
 class SearchMethod(NamedTuple):
-  """What a search must know of how it is to choose weights.
+  """A way to choose weights.
 
   Trial 0 is the last checkpoint alone, whatever the method.
 

@@ -1,4 +1,4 @@
-"""What a search is to merge, whether it may, and how long it may take."""
+"""Checks what a search is to merge, and says how long it may take."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,6 @@ from jaxmerge.checkpoints.inputs import (
 from jaxmerge.checkpoints.model_inputs import as_model, numbered, open_models
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError, Problems, check
-from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.cost import trial_seconds
 from jaxmerge.evaluation.evaluator import (
@@ -27,7 +26,7 @@ from jaxmerge.evaluation.evaluator import (
 )
 from jaxmerge.evaluation.objective import Domain
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
-from jaxmerge.evaluation.weight_search import WeightSearch
+from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.groups import layer_groups, one_group
@@ -44,17 +43,19 @@ class Prepared(NamedTuple):
   """A search whose inputs and places have been checked.
 
   Attributes:
+    config, workdir: as for prepare.
     checkpoints: to merge, by step.
     trail: of the run (the inputs, where they were given), by step.
-    search: what decides which weights are tried.
+    search: decides which weights are tried.
     evaluator: of the merges.
     setting: to open it in.
     where: shardings of a parameter tree.
     place: of the trees.
     tokens: that a trial scores, about.
-    output: the merged checkpoint's step directory.
   """
 
+  config: SearchConfig
+  workdir: epath.Path
   checkpoints: Sequence[Checkpoint]
   trail: Sequence[Checkpoint]
   search: WeightSearch
@@ -63,7 +64,16 @@ class Prepared(NamedTuple):
   where: Any
   place: Placement
   tokens: int
-  output: epath.Path
+
+  @property
+  def output(self) -> epath.Path:
+    """The merged checkpoint's step directory."""
+    return _merged_path(self.config, self.workdir, self.checkpoints)
+
+  @property
+  def report(self) -> epath.Path:
+    """The report's directory."""
+    return self.workdir / self.config.report_dir
 
 
 def prepare(
@@ -77,12 +87,9 @@ def prepare(
   """Checks inputs, places and devices; InputError lists what is wrong.
 
   Args:
-    config: of the search.
-    workdir: of the run.
-    inputs: checkpoints to merge instead of the run's own.
-    allow_unrelated: as for search.
+    config, workdir, inputs, allow_unrelated: as for search.
     check_report: refuses a directory that a report must not be written to.
-    progress: told what is left out.
+    progress: told of checkpoints that are left out.
   """
   checkpoints, trail = _checkpoints(
     config, workdir, inputs, check_report, progress
@@ -91,17 +98,14 @@ def prepare(
   mesh = make_mesh(**vars(config.mesh))
   abstract = abstract_params(checkpoints[-1].metadata)
   where = shardings(abstract, mesh)
-  domain = Domain(
-    steps=[c.metadata.step for c in checkpoints],
-    groups=(
-      layer_groups(abstract, int(config.layer_groups))
-      if config.layer_groups
-      else one_group(abstract)
-    ),
-    bounds=Bounds(config.alpha, config.beta),
-  )
+  bands = config.layer_groups
+  groups = layer_groups(abstract, int(bands)) if bands else one_group(abstract)
   search = WeightSearch(
-    domain,
+    Domain(
+      [c.metadata.step for c in checkpoints],
+      groups,
+      Bounds(config.alpha, config.beta),
+    ),
     SEARCH_METHODS[config.search_method],
     config.method_knobs,
     config.seed,
@@ -115,19 +119,18 @@ def prepare(
     memory_budget_gb=config.memory_budget_gb,
   )
   evaluator = EVALUATORS[config.evaluator]
-  setting = Setting(
-    checkpoints[-1].metadata,
-    mesh,
-    config.batch_size,
-    config.evaluator_knobs,
-    data=config.data,
-    seq_len=config.seq_len,
-    allow_unrelated=allow_unrelated,
-  )
-  tokens = config.search_sequences * evaluator.check(setting)
-  output = merged_path(config, workdir, checkpoints)
+  setting = Setting.of(checkpoints[-1].metadata, mesh, config, allow_unrelated)
   return Prepared(
-    checkpoints, trail, search, evaluator, setting, where, place, tokens, output
+    config,
+    workdir,
+    checkpoints,
+    trail,
+    search,
+    evaluator,
+    setting,
+    where,
+    place,
+    config.search_sequences * evaluator.check(setting),
   )
 
 
@@ -136,10 +139,8 @@ def study_address(config: SearchConfig, workdir: epath.Path) -> str:
   return config.storage or str(own)
 
 
-def merged_path(
-  config: SearchConfig,
-  workdir: epath.Path,
-  checkpoints: Sequence[Checkpoint],
+def _merged_path(
+  config: SearchConfig, workdir: epath.Path, checkpoints: Sequence[Checkpoint]
 ) -> epath.Path:
   step = checkpoints[-1].metadata.step
   return workdir / "search" / config.study_name / "merged" / str(step)
@@ -194,23 +195,19 @@ def output_problems(
   checkpoints: Sequence[Checkpoint],
   check_report: CheckReport,
 ) -> list[str]:
-  """Why the merge, the report or the study must not be where they would be.
+  """Says why merge, report or study must not be where they would be.
 
-  Args:
-    config: of the search.
-    workdir: of the run.
-    checkpoints: to be merged; none where they are not there yet.
-    check_report: as for prepare.
+  There are no checkpoints yet before a run; for the rest see prepare.
   """
   read = [checkpoint.path for checkpoint in checkpoints]
   report = workdir / config.report_dir
   study = study_address(config, workdir)
   problems = Problems()
-  folder = workdir / "search" / config.study_name
-  problems(lambda: check_can_make(folder / "merged"))
-  is_blocked = bool(problems.found)
+  merged = workdir / "search" / config.study_name / "merged"
+  problems(lambda: check_can_make(merged))
+  is_blocked = bool(problems)
   if checkpoints:
-    path = merged_path(config, workdir, checkpoints)
+    path = _merged_path(config, workdir, checkpoints)
     problems(lambda: check_output(path, overwrite=True, inputs=read))
   problems(lambda: check_place(report / "report.html", inputs=read))
   problems(lambda: check_report(report))
@@ -221,73 +218,45 @@ def output_problems(
   return problems.found
 
 
-def _seconds_a_trial(ready: Prepared) -> float:
-  """Expected seconds of a trial: to merge, to score and to suggest."""
-  abstract = abstract_params(ready.checkpoints[-1].metadata)
-  search = ready.search
+def plan(ready: Prepared, before: Study | None) -> str:
+  """Says what a search will do, a line a fact."""
+  config, search, place = ready.config, ready.search, ready.place
+  leaves = named_leaves(abstract_params(ready.checkpoints[0].metadata)).values()
+  size = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
   count, groups = len(ready.checkpoints), len(search.domain.groups.names_G)
+  done = len(ended(before, config.num_trials)) if before else 0
+  left = config.num_trials - done
   scoring = trial_seconds(
-    parameters=sum(math.prod(x.shape) for x in named_leaves(abstract).values()),
-    tree_bytes=_tree_bytes(abstract),
+    parameters=sum(math.prod(x.shape) for x in leaves),
+    tree_bytes=size,
     count=count,
     tokens=ready.tokens,
     use_gradients=search.use_gradients,
-    where=ready.place.where,
+    where=place.where,
   )
-  return scoring + search.method.asking_seconds(
+  seconds = scoring + search.method.asking_seconds(
     groups * count, groups, search.num_trials, search.knobs
   )
+  methods = [
+    f"{search.method.title}, the first {len(search.starts)} given",
+    *config.baselines,
+  ]
+  rows = {
+    "merge": ", ".join(c.name for c in ready.checkpoints),
+    "weights": f"{groups} x {count}, the last from {config.alpha:g} to "
+    f"{1 + config.beta:g}",
+    "evaluations": "; ".join(f"{config.num_trials} by {m}" for m in methods),
+    "study": f"{done} of {config.num_trials} trials are finished",
+    "time": f"about {_rounded(seconds)} s a trial x {left} = "
+    f"{_rounded(seconds * left)} s, compiling and baselines apart",
+    "read": human_bytes(size * count),
+    "trees": place.where,
+    "memory": f"{human_bytes(place.needed)} for parameters",
+    "write": f"{ready.output}",
+    "report": f"{ready.report}",
+  }
+  return "\n".join(f"{name:>16}: {value}" for name, value in rows.items())
 
 
 def _rounded(seconds: float) -> str:
   return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
-
-
-def _tree_bytes(abstract: Any) -> int:
-  leaves = named_leaves(abstract).values()
-  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-
-
-def plan(
-  config: SearchConfig,
-  workdir: epath.Path,
-  ready: Prepared,
-  before: Study | None,
-) -> str:
-  """What a search will do, a line a fact."""
-  search = ready.search
-  size = _tree_bytes(abstract_params(ready.checkpoints[0].metadata))
-  count = len(ready.checkpoints)
-  done = 0
-  if before is not None:
-    done = len(weight_search.ended(before, config.num_trials))
-  left = config.num_trials - done
-  seconds = _seconds_a_trial(ready)
-  rows = (
-    ("merge", ", ".join(c.name for c in ready.checkpoints)),
-    (
-      "weights",
-      f"{len(search.domain.groups.names_G)} x {count}, the last from "
-      f"{config.alpha:g} to {1 + config.beta:g}",
-    ),
-    (
-      "evaluations",
-      f"{config.num_trials} by {search.method.title}, the first "
-      f"{len(search.starts)} given"
-      + "".join(
-        f"; {config.num_trials} by {name}" for name in config.baselines
-      ),
-    ),
-    ("study", f"{done} of {config.num_trials} trials are finished"),
-    (
-      "time",
-      f"about {_rounded(seconds)} s a trial x {left} = "
-      f"{_rounded(seconds * left)} s, compiling and baselines apart",
-    ),
-    ("read", human_bytes(size * count)),
-    ("trees", ready.place.where),
-    ("memory", f"{human_bytes(ready.place.needed)} for parameters"),
-    ("write", f"{ready.output}"),
-    ("report", f"{workdir / config.report_dir}"),
-  )
-  return "\n".join(f"{name:>16}: {value}" for name, value in rows)

@@ -1,10 +1,9 @@
-"""The study of a search: what it is for, where it lies, running it."""
+"""Finds, opens and runs the study of a search."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from etils import epath
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,20 +16,18 @@ from jaxmerge.errors import InputError
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.evaluator import Evaluator, Opened
-from jaxmerge.evaluation.objective import MergedLoss, weights_of
+from jaxmerge.evaluation.objective import WEIGHTS, MergedLoss
 from jaxmerge.evaluation.score import noun
 from jaxmerge.evaluation.search_plan import Prepared, study_address
 from jaxmerge.evaluation.weight_search import Choice
-from jaxmerge.merging.resident import Trees, open_trees
+from jaxmerge.merging.resident import open_trees
 from jaxmerge.progress import Progress
 from jaxmerge.simplex import labels
 
 
-def _purpose(
-  config: SearchConfig, workdir: epath.Path, ready: Prepared
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _purpose(ready: Prepared) -> tuple[dict[str, Any], dict[str, str]]:
   """The identity of a search but for its corpus; what its hashes mean."""
-  checkpoints = ready.checkpoints
+  config, checkpoints = ready.config, ready.checkpoints
   evaluator = {}
   if config.evaluator != SearchConfig.evaluator:
     knobs = keys_of(config.evaluator_knobs).items()
@@ -48,19 +45,17 @@ def _purpose(
     "inputs": [identity_of(checkpoint) for checkpoint in checkpoints],
   }
   inputs = ", ".join(checkpoint.name for checkpoint in checkpoints)
-  if {c.path.parent for c in checkpoints} == {workdir / "checkpoints"}:
+  if {c.path.parent for c in checkpoints} == {ready.workdir / "checkpoints"}:
     inputs = "steps " + ", ".join(str(c.metadata.step) for c in checkpoints)
   return found, {"inputs": inputs}
 
 
-def find(
-  config: SearchConfig, workdir: epath.Path, ready: Prepared
-) -> Study | None:
+def find(ready: Prepared) -> Study | None:
   """The study to go on with, if there is one; InputError for another's."""
-  identity, described = _purpose(config, workdir, ready)
+  identity, described = _purpose(ready)
   study = find_study(
-    study_address(config, workdir),
-    config.study_name,
+    study_address(ready.config, ready.workdir),
+    ready.config.study_name,
     identity=identity,
     direction=ready.evaluator.direction,
     described=described,
@@ -72,48 +67,41 @@ def find(
 
 
 class Losses(NamedTuple):
-  """What a search measures with.
+  """The means to measure with.
 
   Attributes:
     items: that are scored.
-    search_split, report_split: that choices are made on, and never see.
-    trees: of the checkpoints.
-    merged: scores merges on the search split.
+    merged: scores merges on the search split, on which choices are made.
+    report_split: which choices never see.
   """
 
   items: Opened
-  search_split: Evaluator
-  report_split: Evaluator
-  trees: Trees
   merged: MergedLoss
+  report_split: Evaluator
 
 
-def open_losses(
-  config: SearchConfig, ready: Prepared, progress: Progress
-) -> Losses:
-  """Prepares what is scored and loads the trees."""
+def open_losses(ready: Prepared, progress: Progress) -> Losses:
+  """Prepares the items to score and loads the trees."""
   items = ready.evaluator.open(
     ready.setting, lambda text: progress.note("data", text)
   )
-  search_split = items.on("search", config.search_sequences)
-  report_split = items.on("report", config.report_sequences)
+  search_split = items.on("search", ready.config.search_sequences)
+  report_split = items.on("report", ready.config.report_sequences)
   domain = ready.search.domain
   trees = open_trees(ready.checkpoints, ready.where, ready.place.where)
   merged = MergedLoss(trees, search_split, domain.groups)
   if ready.search.use_gradients:
     merged.check_differentiable(domain.steps)
-  return Losses(items, search_split, report_split, trees, merged)
+  return Losses(items, merged, report_split)
 
 
-def open_own(
-  config: SearchConfig, workdir: epath.Path, ready: Prepared, items: Opened
-) -> Study:
+def open_own(ready: Prepared, items: Opened) -> Study:
   """Opens or goes on with the study; see weight_search.open_weight_study."""
-  identity, described = _purpose(config, workdir, ready)
+  identity, described = _purpose(ready)
   corpus = f"{items.source}, {items.content[:12]}"
   return weight_search.open_weight_study(
-    study_address(config, workdir),
-    config.study_name,
+    study_address(ready.config, ready.workdir),
+    ready.config.study_name,
     ready.search,
     identity={**identity, "corpus": items.content},
     direction=ready.evaluator.direction,
@@ -122,22 +110,18 @@ def open_own(
 
 
 def run_trials(
-  config: SearchConfig,
-  study: Study,
-  ready: Prepared,
-  losses: Losses,
-  progress: Progress,
+  study: Study, ready: Prepared, losses: Losses, progress: Progress
 ) -> Choice:
-  """Runs what is left of the study's budget; what the method recommends."""
-  search = ready.search
+  """Runs what is left of the budget; returns what the method recommends."""
+  config, search = ready.config, ready.search
   word = noun(ready.evaluator.direction)
 
   def show(trial: FrozenTrial) -> None:
     found = search.findings(study)
     note = f"no trial has a {word} yet"
     if (best := found.best_observed) is not None:
-      weights = labels.all_weights(weights_of(best))
-      note = f"best {best.value:.4f} at {weights}"
+      weights = {int(s): w for s, w in best.user_attrs[WEIGHTS].items()}
+      note = f"best {best.value:.4f} at {labels.all_weights(weights)}"
     if trial.state == TrialState.FAIL:
       note = f"trial {trial.number} failed: {trial.user_attrs[FAILURE]}; {note}"
     progress.stage("search", len(found.trials), config.num_trials, note)

@@ -18,11 +18,6 @@ class Estimate(NamedTuple):
   stderr: float
 
 
-def mean(score: Score) -> Estimate:
-  """The mean score with its standard error over clusters."""
-  return ratio(score.values_N, score)
-
-
 def difference(score: Score, reference: Score) -> Estimate:
   """The mean of `score` minus that of `reference`, paired by item.
 

@@ -22,7 +22,7 @@ from jaxmerge.evaluation.objective import (
   WEIGHTS,
   Domain,
   MergedLoss,
-  make_objective,
+  Objective,
 )
 from jaxmerge.evaluation.score import Direction
 from jaxmerge.evaluation.search_method import (
@@ -38,15 +38,7 @@ _MEASURES = (GRADIENT,)
 
 
 class WeightSearch(NamedTuple):
-  """What of a search of weights decides which it tries.
-
-  Attributes:
-    domain: of the weights.
-    method: that chooses them.
-    knobs: of the method.
-    seed: of its draws.
-    num_trials: the budget.
-  """
+  """Decides which weights a search tries: `num_trials`, by a method."""
 
   domain: Domain
   method: SearchMethod
@@ -56,7 +48,7 @@ class WeightSearch(NamedTuple):
 
   @property
   def use_gradients(self) -> bool:
-    """Whether each trial tells the score's derivative by the weights."""
+    """Says whether each trial tells the derivative by the weights."""
     wanted = self.method.measures(self.knobs)
     check(
       f"the search method {self.method.name!r} wants {name!r} measured, which "
@@ -68,12 +60,11 @@ class WeightSearch(NamedTuple):
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What tells it from others; studies of before there were methods go on."""
+    """Tells it from others; studies of before there were methods go on."""
     name, knobs = self.method.name, identity(self.knobs).items()
     return {
       "seed": self.seed,
-      "alpha": self.domain.bounds.alpha,
-      "beta": self.domain.bounds.beta,
+      **self.domain.bounds._asdict(),
       "groups": list(self.domain.groups.names_G),
       **{k: list(v) if isinstance(v, tuple) else v for k, v in knobs},
       **({"search_method": name} if name != DEFAULT_METHOD else {}),
@@ -103,7 +94,7 @@ class WeightSearch(NamedTuple):
   def findings(
     self, study: Study, trials: Sequence[FrozenTrial] | None = None
   ) -> Findings:
-    """What the method is told of these trials; by default of all."""
+    """Tells the method of these trials; by default of all."""
     if trials is None:
       trials = ended(study, self.num_trials)
     space = simplices_of(self.domain.names_GxK, None)
@@ -187,9 +178,8 @@ def run_weight_study(
     study: from open_weight_study.
     merged: scores merges.
     search: of the study.
-    limits: further ones than the budget.
+    limits, on_trial: as for run_study.
     early_stop: score no further what the best trial so far beats beyond noise.
-    on_trial: called with each trial that this process finishes.
 
   Raises:
     InputError: the study is of scores of the other direction.
@@ -204,11 +194,11 @@ def run_weight_study(
     best = search.findings(study).best_observed
     return best.params if best else None
 
-  objective = make_objective(
+  objective = Objective(
     merged,
     search.domain,
-    use_gradients=search.use_gradients,
-    incumbent=incumbent if early_stop else None,
+    search.use_gradients,
+    incumbent if early_stop else None,
   )
   return run_study(
     study,
@@ -223,26 +213,21 @@ def run_weight_study(
 
 
 class Choice(NamedTuple):
-  """What a search recommends.
-
-  Attributes:
-    params: of the merge.
-    number: of the trial that had them; None where none had.
-  """
+  """Recommended parameters, and the trial that had them, if one had."""
 
   params: dict[str, float]
   number: int | None
 
 
 def choose(study: Study, search: WeightSearch) -> Choice | None:
-  """What the method recommends; None where no trial is scored."""
+  """Asks the method to recommend; None where no trial is scored."""
   found = search.findings(study)
   if found.best_observed is None:
     return None
   params = dict(search.method.recommend(found, search.knobs))
-  numbers = [
+  numbers = (
     t.number
     for t in found.trials
     if t.state == TrialState.COMPLETE and t.params == params
-  ]
-  return Choice(params, numbers[0] if numbers else None)
+  )
+  return Choice(params, next(numbers, None))

@@ -176,7 +176,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _problem(tensor: Any, sizes: Mapping[str, int]) -> str:
-  """Why an entry is no tensor within its storage, "" if it is one."""
+  """Says why an entry is no tensor within its storage; "" if it is one."""
   if not isinstance(tensor, TorchTensor):
     return f"is a {type(tensor).__name__}, not a tensor"
   numbers = (tensor.start, *tensor.shape, *tensor.strides)

@@ -1,9 +1,7 @@
-"""Weighted averages of equal trees: float32 inside, one cast at the end.
+"""Weighted averages of K equal trees: float32 inside, one cast at the end.
 
 theta = sum_k w_k theta_k (arXiv 2403.19390; for two adjacent checkpoints
 lambda theta_t + (1 - lambda) theta_{t-1}).
-
-K trees.
 """
 
 import functools
@@ -21,28 +19,31 @@ from jaxmerge.merging.weight_checks import normalise, weighing
 
 def check_equal_trees(trees: Sequence[Any]) -> None:
   """Raises InputError with every difference in structure, shape or dtype."""
-  first, *rest = (jax.tree_util.tree_leaves_with_path(tree) for tree in trees)
-  expected = {jax.tree_util.keystr(path): leaf for path, leaf in first}
+  first, *rest = (
+    {
+      jax.tree_util.keystr(path) or "root": leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in trees
+  )
   problems = [
-    f"tree 0, leaf {name or 'root'}: dtype {_dtype(leaf)} is not a "
-    "floating-point type of at most 32 bits"
-    for name, leaf in expected.items()
+    f"tree 0, leaf {name}: dtype {_dtype(leaf)} is not a floating-point type "
+    "of at most 32 bits"
+    for name, leaf in first.items()
     if not _is_averageable(leaf)
   ]
-  for index, leaves in enumerate(rest, start=1):
-    found = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    for name in expected.keys() ^ found.keys():
-      where = "0" if name in found else str(index)
-      problems.append(f"tree {where} has no leaf {name or 'root'}")
-    for name in expected.keys() & found.keys():
-      a, b = (_kind(tree[name]) for tree in (expected, found))
+  for index, found in enumerate(rest, start=1):
+    for name in first.keys() ^ found.keys():
+      where = 0 if name in found else index
+      problems.append(f"tree {where} has no leaf {name}")
+    for name in first.keys() & found.keys():
+      a, b = (
+        f"{_dtype(tree[name])}{list(jnp.shape(tree[name]))}"
+        for tree in (first, found)
+      )
       if a != b:
-        problems.append(f"leaf {name or 'root'}: {a} in tree 0, {b} in {index}")
+        problems.append(f"leaf {name}: {a} in tree 0, {b} in {index}")
   check(sorted(problems))
-
-
-def _kind(leaf: Any) -> str:
-  return f"{_dtype(leaf)}{list(jnp.shape(leaf))}"
 
 
 def _dtype(leaf: Any) -> str:
@@ -68,8 +69,7 @@ def weighted_average(
   Args:
     trees: K pytrees of equal structure, shapes and dtypes.
     weights: K numbers; they are divided by their sum.
-    previous: an earlier result that is not needed any more; its memory is
-      used for this one.
+    previous: an earlier result whose memory may be used for this one.
 
   Returns:
     A tree like the inputs: the sum in float32, then cast to their dtype.
@@ -99,12 +99,8 @@ def weighted_sum(
   """total + sum_k w_k leaf_k in float32, from left to right, not yet cast.
 
   The one kernel of all averages, of whole leaves and of rows that stream by.
-
-  Args:
-    weights_K: scalars; or one a layer (L) of leaves whose first axis is L.
-    leaves: K arrays of one shape.
-    total: the sum so far, in float32.
-    skip_zeros: keep the Inf and NaN of what weighs nothing out of the sum.
+  A weight is a scalar, or one a layer (L) of leaves whose first axis is L;
+  `skip_zeros` keeps the Inf and NaN of what weighs nothing out of the sum.
   """
   terms = [] if total is None else [total]
   for weight, leaf in zip(weights_K, leaves, strict=True):
@@ -115,7 +111,7 @@ def weighted_sum(
 
 
 def _spread(of_layers: jax.Array, leaf: jax.Array) -> jax.Array:
-  """A scalar, or numbers of the layers, to be broadcast over a leaf."""
+  """Shapes a scalar, or numbers of the layers, to broadcast over a leaf."""
   missing = leaf.ndim - jnp.ndim(of_layers)
   return jnp.reshape(of_layers, jnp.shape(of_layers) + (1,) * missing)
 
@@ -159,19 +155,13 @@ def _average(
 def grouped_sum(
   trees: Sequence[Any], weights_GxK: Sequence[Sequence[float]], groups: Groups
 ) -> Any:
-  """grouped_average with weights that are used as they are.
-
-  Args:
-    trees: K equal trees, finite.
-    weights_GxK: K numbers for each group.
-    groups: which parameters belong to which.
-  """
+  """grouped_average of finite trees, with weights used as they are."""
   weights = jnp.asarray(np.asarray(weights_GxK, np.float32))
   return _average(None, tuple(trees), weights, groups.of_leaf)
 
 
 def weight_slopes(
-  gradient: Any, trees: Sequence[Any], groups: Groups
+  gradient: Any, trees: Iterable[Any], last: Any, groups: Groups
 ) -> np.ndarray:
   """d loss / d weights of a merge, from the gradient at the merged parameters.
 
@@ -181,34 +171,31 @@ def weight_slopes(
 
   Args:
     gradient: like the trees, in float32.
-    trees: K equal trees, finite.
+    trees: all but the last, finite.
+    last: theta_K.
     groups: which parameters belong to which.
 
   Returns:
     float64[G, K]; the last column is 0.
   """
-  found = _weight_slopes(
-    gradient, tuple(trees), groups.of_leaf, len(groups.names_G)
-  )
-  return np.asarray(found, np.float64)
+  zeros = np.zeros(len(groups.names_G), np.float32)
+  columns = [
+    np.asarray(_slopes(zeros, gradient, tree, last, groups.of_leaf))
+    for tree in trees
+  ]
+  return np.stack([*columns, zeros], axis=1).astype(np.float64)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _weight_slopes(
-  gradient: Any, trees: tuple[Any, ...], group_of_leaf: Any, num_groups: int
+@jax.jit
+def _slopes(
+  total_G: jax.Array, gradient: Any, tree: Any, last: Any, group_of_leaf: Any
 ) -> jax.Array:
-  total_GxK = jnp.zeros((num_groups, len(trees)), jnp.float32)
-  slopes, indices = map(jax.tree.leaves, (gradient, group_of_leaf))
-  for k, tree in enumerate(trees[:-1]):
-    for slope, group, leaf, last in zip(
-      slopes, indices, jax.tree.leaves(tree), jax.tree.leaves(trees[-1])
-    ):
-      change = leaf.astype(jnp.float32) - last.astype(jnp.float32)
-      products = jnp.sum(
-        slope * change, axis=tuple(range(jnp.ndim(group), leaf.ndim))
-      )
-      total_GxK = total_GxK.at[group, k].add(products)
-  return total_GxK
+  leaves = map(jax.tree.leaves, (gradient, tree, last, group_of_leaf))
+  for slope, leaf, other, group in zip(*leaves):
+    change = leaf.astype(jnp.float32) - other.astype(jnp.float32)
+    axes = tuple(range(jnp.ndim(group), leaf.ndim))
+    total_G = total_G.at[group].add(jnp.sum(slope * change, axis=axes))
+  return total_G
 
 
 def grouped_average(
@@ -218,16 +205,6 @@ def grouped_average(
   previous: Any = None,
 ) -> Any:
   """weighted_average with weights of its own for each group of parameters.
-
-  Args:
-    trees: K pytrees of equal structure, shapes and dtypes.
-    weights_GxK: K numbers for each group; divided by their sum.
-    groups: which parameters belong to which.
-    previous: an earlier result that is not needed any more; its memory is
-      used for this one.
-
-  Returns:
-    A tree like the inputs: the sum in float32, then cast to their dtype.
 
   Raises:
     InputError: as weighted_average, or not one row of weights for each group.
@@ -240,12 +217,8 @@ def grouped_average(
   if all(row == rows[0] for row in rows):
     return weighted_average(trees, rows[0], previous)
   check_equal_trees(trees)
-  used = [k for k in range(len(trees)) if any(row[k] for row in rows)]
-  weights_GxU = jnp.asarray([[row[k] for k in used] for row in rows])
+  used, columns = weighing(trees, list(zip(*rows)))
+  weights_GxU = jnp.asarray(columns, jnp.float32).T
   return _average(
-    previous,
-    tuple(trees[k] for k in used),
-    weights_GxU.astype(jnp.float32),
-    groups.of_leaf,
-    are_shares=True,
+    previous, tuple(used), weights_GxU, groups.of_leaf, are_shares=True
   )

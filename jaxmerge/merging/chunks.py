@@ -1,13 +1,12 @@
-"""Chunks of trees in storage: which there are, read and made in order.
+"""Chunks of K trees in storage: which there are, read and made in order.
 
 However many and however large the trees are, only what a few chunks need is
 in memory. Chunks are read, merged and handed on by several threads.
-
-K trees.
 """
 
 import collections
 import concurrent.futures
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -35,7 +34,7 @@ class Stored(NamedTuple):
   """A tree in storage.
 
   Attributes:
-    name: what the user calls it.
+    name: as messages say it.
     leaves: by name.
     checksum: sees each chunk once; None where nothing is to be checked.
   """
@@ -62,7 +61,7 @@ def stored(readings: Readings, weights_K: Sequence[float]) -> list[Stored]:
 def specs(
   trees: Sequence[Mapping[str, LazyTensor]], *, by_layer: bool
 ) -> dict[str, TensorSpec]:
-  """What the merged tree will be, with rows that are handled together.
+  """Finds what the merged tree will be, with rows that are handled together.
 
   Args:
     trees: leaves of K equal trees.
@@ -70,8 +69,7 @@ def specs(
   """
   found = {}
   for name, first in trees[0].items():
-    row = max(math.prod(first.shape[1:]), 1)
-    together = max(BLOCK // row, 1)
+    together = max(BLOCK // max(math.prod(first.shape[1:]), 1), 1)
     if by_layer and is_stacked(name):
       together = 1
     # What is stored together is read together; the smallest of equal ones.
@@ -85,12 +83,7 @@ def specs(
 def chunks(
   merged: Mapping[str, TensorSpec], *, whole: bool = False
 ) -> Iterator[Chunk]:
-  """Of all leaves in order.
-
-  Args:
-    merged: of the merged tree.
-    whole: leaves as a whole, of stacked ones each layer.
-  """
+  """All chunks in the order of leaves; whole leaves, of a stack each layer."""
   for name, spec in merged.items():
     count = num_rows(spec.shape)
     step = spec.rows_together
@@ -106,10 +99,9 @@ def needed_bytes(
   """Memory for chunks at the same time, at most.
 
   Args:
-    merged: of the merged tree.
+    merged, whole: as `chunks`.
     at_once: trees whose chunks are held together, in float32; 0: one after
       the other is added up.
-    whole: as `chunks`.
     workers: chunks that are made at the same time.
   """
   most = 0
@@ -119,8 +111,7 @@ def needed_bytes(
     if whole:
       together = 1 if is_stacked(name) else rows
     row = math.prod(spec.shape) // rows
-    entries = row * together
-    size = spec.dtype.itemsize
+    entries, size = row * together, spec.dtype.itemsize
     # Read, summed in float32 and cast; or read, in float32 and as much again.
     averaged = (TOGETHER + 1) * size + 4
     making = entries * (at_once * (size + 8) if at_once else averaged)
@@ -136,7 +127,7 @@ def in_order(
   workers: int = WORKERS,
   begun: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Chunk]:
-  """Each part with what `work` makes of it, in their order.
+  """Yields each part with what `work` makes of it, in their order.
 
   Args:
     work: called by several threads, for a few parts ahead.
@@ -145,27 +136,22 @@ def in_order(
     begun: told each leaf's name before its first part is handed on.
   """
   cpu = jax.local_devices(backend="cpu")[0]
-  waiting: collections.deque[concurrent.futures.Future[Chunk]]
-  waiting = collections.deque()
+  waiting = collections.deque[concurrent.futures.Future[Chunk]]()
 
   def done(part: Chunk) -> Chunk:
     with jax.default_device(cpu):
       return part._replace(array=work(part))
 
-  def oldest() -> Chunk:
-    chunk = waiting.popleft().result()
-    if chunk.start == 0:
-      begun(chunk.name)
-    return chunk
-
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     try:
-      for part in parts:
-        waiting.append(pool.submit(done, part))
-        if len(waiting) > workers:
-          yield oldest()
-      while waiting:
-        yield oldest()
+      for part in itertools.chain(parts, [None] * workers):
+        if part:
+          waiting.append(pool.submit(done, part))
+        if len(waiting) > (workers if part else 0):
+          chunk = waiting.popleft().result()
+          if chunk.start == 0:
+            begun(chunk.name)
+          yield chunk
     finally:
       for future in waiting:
         future.cancel()

@@ -11,7 +11,7 @@ from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig
 
 @dataclasses.dataclass(frozen=True)
 class MergeConfig:
-  """What `python -m jaxmerge.merge` is told."""
+  """The keys of `python -m jaxmerge.merge`."""
 
   method: str = key("uniform", "how to merge (docs/merge.md)", choices=METHODS)
   knobs: Any = knobs_of("method", METHODS)

@@ -60,51 +60,28 @@ def layer_grams(
   A head that is tied, or scaled to unit columns, is none. One sequence at a
   time; the decoder is as it always is, with watches put before its layers.
 
-  Args:
-    graph: structure of the decoder.
-    params: its parameters.
-    tokens_NxL1: int32, sequences to measure on.
-    mask_NxL: positions that count.
-
   Returns:
-    By name of the kernel, float32[D, D], of a stack one a layer. Kernels with
-    the same inputs share the array.
+    By name of the kernel, float32[D, D], of a stack one a layer, over the
+    positions of the mask. Kernels with the same inputs share the array.
   """
-  regressed = _regressed(graph, params)
+  config = nnx.merge(graph, params).config
   leaves = named_leaves(params)
-  zeros = {}
-  for place, (name, *_) in regressed.items():
-    *stack, size, _ = leaves[name].shape
-    zeros[place] = jnp.zeros((*stack, size, size), jnp.float32)
-  grams = _add_grams(
-    graph, params, zeros, jnp.asarray(tokens_NxL1), jnp.asarray(mask_NxL)
-  )
+  regressed, zeros = {}, {}
+  for place, names in _MET_AT.items():
+    names = tuple(name for name in names if name in leaves)
+    if names and not (place == _LAST and config.unit_head):
+      *stack, size, _ = leaves[names[0]].shape
+      zeros[place] = jnp.zeros((*stack, size, size), jnp.float32)
+      regressed[place] = names
+  grams = _add_grams(graph, params, zeros, (tokens_NxL1, mask_NxL))
   return {name: grams[place] for place in grams for name in regressed[place]}
-
-
-def _regressed(graph: nnx.GraphDef, params: Any) -> dict[str, list[str]]:
-  """The kernels of a decoder that are linear layers, by place."""
-  model: Decoder = nnx.merge(graph, params)
-  leaves = named_leaves(params)
-  found = {
-    place: [name for name in names if name in leaves]
-    for place, names in _MET_AT.items()
-    if not (place == _LAST and model.config.unit_head)
-  }
-  return {place: names for place, names in found.items() if names}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _add_grams(
-  graph: nnx.GraphDef,
-  params: Any,
-  zeros: Grams,
-  tokens_NxL1: jax.Array,
-  mask_NxL: jax.Array,
+  graph: nnx.GraphDef, params: Any, zeros: Grams, sequences: Any
 ) -> Grams:
-  def add(
-    total: Grams, sequence: tuple[jax.Array, jax.Array]
-  ) -> tuple[Grams, None]:
+  def add(total: Grams, sequence: Any) -> tuple[Grams, None]:
     tokens_L1, mask_L = sequence
     model: Decoder = nnx.merge(graph, params)
     watches = {
@@ -114,14 +91,13 @@ def _add_grams(
     model.padded_logits(tokens_L1[None, :-1])
     return {place: w.gram_DxD[...] for place, w in watches.items()}, None
 
-  total, _ = jax.lax.scan(add, zeros, (tokens_NxL1, mask_NxL))
-  return total
+  return jax.lax.scan(add, zeros, sequences)[0]
 
 
 def _put_watch(
   model: Decoder, place: str, mask_BxL: jax.Array, gram: jax.Array
 ) -> _Watch:
-  """Sees what enters the module at a place, or what leaves the last norm."""
+  """Watches the inputs of the module at a place, or the last norm's outputs."""
   *parents, name = place.split("/")
   parent = functools.reduce(getattr, parents, model)
   if is_stacked(place):

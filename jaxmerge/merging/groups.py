@@ -1,6 +1,6 @@
 """Groups of a decoder's parameters that may each have weights of their own.
 
-G groups, L layers.
+G groups, L layers, K trees.
 """
 
 import math
@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from jaxmerge.errors import InputError, check
-from jaxmerge.merging.weight_checks import normalise
 from jaxmerge.parallel.rules import is_stacked, leaf_name, named_leaves
 
 EMBEDDINGS = "embeddings"
@@ -35,6 +34,10 @@ class Groups(NamedTuple):
   of_leaf: Any
   shares_G: tuple[float, ...]
 
+  def mean_weights(self, weights_GxK: Sequence[Sequence[float]]) -> list[float]:
+    """The weights of all parameters together."""
+    return (np.array(self.shares_G) @ np.array(weights_GxK)).tolist()
+
 
 def layer_groups(tree: Any, bands: int) -> Groups:
   """The embeddings, `bands` bands of layers by depth, and the head.
@@ -44,17 +47,15 @@ def layer_groups(tree: Any, bands: int) -> Groups:
 
   Args:
     tree: parameters of a decoder, arrays or shapes; layers are stacked.
-    bands: number of bands, at most one a layer.
+    bands: at most one a layer.
 
   Raises:
     InputError: names that are none of a decoder, or too many bands.
   """
-  layers = {
-    leaf.shape[0]
-    for name, leaf in named_leaves(tree).items()
-    if is_stacked(name)
-  }
-  depth = max(layers, default=0)
+  stacks = [
+    leaf for name, leaf in named_leaves(tree).items() if is_stacked(name)
+  ]
+  depth = max((stack.shape[0] for stack in stacks), default=0)
   if not 1 <= bands <= depth:
     raise InputError(
       f"the model has {depth} layers: from 1 to {depth} bands, not {bands}"
@@ -65,64 +66,23 @@ def layer_groups(tree: Any, bands: int) -> Groups:
   sizes_G = np.zeros(len(names_G))
 
   def group(path: Any, leaf: Any) -> np.ndarray:
-    name = leaf_name(path)
-    if is_stacked(name):
-      np.add.at(sizes_G, band_L, math.prod(leaf.shape) / depth)
-      return band_L
-    index = 0 if _EMBEDDINGS.fullmatch(name) else len(names_G) - 1
-    if index and not _HEAD.fullmatch(name):
-      unknown.append(f"parameter {name!r} belongs to no group")
-    sizes_G[index] += math.prod(leaf.shape)
-    return np.asarray(index, np.int32)
+    name, index = leaf_name(path), band_L
+    if not is_stacked(name):
+      is_embedding = _EMBEDDINGS.fullmatch(name)
+      index = np.asarray(0 if is_embedding else bands + 1, np.int32)
+      if not (is_embedding or _HEAD.fullmatch(name)):
+        unknown.append(f"parameter {name!r} belongs to no group")
+    np.add.at(sizes_G, index, math.prod(leaf.shape) / index.size)
+    return index
 
   of_leaf = jax.tree_util.tree_map_with_path(group, tree)
   check(unknown)
-  shares = (sizes_G / sizes_G.sum()).tolist()
-  return Groups(names_G, of_leaf, tuple(shares))
+  return Groups(names_G, of_leaf, tuple((sizes_G / sizes_G.sum()).tolist()))
 
 
 def one_group(tree: Any) -> Groups:
   """All parameters together."""
   return Groups(("",), jax.tree.map(lambda _: np.int32(0), tree), (1.0,))
-
-
-class WeightGroups(NamedTuple):
-  """Weights of their own for groups of parameters.
-
-  Attributes:
-    groups: of the parameters.
-    weights_GxK: each row sums to one.
-  """
-
-  groups: Groups
-  weights_GxK: Sequence[Sequence[float]]
-
-  @property
-  def mean_weights(self) -> list[float]:
-    """Of all parameters together."""
-    shares_G = np.array(self.groups.shares_G)
-    return (shares_G @ np.array(self.weights_GxK)).tolist()
-
-  @property
-  def by_name(self) -> dict[str, Sequence[float]]:
-    return dict(zip(self.groups.names_G, self.weights_GxK, strict=True))
-
-
-def grouped(tree: Any, bands: int, weights: Sequence[float]) -> WeightGroups:
-  """Weights as typed: those of the embeddings, of each band, of the head.
-
-  Args:
-    tree: shapes of a decoder's parameters.
-    bands: bands of layers.
-    weights: K for each group, one group after the other.
-
-  Raises:
-    InputError: there are not so many layers, or a group's weights are not
-      usable.
-  """
-  groups = layer_groups(tree, bands)
-  rows = np.reshape(weights, (len(groups.names_G), -1)).tolist()
-  return WeightGroups(groups, [normalise(row) for row in rows])
 
 
 def layer_groups_problems(text: str, prefix: str) -> list[str]:

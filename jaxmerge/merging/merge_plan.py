@@ -6,9 +6,11 @@ memory.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from jaxmerge.checkpoints.inputs import (
@@ -23,9 +25,9 @@ from jaxmerge.formats.lazy_tensors import TensorSpec
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.formats.records.provenance import Provenance
 from jaxmerge.merging import chunks, streaming
-from jaxmerge.merging.groups import WeightGroups, grouped
+from jaxmerge.merging.groups import Groups, layer_groups
 from jaxmerge.merging.method import Method, average_weights, bands_of
-from jaxmerge.merging.weight_checks import weighing
+from jaxmerge.merging.weight_checks import normalise, weighing
 from jaxmerge.progress import Progress
 
 # Bytes a second, read and written together, of a merge on two CPU cores whose
@@ -37,15 +39,13 @@ class MergePlan(NamedTuple):
   """A merge whose inputs have been checked.
 
   Attributes:
-    method: of the merge.
-    knobs: of the method.
     sources: the K checkpoints.
     base: what all came from, for methods that need it.
     weights: as typed, or as the method gives them; empty: none.
     is_average: whether the weights say all.
     budget: bytes of memory for parameters.
-    groups: of an average, weights that differ between groups.
-    specs: of the merged tree.
+    groups: of an average whose weights differ between groups.
+    weights_GxK: of the groups; each row sums to one.
     needed: bytes of memory for parameters.
     workers: chunks that are made at the same time.
   """
@@ -57,7 +57,8 @@ class MergePlan(NamedTuple):
   weights: Sequence[float]
   is_average: bool
   budget: float
-  groups: WeightGroups | None = None
+  groups: Groups | None = None
+  weights_GxK: Sequence[Sequence[float]] = ()
   specs: Mapping[str, TensorSpec] = {}
   needed: int = 0
   workers: int = chunks.WORKERS
@@ -69,7 +70,7 @@ class MergePlan(NamedTuple):
 
   @property
   def read(self) -> list[Checkpoint]:
-    """What is read, the base first and no source of weight zero."""
+    """The inputs that are read, the base first, none of weight zero."""
     used, _ = weighing(self.sources, self.uses_K)
     return [*([self.base] if self.base else []), *used]
 
@@ -81,16 +82,17 @@ class MergePlan(NamedTuple):
   @property
   def uses_K(self) -> list[float]:
     """Above zero for sources that weigh anything anywhere."""
-    rows = self.groups.weights_GxK if self.groups else [self.weights_K]
+    rows = self.weights_GxK or [self.weights_K]
     return [max(map(abs, column)) for column in zip(*rows, strict=True)]
 
   @property
   def provenance(self) -> Provenance:
-    """How the merge is made, as its output says it."""
+    """The origin of the merge, as its output says it."""
+    names_G = self.groups.names_G if self.groups else ()
     return Provenance(
       self.method.name,
       self.weights_K,
-      groups=self.groups.by_name if self.groups else {},
+      groups=dict(zip(names_G, self.weights_GxK, strict=True)),
       parameters=dataclasses.asdict(self.knobs),
     )
 
@@ -118,15 +120,19 @@ def plan_merge(
     InputError: a source is damaged, it has not so many layers, or more memory
       or disk is needed.
   """
-  groups = None
+  plan = MergePlan(method, knobs, sources, base, weights, False, budget)
   if bands_of(knobs):
     check_step_directories(sources)
     tree = abstract_params(sources[0].metadata)
-    groups = grouped(tree, bands_of(knobs), weights)
-    weights = groups.mean_weights
-  plan = MergePlan(method, knobs, sources, base, weights, False, budget, groups)
+    groups = layer_groups(tree, bands_of(knobs))
+    rows = [
+      normalise(row) for row in np.reshape(weights, (-1, len(sources))).tolist()
+    ]
+    plan = plan._replace(
+      groups=groups, weights_GxK=rows, weights=groups.mean_weights(rows)
+    )
   # Without a base, one that weighs alone is what the merge gives.
-  is_alone = method.on_tensors and sum(w != 0 for w in weights) == 1
+  is_alone = method.on_tensors and sum(w != 0 for w in plan.weights) == 1
   if method.acts == "on weights" or (is_alone and not method.base):
     usable = method.usable(plan.weights_K, knobs)
     if method.acts == "on weights":
@@ -170,7 +176,7 @@ def _sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
 
 
 def _not_finite(sources: Sequence[Checkpoint]) -> list[str]:
-  """Parameters that a step directory's own metadata says are not finite."""
+  """Names parameters that a step directory's own metadata calls not finite."""
   return [
     f"{source.name}: {name} holds NaN or Inf"
     for source in sources
@@ -188,12 +194,6 @@ def run_streamed(
 ) -> None:
   """Merges from storage to storage.
 
-  Args:
-    plan: of a method that needs no data.
-    output: the new directory.
-    overwrite: replace an existing one.
-    progress: called with a stage, leaves begun, leaves in all and a name.
-
   Raises:
     InputError: a source is damaged or not finite, or the output cannot be
       written; then nothing is left behind.
@@ -203,13 +203,12 @@ def run_streamed(
   weights = plan.weights_K
   trees = chunks.stored(readings, plan.uses_K)
   work: streaming.Average | streaming.Tensors
-  if plan.is_average:
+  if plan.groups:
     work = streaming.Average(
-      trees,
-      streaming.weights_of_groups(plan.groups.weights_GxK, plan.groups.groups)
-      if plan.groups
-      else lambda _: weights,
+      trees, streaming.weights_of_groups(plan.weights_GxK, plan.groups)
     )
+  elif plan.is_average:
+    work = streaming.Average(trees, lambda _: weights)
   else:
     used, typed = weighing(trees, weights)
     weights_K = plan.method.usable(typed, plan.knobs)
@@ -235,23 +234,16 @@ def run_streamed(
 
 
 def describe(plan: MergePlan, free: float) -> str:
-  """What a merge will do, from the metadata alone.
-
-  Args:
-    plan: with its specs.
-    free: bytes of room where it writes.
-  """
+  """Says what a merge will do where `free` bytes are, from the metadata."""
   read = plan.size * len(plan.read)
   method = plan.method
   is_step = plan.sources[0].layout == DECODER
   kind = "step directories" if is_step else "Hugging Face"
-  seconds = (read + plan.size) / _BYTES_A_SECOND[kind]
-  entries = sum(
-    spec.nbytes // spec.dtype.itemsize for spec in plan.specs.values()
-  )
-  where = "streamed in chunks"
+  seconds = max((read + plan.size) / _BYTES_A_SECOND[kind], 1)
+  entries = sum(math.prod(spec.shape) for spec in plan.specs.values())
+  where, measuring = "streamed in chunks", ""
   if method.data:
-    where = "trees on the devices"
+    where, measuring = "trees on the devices", ", and the time of measuring"
     if method.acts == "on losses":
       where += ", or in host memory or in storage where they do not fit"
   rows = [
@@ -259,14 +251,13 @@ def describe(plan: MergePlan, free: float) -> str:
     f"read {human_bytes(read)}, write {human_bytes(plan.size)} "
     f"({human_bytes(free)} free)",
     f"memory {human_bytes(plan.needed)} for parameters, {where}",
-    f"about {max(seconds, 1):.0f} s where files are in memory already"
-    + (", and the time of measuring" if method.data else ""),
+    f"about {seconds:.0f} s where files are in memory already{measuring}",
   ]
   shown = [f"{w:.6f}" for w in plan.weights]
   shown = shown or [method.name] * len(plan.sources)
   for weight, source in zip(shown, plan.sources):
-    about = source.metadata
-    known = f"step {about.step}" if about.step else "step not known"
+    step = source.metadata.step
+    known = f"step {step}" if step else "step not known"
     rows.append(f"  {weight}  {source.name} ({known})")
   if plan.base:
     rows.append(f"  base  {plan.base.name}")

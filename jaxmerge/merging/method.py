@@ -7,19 +7,18 @@ K inputs, oldest first where their order matters.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
+
+import jax
 
 from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError
-from jaxmerge.merging.weight_checks import (
-  normalise,
-  shares,
-  task_weights,
-)
+from jaxmerge.merging.weight_checks import normalise, shares, task_weights
 from jaxmerge.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
+Tensors = Sequence[jax.Array]  # K
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Method:
     return (shares if self.weights_are == "shares" else normalise)(weights_K)
 
   def equal_weights(self, count: int) -> list[float]:
-    """Of task vectors all are added whole; of a mean each has its share."""
+    """Adds task vectors whole; gives each input of a mean its share."""
     return [1.0 if self.base else 1.0 / count] * count
 
 
@@ -167,8 +166,8 @@ def bands_of(knobs: Any) -> int:
 
 
 def count_problems(method: Method, count: int) -> list[str]:
-  """Whether so many inputs are too few or too many."""
-  if count >= method.least and count <= (method.most or count):
+  """Says whether so many inputs are too few or too many."""
+  if method.least <= count <= (method.most or count):
     return []
   wanted = f"{method.most}" if method.most else f"{method.least} or more"
   return [f"the method {method.name!r} takes {wanted} inputs, got {count}"]
@@ -177,13 +176,9 @@ def count_problems(method: Method, count: int) -> list[str]:
 def problems(
   method: Method, count: int, weights: Sequence[float], knobs: Any
 ) -> list[str]:
-  """What is wrong with a merge before any file is opened.
+  """Says what is wrong with a merge before any file is opened.
 
-  Args:
-    method: to merge by.
-    count: number of inputs.
-    weights: as typed, none or one an input; with layer groups for each group.
-    knobs: of the method.
+  The weights are as typed: none or one an input, with layer groups for each.
   """
   found = count_problems(method, count)
   called = f"the method {method.name!r}"
@@ -203,7 +198,7 @@ def problems(
 def weight_problems(
   method: Method, count: int, weights: Sequence[float], knobs: Any
 ) -> list[str]:
-  """What is wrong with the weights of a merge without `problems`."""
+  """Says what is wrong with the weights of a merge without `problems`."""
   # With groups those of one after the other.
   rows = [weights[i : i + count] for i in range(0, len(weights), count)]
   try:
@@ -236,14 +231,10 @@ def average_weights(
 
 def table() -> str:
   """The table of docs/merge.md."""
-  return "\n".join(
-    ["| method | what it does | uses |", "|---|---|---|", *_table_rows()]
-  )
-
-
-def _table_rows() -> Iterator[str]:
+  rows = ["| method | what it does | uses |", "|---|---|---|"]
   for name, method in METHODS.items():
     uses = [f"`{knob}`" for knob in method.uses]
     if method.weights != "none":
       uses.append("`--weights`")
-    yield f"| `{name}` | {method.summary} | {', '.join(uses)} |"
+    rows.append(f"| `{name}` | {method.summary} | {', '.join(uses)} |")
+  return "\n".join(rows)

@@ -1,6 +1,6 @@
-"""Merges equal tensors by a method's function: whole leaves, rows, whole trees.
+"""Merges K equal tensors by a method's function: whole leaves, or rows.
 
-K trees. What is not elementwise acts on each tensor, of a stack on each layer.
+What is not elementwise acts on each tensor, of a stack on each layer.
 """
 
 import dataclasses
@@ -12,12 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.config_reading import range_problems
-from jaxmerge.errors import InputError, check
-from jaxmerge.merging.average import check_equal_trees
-from jaxmerge.merging.method import METHODS, Method, count_problems
-from jaxmerge.merging.weight_checks import weighing
-from jaxmerge.parallel.rules import is_stacked, leaf_name
+from jaxmerge.errors import InputError
+from jaxmerge.merging.method import Method
+from jaxmerge.parallel.rules import is_stacked
 
 
 def merge_tensors(
@@ -33,16 +30,12 @@ def merge_tensors(
   """Merges a leaf of that name, or some of its rows.
 
   Args:
-    method: that acts on tensors.
-    knobs: of the method.
+    method, knobs: that act on tensors.
     tensors: K arrays of one shape and dtype; none only with a base.
     weights_K: ready for use.
     base: an array like them; None for methods without.
     name: of the leaf; layers/... hold one tensor a layer.
     first_layer: number of the first layer, where the arrays hold only some.
-
-  Returns:
-    An array like them.
 
   Raises:
     InputError: the method's function gives another shape.
@@ -76,22 +69,19 @@ def _merge(
   name_hash: jax.Array,
   first_layer: jax.Array,
 ) -> jax.Array:
-  def draw(count: int, layer: jax.Array | None) -> list[jax.Array]:
-    keys = [
-      jax.random.fold_in(one, name_hash) for one in jax.random.split(key, count)
-    ]
-    if layer is None:
-      return keys
-    return [jax.random.fold_in(one, layer) for one in keys]
-
   def merge(
     tensors: Sequence[jax.Array], base: Any, layer: jax.Array | None
   ) -> jax.Array:
+    def draw(count: int) -> list[jax.Array]:
+      folded = [name_hash] if layer is None else [name_hash, layer]
+      keys = jax.random.split(key, count)
+      return [functools.reduce(jax.random.fold_in, folded, k) for k in keys]
+
     more: dict[str, Any] = {}
     if method.base:
       more["base"] = base.astype(jnp.float32)
     if method.draws:
-      more["draw"] = functools.partial(draw, layer=layer)
+      more["draw"] = draw
     wide = [tensor.astype(jnp.float32) for tensor in tensors]
     return method.function(wide, weights_K, knobs, **more)
 
@@ -106,44 +96,3 @@ def _merge(
       f"the method {method.name!r} makes {merged.shape} of {like.shape}"
     )
   return merged.astype(like.dtype)
-
-
-def merge_trees(
-  name: str,
-  trees: Sequence[Any],
-  weights: Sequence[float] = (),
-  *,
-  base: Any = None,
-  **knobs: Any,
-) -> Any:
-  """The merged tree of a method that acts on tensors.
-
-  Args:
-    name: of the method.
-    trees: K pytrees of equal structure, shapes and dtypes.
-    weights: K numbers, as typed; none: equal ones.
-    base: the tree that all came from, for methods that need it.
-    knobs: of the method, where they are not to be its defaults.
-
-  Raises:
-    InputError: the trees differ, or weights or knobs that are not usable.
-  """
-  method = METHODS.find(name)
-  chosen = method.knobs(**knobs)
-  check([*count_problems(method, len(trees)), *range_problems(chosen, "")])
-  weights = weights if len(weights) else method.equal_weights(len(trees))
-  if len(trees) != len(weights):
-    raise InputError(f"{len(trees)} trees but {len(weights)} weights")
-  check_equal_trees([*([base] if method.base else []), *trees])
-  used, weights_K = weighing(trees, method.usable(weights, chosen))
-  if len(used) == 1 and not method.base:
-    return used[0]
-
-  def merge(path: Any, *leaves: Any) -> jax.Array:
-    start, ends = (leaves[0], leaves[1:]) if method.base else (None, leaves)
-    return merge_tensors(
-      method, chosen, ends, weights_K, start, name=leaf_name(path)
-    )
-
-  every = [base, *used] if method.base else used
-  return jax.tree_util.tree_map_with_path(merge, *every)

@@ -2,12 +2,10 @@
 
 On the devices, sharded as a model is; else in host memory; else in storage,
 read anew for every merge. The merged tree is on the devices in any case.
-
-K trees, G groups.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +16,8 @@ from jaxmerge.checkpoints.merged import Readings
 from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.errors import InputError
 from jaxmerge.files import human_bytes
-from jaxmerge.formats.integrity.checksums import Checksum
 from jaxmerge.formats.lazy_tensors import (
   Chunk,
-  LazyTensor,
   TensorSpec,
   array_leaf,
   num_rows,
@@ -46,7 +42,7 @@ IN_STORAGE = "in storage, read for every merge"
 Weights = Sequence[Sequence[float]]
 
 
-class TreesOnDevices:
+class Trees:
   """K trees that are on the devices already, and their merges there."""
 
   def __init__(self, trees: Sequence[Any]):
@@ -66,36 +62,24 @@ class TreesOnDevices:
     return grouped_average(self._trees, weights_GxK, groups, previous)
 
   def weighted_sum(self, weights_GxK: Weights, groups: Groups) -> Any:
-    """With weights that need not sum to one."""
+    """Merges with weights that need not sum to one."""
     return grouped_sum(self._trees, weights_GxK, groups)
 
   def slopes(self, gradient: Any, groups: Groups) -> np.ndarray:
-    return weight_slopes(gradient, self._trees, groups)
+    """As average.weight_slopes."""
+    trees = (self[k] for k in range(len(self) - 1))
+    return weight_slopes(gradient, trees, self[-1], groups)
 
 
-class TreesInStorage:
+class TreesInStorage(Trees):
   """The same of trees in host memory or in storage, merged on the host.
 
-  Args:
-    names: of the trees.
-    leaves_K: of each tree, by name.
-    shardings: like a tree, where the merged one is to be.
+  The shardings, like a tree, say where the merged one is to be.
   """
 
-  def __init__(
-    self,
-    names: Sequence[str],
-    leaves_K: Sequence[Mapping[str, LazyTensor]],
-    shardings: Any,
-  ):
-    self._trees = [
-      chunks.Stored(name, leaves)
-      for name, leaves in zip(names, leaves_K, strict=True)
-    ]
+  def __init__(self, trees: Sequence[chunks.Stored], shardings: Any):
+    super().__init__(trees)
     self._shardings = shardings
-
-  def __len__(self) -> int:
-    return len(self._trees)
 
   def __getitem__(self, k: int) -> Any:
     return place_leaves(self._trees[k].leaves, self._shardings)
@@ -104,8 +88,7 @@ class TreesInStorage:
     self, weights_GxK: Weights, groups: Groups, previous: Any = None
   ) -> Any:
     del previous  # freed by its last holder
-    rows = [normalise(weights_K) for weights_K in weights_GxK]
-    return self.weighted_sum(rows, groups)
+    return self.weighted_sum(list(map(normalise, weights_GxK)), groups)
 
   def weighted_sum(self, weights_GxK: Weights, groups: Groups) -> Any:
     weights_K = streaming.weights_of_groups(weights_GxK, groups)
@@ -113,41 +96,26 @@ class TreesInStorage:
     specs = chunks.specs(
       [tree.leaves for tree in self._trees], by_layer=len(weights_GxK) > 1
     )
-    parts = chunks.in_order(average, chunks.chunks(specs))
-    return _on_devices(parts, specs, self._shardings)
-
-  def slopes(self, gradient: Any, groups: Groups) -> np.ndarray:
-    last = self[-1]
-    columns = [
-      weight_slopes(gradient, [self[k], last], groups)[:, :1]
-      for k in range(len(self) - 1)
-    ]
-    return np.concatenate([*columns, np.zeros_like(columns[0])], axis=1)
+    where, leaves = named_leaves(self._shardings), {}
+    for name, array in _whole_leaves(average, specs):
+      leaves[name] = jax.device_put(array, where[name])
+    return tree_of_leaves(leaves)
 
 
-Trees = TreesOnDevices | TreesInStorage
-
-
-def _on_devices(
-  parts: Iterator[Chunk],
-  specs: Mapping[str, TensorSpec],
-  shardings: Any,
-) -> Any:
-  """A tree from its chunks; only one leaf at a time is whole on the host."""
-  where = named_leaves(shardings)
-  found: dict[str, jax.Array] = {}
+def _whole_leaves(
+  work: Callable[[Chunk], np.ndarray], specs: Mapping[str, TensorSpec]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Leaves by name, made of chunks; one at a time is whole."""
   arrays: list[np.ndarray] = []
-  for name, _, stop, array in parts:
+  for name, _, stop, array in chunks.in_order(work, chunks.chunks(specs)):
     arrays.append(array)
     if stop == num_rows(specs[name].shape):
-      whole = np.concatenate(arrays).reshape(specs[name].shape)
-      found[name] = jax.device_put(whole, where[name])
+      yield name, np.concatenate(arrays).reshape(specs[name].shape)
       arrays = []
-  return tree_of_leaves(found)
 
 
 class Placement(NamedTuple):
-  """Where trees are kept, and how much memory that takes in all."""
+  """A place for trees, and the memory that they take there in all."""
 
   where: str
   needed: float
@@ -160,7 +128,7 @@ def choose_placement(
   merged_trees: int,
   memory_budget_gb: float,
 ) -> Placement:
-  """Where K trees and what is made of them fit.
+  """Finds where K trees and what is made of them fit.
 
   Args:
     checkpoints: the K trees.
@@ -172,28 +140,26 @@ def choose_placement(
   Raises:
     InputError: not even the merged trees fit on the devices.
   """
-  leaves = checkpoints[0].metadata.leaves["params"]
   where = named_leaves(shardings)
   size = per_device = 0.0
-  for name, leaf in leaves.items():
-    width = np.dtype(jax.numpy.dtype(leaf["dtype"])).itemsize
+  for name, leaf in checkpoints[0].metadata.leaves["params"].items():
+    width = jax.numpy.dtype(leaf["dtype"]).itemsize
     size += math.prod(leaf["shape"]) * width
     part = where[name].shard_shape(tuple(leaf["shape"]))
     per_device += math.prod(part) * width
-  device_limit = device_budget(memory_budget_gb)
-  host_limit = host_budget(memory_budget_gb)
+  limit = device_budget(memory_budget_gb)
   count = len(checkpoints)
-  if (count + merged_trees) * per_device <= device_limit:
+  if (count + merged_trees) * per_device <= limit:
     return Placement(ON_DEVICES, (count + merged_trees) * size)
-  if merged_trees * per_device > device_limit:
+  if merged_trees * per_device > limit:
     raise InputError(
       f"{human_bytes(merged_trees * per_device)} of memory are needed on each "
-      f"device for parameters, {human_bytes(device_limit)} may be used; "
+      f"device for parameters, {human_bytes(limit)} may be used; "
       "shard them over more devices (config.mesh.fsdp), or see "
       "config.memory_budget_gb"
     )
   on_cpu = jax.default_backend() == "cpu"  # whose memory is the host's
-  if count * size <= host_limit and not on_cpu:
+  if count * size <= host_budget(memory_budget_gb) and not on_cpu:
     return Placement(IN_HOST_MEMORY, (count + merged_trees) * size)
   return Placement(IN_STORAGE, merged_trees * size)
 
@@ -201,41 +167,24 @@ def choose_placement(
 def open_trees(
   checkpoints: Sequence[Checkpoint], shardings: Any, where: str
 ) -> Trees:
-  """Brings the trees to their place; all that has digests is checked.
-
-  Args:
-    checkpoints: the K trees.
-    shardings: like a tree.
-    where: as choose_place says.
+  """Brings the trees to their place, as choose_placement says.
 
   Raises:
-    InputError: a checkpoint is damaged.
+    InputError: a checkpoint's digests say that it is damaged.
   """
   if where == ON_DEVICES:
-    return TreesOnDevices([load_params(c, shardings) for c in checkpoints])
+    return Trees([load_params(c, shardings) for c in checkpoints])
   readings = Readings.of(checkpoints)
-  leaves_K = [
-    _read(checkpoint, checksum, keep=where == IN_HOST_MEMORY)
-    for checkpoint, checksum in zip(*readings, strict=True)
-  ]
+  trees = []
+  for tree in chunks.stored(readings, [1.0] * len(checkpoints)):
+    specs = chunks.specs([tree.leaves], by_layer=False)
+    leaves = tree.leaves
+    if where == IN_HOST_MEMORY:
+      whole = _whole_leaves(tree.read, specs)
+      leaves = {name: array_leaf(array) for name, array in whole}
+    else:  # read for its digests alone
+      for _ in chunks.in_order(tree.read, chunks.chunks(specs)):
+        pass
+    trees.append(chunks.Stored(tree.name, leaves))
   readings.hashes()
-  return TreesInStorage([c.name for c in checkpoints], leaves_K, shardings)
-
-
-def _read(
-  checkpoint: Checkpoint, checksum: Checksum, *, keep: bool
-) -> Mapping[str, LazyTensor]:
-  """The leaves of a checkpoint, all read once; kept in memory or not."""
-  leaves = checkpoint.open_leaves()
-  tree = chunks.Stored(checkpoint.name, leaves, checksum)
-  kept: dict[str, list[np.ndarray]] = {name: [] for name in leaves}
-  parts = chunks.chunks(chunks.specs([leaves], by_layer=False))
-  for chunk in chunks.in_order(tree.read, parts):
-    if keep:
-      kept[chunk.name].append(chunk.array)
-  if not keep:
-    return leaves
-  return {
-    name: array_leaf(np.concatenate(arrays).reshape(leaves[name].shape))
-    for name, arrays in kept.items()
-  }
+  return TreesInStorage(trees, shardings)

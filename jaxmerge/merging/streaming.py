@@ -1,10 +1,7 @@
-"""Merges trees that lie in storage, chunk by chunk.
-
-K trees.
-"""
+"""Merges K trees that lie in storage, chunk by chunk."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +17,7 @@ from jaxmerge.merging.chunks import TOGETHER, Stored
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.method import Method
 from jaxmerge.merging.per_tensor import merge_tensors
+from jaxmerge.merging.weight_checks import weighing
 from jaxmerge.parallel.rules import named_leaves
 
 
@@ -65,40 +63,39 @@ class Average:
     self.problems: set[str] = set()
 
   def __call__(self, chunk: Chunk) -> np.ndarray:
-    used = []
-    for tree, weight in zip(self._trees, self._weights_K(chunk), strict=True):
-      if weight != 0:
-        used.append((tree, weight))
-      elif tree.leaves and tree.checksum:  # whose digests are of all rows
+    weights_K = self._weights_K(chunk)
+    for tree, weight in zip(self._trees, weights_K, strict=True):
+      if weight == 0 and tree.leaves and tree.checksum:  # digests see all rows
         tree.read(chunk)
-    if len(used) == 1 and used[0][1] == 1:
-      return used[0][0].read(chunk)
-    if not used:  # of weights that are a direction, not shares
+    trees, weights = weighing(self._trees, weights_K)
+    if weights == [1]:
+      return trees[0].read(chunk)
+    if not trees:  # of weights that are a direction, not shares
       leaf = self._trees[0].leaves[chunk.name]
       rows = chunk.stop - chunk.start
       return np.zeros((rows, *leaf.shape[1:]), leaf.dtype)
-    if not _is_averageable(used[0][0], chunk):
-      return _common(chunk, [tree for tree, _ in used])
-    first = range(0, len(used), TOGETHER)
+    if not _is_averageable(trees[0], chunk):
+      return _common(chunk, trees)
     totals: list[jax.Array | None] = []
-    for i in first:
-      some = used[i : i + TOGETHER]
-      arrays = [tree.read(chunk) for tree, _ in some]
-      weights = tuple(np.float32(weight) for _, weight in some)
-      step = _finish if i == first[-1] else _add
+    for i in range(0, len(trees), TOGETHER):
+      arrays = [tree.read(chunk) for tree in trees[i : i + TOGETHER]]
+      some = tuple(map(np.float32, weights[i : i + TOGETHER]))
+      step = _add if i + TOGETHER < len(trees) else _finish
       parts = zip(*(blocks(array.reshape(-1)) for array in arrays))
       totals = [
-        step(total, weights, tuple(block for _, block, _ in part))
+        step(total, some, tuple(block for _, block, _ in part))
         for total, part in itertools.zip_longest(totals, parts)
       ]
-    shape = arrays[0].shape
-    merged = [np.asarray(total) for total in totals]
-    if not merged:  # the chunk is empty
+    if not totals:  # the chunk is empty
       return arrays[0]
+    merged = [np.asarray(total) for total in totals]
     joined = np.concatenate(merged) if merged[1:] else merged[0]
-    joined = joined[: arrays[0].size].reshape(shape)
+    joined = joined[: arrays[0].size].reshape(arrays[0].shape)
     if self._names_problems and not all_finite(joined):
-      self.problems |= _not_finite(chunk, [tree for tree, _ in used])
+      again = (
+        t.leaves[chunk.name].rows(chunk.start, chunk.stop) for t in trees
+      )
+      self.problems |= _not_finite(chunk, trees, again) or {_too_large(chunk)}
     return joined
 
 
@@ -108,7 +105,7 @@ def _is_averageable(tree: Stored, chunk: Chunk) -> bool:
 
 
 def _common(chunk: Chunk, trees: Sequence[Stored]) -> np.ndarray:
-  """What cannot be averaged and is the same in all trees; else InputError."""
+  """Returns what cannot be averaged, if it is the same in all trees."""
   first, *rest = (tree.read(chunk) for tree in trees)
   check(
     f"{tree.name}: {chunk.name} holds {first.dtype}, which cannot be "
@@ -132,14 +129,15 @@ _finish = jax.jit(
 )
 
 
-def _not_finite(chunk: Chunk, trees: Sequence[Stored]) -> set[str]:
-  """Which trees have NaN or Inf there; else the sum has left the range."""
-  found = {
+def _not_finite(
+  chunk: Chunk, trees: Sequence[Stored], arrays: Iterable[np.ndarray]
+) -> set[str]:
+  """Names the trees that have NaN or Inf there."""
+  return {
     f"{tree.name}: {chunk.name} holds NaN or Inf"
-    for tree in trees
-    if not all_finite(tree.leaves[chunk.name].rows(chunk.start, chunk.stop))
+    for tree, array in zip(trees, arrays)
+    if not all_finite(array)
   }
-  return found or {_too_large(chunk)}
 
 
 def _too_large(chunk: Chunk) -> str:
@@ -150,10 +148,9 @@ class Tensors:
   """Chunks of all trees at once, merged by a method that acts on tensors.
 
   Args:
-    method: of the merge.
-    knobs: of the method.
+    method, knobs: of the merge.
     trees: K equal trees that weigh anything.
-    weights_K: of the trees, ready for use.
+    weights_K: ready for use.
     base: what all came from, for methods that need it.
 
   Attributes:
@@ -178,11 +175,7 @@ class Tensors:
     if not _is_averageable(self._sources[0], chunk):
       return _common(chunk, self._sources)
     arrays = [tree.read(chunk) for tree in self._sources]
-    bad = {
-      f"{tree.name}: {chunk.name} holds NaN or Inf"
-      for tree, array in zip(self._sources, arrays)
-      if not all_finite(array)
-    }
+    bad = _not_finite(chunk, self._sources, arrays)
     if bad or not arrays[0].size:
       self.problems |= bad
       return arrays[0]

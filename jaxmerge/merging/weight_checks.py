@@ -1,11 +1,10 @@
-"""Checks of the weights of a merge, and their division by their sum.
-
-K trees.
-"""
+"""Checks of the weights of a merge, and their division by their sum."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxmerge.errors import InputError, check
 
@@ -22,7 +21,7 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
   values = [float(w) for w in weights_K]
   if not values:
     raise InputError("there are no weights")
-  check_finite(values)
+  _check_finite(values)
   # Of the largest, so that no sum leaves the range.
   largest = max(map(abs, values)) or 1.0
   parts = [w / largest for w in values]
@@ -41,39 +40,33 @@ def normalise(weights_K: Sequence[float]) -> tuple[float, ...]:
 _LARGEST_WEIGHTS = 100.0
 
 
-def _check_cancellation(weights_K: Sequence[float], what: str) -> None:
+def _check_finite(weights_K: Sequence[float]) -> None:
+  check(f"weight {w} is not finite" for w in weights_K if not math.isfinite(w))
+
+
+def _check_cancellation(weights_K: Sequence[float], called: str) -> None:
   size = math.fsum(map(abs, weights_K))
   if size > _LARGEST_WEIGHTS:
     raise InputError(
-      f"{what} have sizes of {size:.3g} in all: terms so large cancel and "
+      f"{called} have sizes of {size:.3g} in all: terms so large cancel and "
       f"leave rounding errors; at most {_LARGEST_WEIGHTS:g}"
     )
-
-
-def check_finite(weights_K: Sequence[float]) -> None:
-  """Raises InputError for weights that are NaN or Inf."""
-  check(f"weight {w} is not finite" for w in weights_K if not math.isfinite(w))
 
 
 def task_weights(weights_K: Sequence[float], scale: float) -> list[float]:
   """Factors of task vectors: the weights times a scale.
 
   Raises:
-    InputError: one is not finite, or they are so large that what cancels
-      between task vectors leaves rounding errors.
+    InputError: one is not finite, or they are too large together.
   """
   scaled = [scale * float(w) for w in weights_K]
-  check_finite(scaled)
+  _check_finite(scaled)
   _check_cancellation(scaled, f"weights {list(weights_K)} times the scale")
   return scaled
 
 
 def shares(weights_K: Sequence[float]) -> tuple[float, ...]:
-  """normalise() for methods that weigh trees by numbers >= 0.
-
-  Raises:
-    InputError: as normalise, or a weight is below zero.
-  """
+  """Normalises weights; InputError also where one is below zero."""
   found = normalise(weights_K)
   if min(found) < 0:
     raise InputError(
@@ -84,8 +77,12 @@ def shares(weights_K: Sequence[float]) -> tuple[float, ...]:
 
 
 def weighing(
-  trees: Sequence[Any], weights_K: Sequence[float]
-) -> tuple[list[Any], list[float]]:
-  """The trees that weigh anything, so that others' Inf does not spread."""
-  used = [(tree, w) for tree, w in zip(trees, weights_K, strict=True) if w != 0]
-  return [tree for tree, _ in used], [w for _, w in used]
+  trees: Sequence[Any], weights_K: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+  """The trees that weigh anything, in any group, and their weights.
+
+  So Inf and NaN of the others do not spread.
+  """
+  both = zip(trees, weights_K, strict=True)
+  used = [(tree, weight) for tree, weight in both if np.any(weight)]
+  return [tree for tree, _ in used], [weight for _, weight in used]

@@ -5,19 +5,10 @@ K checkpoints, oldest first; every function gives K numbers that sum to 1.
 
 from collections.abc import Sequence
 
-from jaxmerge.errors import InputError
+import numpy as np
+
 from jaxmerge.merging.method import METHODS, average_weights
 from jaxmerge.simplex.bounds import is_same, normalised
-
-
-def last(count: int) -> list[float]:
-  """The last checkpoint alone."""
-  return alone(count, count - 1)
-
-
-def alone(count: int, index: int) -> list[float]:
-  """One checkpoint alone."""
-  return [float(k == index) for k in range(count)]
 
 
 def uniform(count: int) -> list[float]:
@@ -25,43 +16,19 @@ def uniform(count: int) -> list[float]:
   return normalised([1.0] * count)
 
 
-def named(name: str, count: int) -> list[float]:
-  """The weights of a merge method that acts on weights, with its defaults."""
-  method = METHODS.find(name)
-  return average_weights(method, uniform(count), method.knobs())
-
-
 LAST = "last"
 CHECKPOINTS = "checkpoints"
-# Those between are merge methods.
-STARTS = (
-  LAST,
-  "uniform",
-  "lawa",
-  "ema",
-  "wma",
-  "linear",
-  "1-sqrt",
-  "cosine",
-  CHECKPOINTS,
-)
+_METHODS = ("uniform", "lawa", "ema", "wma", "linear", "1-sqrt", "cosine")
+STARTS = (LAST, *_METHODS, CHECKPOINTS)
 
 # For starts(). A pair begins with its two ends, as arXiv 2403.19390 does. Each
 # checkpoint alone teaches the process more than another mean of all of them
 # (docs/results/search.md).
-PAIR_STARTS = (
-  "last",
-  CHECKPOINTS,
-  "uniform",
-  "linear",
-  "1-sqrt",
-  "cosine",
-  "lawa",
-  "ema",
-)
+_DECAYS = ("uniform", "linear", "1-sqrt", "cosine")
+PAIR_STARTS = (LAST, CHECKPOINTS, *_DECAYS, "lawa", "ema")
 # A slope along every weight tells what each checkpoint alone would.
-GRADIENT_STARTS = ("last", "lawa", "uniform")
-MORE_STARTS = ("last", "lawa", *PAIR_STARTS[1:6], "ema")
+GRADIENT_STARTS = (LAST, "lawa", "uniform")
+MORE_STARTS = (LAST, "lawa", CHECKPOINTS, *_DECAYS, "ema")
 
 
 def default_starts(count: int, use_gradients: bool) -> tuple[str, ...]:
@@ -74,25 +41,21 @@ def default_starts(count: int, use_gradients: bool) -> tuple[str, ...]:
 def starts(names: Sequence[str], count: int) -> list[tuple[str, list[float]]]:
   """Named weights without duplicates, in the order of the names.
 
-  Args:
-    names: of STARTS; "checkpoints" are all alone, latest first.
-    count: K.
-
-  Raises:
-    InputError: an unknown name.
+  "checkpoints" are all alone, latest first.
   """
-  unknown = [name for name in names if name not in STARTS]
-  if unknown:
-    raise InputError(f"unknown starts {unknown}; known are {', '.join(STARTS)}")
-  found: list[tuple[str, list[float]]] = []
+  some: list[tuple[str, list[float]]] = []
+  alone_K = np.eye(count).tolist()
   for name in names:
     if name == CHECKPOINTS:
-      some = [
-        (f"checkpoint {k}", alone(count, k)) for k in reversed(range(count))
-      ]
-    else:
-      some = [(name, last(count) if name == LAST else named(name, count))]
-    for label, weights in some:
-      if all(not is_same(weights, other) for _, other in found):
-        found.append((label, weights))
+      some += [(f"checkpoint {k}", alone_K[k]) for k in reversed(range(count))]
+    elif name == LAST:
+      some.append((name, alone_K[-1]))
+    else:  # a merge method with its defaults
+      method = METHODS.find(name)
+      weights = average_weights(method, uniform(count), method.knobs())
+      some.append((name, weights))
+  found: list[tuple[str, list[float]]] = []
+  for label, weights in some:
+    if not any(is_same(weights, other) for _, other in found):
+      found.append((label, weights))
   return found

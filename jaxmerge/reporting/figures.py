@@ -1,6 +1,7 @@
 """Figures of the run and of its rows. N: points of a curve, or rows."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,42 +37,20 @@ def training_curve(
   unit, name = next((u, name) for u, name in _UNITS if most >= u or u == 1)
   merged = results.merged.report_loss
   smooth_N = smooth(train_loss_N)
+  train_N = train_tokens_N / unit
+  dot: Any = {"marker": "o", "ms": 5.5, "mec": "white", "mew": 0.6, "lw": 1.3}
+  star: Any = {"ms": 13, "mec": "white", "mew": 0.8, "zorder": 5}
+  star["label"] = "merged " + " + ".join(map(str, results.steps))
   with style.figure(7.2, 6.4) as figure:
     whole, near = figure.subplots(2, 1, height_ratios=(1, 1.05))
-    whole.plot(
-      train_tokens_N / unit, train_loss_N, color=style.SKY, lw=0.7, alpha=0.45
-    )
+    whole.plot(train_N, train_loss_N, color=style.SKY, lw=0.7, alpha=0.45)
     for axes in (whole, near):
-      axes.plot(
-        train_tokens_N / unit,
-        smooth_N,
-        color=style.BLUE,
-        lw=1.6,
-        label="training loss, running mean",
-      )
-      axes.plot(
-        check_tokens_N / unit,
-        check_loss_N,
-        color=style.ORANGE,
-        marker="o",
-        ms=5.5,
-        mec="white",
-        mew=0.6,
-        lw=1.3,
-        label="checkpoint, held-out loss",
-      )
-      style.dots(
-        axes,
-        results.tokens_trained / unit,
-        merged,
-        "*",
-        style.VERMILION,
-        ms=13,
-        label="merged " + " + ".join(map(str, results.steps)),
-        mec="white",
-        mew=0.8,
-        zorder=5,
-      )
+      label = "training loss, running mean"
+      axes.plot(train_N, smooth_N, color=style.BLUE, lw=1.6, label=label)
+      label, x_N = "checkpoint, held-out loss", check_tokens_N / unit
+      axes.plot(x_N, check_loss_N, color=style.ORANGE, label=label, **dot)
+      x = results.tokens_trained / unit
+      style.dots(axes, x, merged, "*", style.VERMILION, **star)
       axes.set_ylabel(f"loss ({results.unit})")
     # The first twentieth is the fall from the initial loss.
     settled = train_tokens_N[-1] / 20
@@ -124,17 +103,12 @@ def _zoom(
     at = point.tokens / unit, point.loss
     style.write(axes, f"step {point.step}", at, (5, 5))
   if saved:
+    arrow = {"arrowstyle": "<->", "lw": 1.4, "shrinkA": 8, "shrinkB": 0}
     axes.annotate(
       "",
       (end / unit, merged),
       (start / unit, merged),
-      arrowprops={
-        "arrowstyle": "<->",
-        "color": style.VERMILION,
-        "lw": 1.4,
-        "shrinkA": 8,
-        "shrinkB": 0,
-      },
+      arrowprops={"color": style.VERMILION, **arrow},
     )
     text, middle = f"{saved:,} tokens saved", (start + end) / unit / 2
     look = {"ha": "center", "va": "top", "color": style.VERMILION}
@@ -163,15 +137,12 @@ def baselines(results: Results) -> bytes:
       if row.is_significant:
         is_better = results.as_loss(delta) < 0
         colour = style.BLUE if is_better else style.VERMILION
+      look: Any = {"color": colour, "fmt": "o", "capsize": 3, "ms": 6}
       if extent_N[y] > bounds:
-        marker = ">" if delta > 0 else "<"
-        axes.plot(
-          np.sign(delta) * bounds * 0.96, y, marker=marker, color=colour, ms=8
-        )
+        marker, x = ">" if delta > 0 else "<", np.sign(delta) * bounds * 0.96
+        axes.plot(x, y, marker=marker, color=colour, ms=8)
       else:
-        axes.errorbar(
-          delta, y, xerr=stderr, fmt="o", color=colour, capsize=3, ms=6
-        )
+        axes.errorbar(delta, y, xerr=stderr, **look)
       text = f"{delta:+.4f} ± {stderr:.4f}".replace("-", "\u2212")
       axes.annotate(
         "reference" if row.name == "last" else text,

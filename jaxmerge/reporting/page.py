@@ -16,7 +16,7 @@ from jaxmerge.reporting import table
 from jaxmerge.reporting.results import Results, write_results
 
 PAGE, RESULTS = "report.html", "results.json"
-# A report has some of these; the page says where and what of each.
+# A report has some of these; the page explains each.
 FIGURES = (
   "baselines",
   "training_curve",
@@ -27,7 +27,7 @@ FIGURES = (
   "hedge",
   "calibration",
 )
-# What tells a report of ours: its generator, and in older ones this table.
+# A report of ours has its generator, an older one this table.
 _MARKS = (
   b'<meta name="generator" content="jaxmerge">',
   b'<h2>The run</h2>\n<table class="facts">',
@@ -52,11 +52,9 @@ def write_report(
       which stay.
     title: of the page.
     results: of the search.
-    figures: PNG bytes by name, of FIGURES or a search method's own; those
-      left out have no section.
-    facts: what the run was (corpus, parameters, devices, versions), in the
-      order in which they are listed.
-    commands: what a reader types to get this report again.
+    figures: PNG bytes by name; those left out have no section.
+    facts: about the run, in the order in which they are listed.
+    commands: to type to get this report again.
 
   Returns:
     The path of report.html.
@@ -66,16 +64,7 @@ def write_report(
       something else under the name of one of these files or cannot be written.
   """
   directory = epath.Path(directory)
-  environment = jinja2.Environment(
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-  )
-  environment.tests["finite"] = math.isfinite
-  template = importlib.resources.files(__package__) / "report.html.jinja"
-  page = environment.from_string(template.read_text("utf-8")).render(
+  page = _template().render(
     title=title,
     results=results,
     table=table,
@@ -102,6 +91,19 @@ def write_report(
   return directory / PAGE
 
 
+def _template() -> jinja2.Template:
+  environment = jinja2.Environment(
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+  )
+  environment.tests["finite"] = math.isfinite
+  template = importlib.resources.files(__package__) / "report.html.jinja"
+  return environment.from_string(template.read_text("utf-8"))
+
+
 def check_report_directory(directory: epath.PathLike) -> None:
   """Refuses a directory in which a report would replace another's files.
 
@@ -125,17 +127,14 @@ def _directory_problems(directory: epath.Path) -> list[str]:
     return [f"the report's directory {directory} is a file"]
   page = _content(directory / PAGE)
   is_report = any(mark in page for mark in _MARKS)
-  names = [f"{name}.png" for name in FIGURES]
-  theirs = [
-    *([] if is_report else [PAGE]),
-    *([] if _is_results(directory / RESULTS) else [RESULTS]),
-    *(n for n in names if not is_report or (directory / n).is_dir()),
-  ]
+  is_ours = {PAGE: is_report, RESULTS: _is_results(directory / RESULTS)}
+  for name in (f"{name}.png" for name in FIGURES):
+    is_ours[name] = is_report and not (directory / name).is_dir()
   return [
     f"{directory / name} is not of an earlier report, which is to be written "
     "there"
-    for name in theirs
-    if (directory / name).exists()
+    for name, ours in is_ours.items()
+    if not ours and (directory / name).exists()
   ]
 
 
@@ -148,7 +147,7 @@ def _content(path: epath.Path) -> bytes:
 
 
 def _is_results(path: epath.Path) -> bool:
-  """Whether it is a results.json, of any version."""
+  """Says whether it is a results.json, of any version."""
   try:
     value = json.loads(_content(path))
     return "last" in [row["name"] for row in value["rows"]]

@@ -1,4 +1,4 @@
-"""Figures of what the Gaussian process believes about the weights of a merge.
+"""Figures of the Gaussian process's belief about the weights of a merge.
 
 K checkpoints, M points of a posterior, N trials.
 """
@@ -32,13 +32,7 @@ _LESS: Direction = "minimize"
 
 
 class Posterior(NamedTuple):
-  """The search loss that the process expects at some weights, and how surely.
-
-  Attributes:
-    weights_MxK: of the checkpoints, oldest first.
-    mean_M: posterior mean of the search loss.
-    std_M: its posterior standard deviation.
-  """
+  """The search loss that the process expects at some weights, and its error."""
 
   weights_MxK: np.ndarray
   mean_M: np.ndarray
@@ -46,19 +40,12 @@ class Posterior(NamedTuple):
 
 
 def pair(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
-  """Posterior of a pair against the later weight, with every trial.
-
-  Args:
-    posterior: at increasing weights of the later checkpoint.
-    results: of the search.
-    bounds: of the later checkpoint's weight.
-  """
+  """Posterior of a pair against the later weight, which increases."""
   trials = results.scored
   earlier, later = results.steps
   # A one-hot weight may leave out the checkpoint that it gives nothing.
   asked_N = np.array([trial.weights.get(later, 0.0) for trial in trials])
-  loss_N = np.array([trial.loss for trial in trials])
-  stderr_N = np.array([trial.stderr for trial in trials])
+  loss_N, stderr_N = np.array([(t.loss, t.stderr) for t in trials]).T
   with style.figure(7.2, 4.6) as figure:
     axes = figure.subplots()
     _, mean_M, std_M = posterior
@@ -67,9 +54,8 @@ def pair(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
       asked_N, loss_N, 2 * stderr_N, fmt="none", ecolor=style.GREY, elinewidth=1
     )
     style.plot_trials(axes, results, trials, asked_N, loss_N)
-    chosen = results.chosen
-    x = chosen.weights.get(later, 0.0)
-    style.ring(axes, x, chosen.loss, results.best)
+    x = results.chosen_weights[-1]
+    style.ring(axes, x, results.chosen.loss, results.best)
     told = [mean_M, loss_N - 2 * stderr_N, loss_N + 2 * stderr_N]
     low, high = _limits(posterior, np.concatenate(told))
     # The lowest part of the axes belongs to the trials' numbers.
@@ -130,8 +116,7 @@ def slices(posteriors: Sequence[Posterior], results: Results) -> bytes:
       more than 8 those that weigh most in the chosen trial are shown.
     results: of the search.
   """
-  steps, chosen = results.steps, results.chosen
-  weight = [chosen.weights.get(step, 0.0) for step in steps]
+  steps, chosen, weight = results.steps, results.chosen, results.chosen_weights
   heaviest = sorted(range(len(steps)), key=lambda k: -weight[k])
   kept = sorted(heaviest[:_MOST_SLICES])
   columns = min(len(kept), 4)
@@ -172,10 +157,7 @@ def _shown(values: np.ndarray) -> tuple[float, float]:
 def ternary(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
   """Mean and standard deviation over three checkpoints, with every trial.
 
-  Args:
-    posterior: at weights that cover the triangle searched.
-    results: of the search.
-    bounds: of the last weight.
+  The posterior's weights cover the triangle of the bounds.
   """
   trials, steps = results.scored, results.steps
   numbers = [trial.number for trial in trials]
@@ -196,9 +178,7 @@ def ternary(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
       axes.set_xlim(-margin, 1 + margin)
       axes.text(0.5, 1.05, title, ha="center", fontsize=10)
     style.plot_trials(left, results, trials, *points_Nx2.T)
-    weights = results.chosen.weights
-    weights_1xK = np.array([[weights.get(step, 0.0) for step in steps]])
-    [(x, y)] = _on_paper(weights_1xK, bounds)
+    [(x, y)] = _on_paper(np.array([results.chosen_weights]), bounds)
     style.ring(left, x, y, results.best)
     right.plot(*points_Nx2.T, ls="", marker=".", ms=3, color=style.BLACK)
     _number_beside(left, points_Nx2, numbers)

@@ -1,4 +1,4 @@
-"""Asks the Gaussian process of a search what its figures show.
+"""Asks the Gaussian process of a search for its figures.
 
 K checkpoints, M queries.
 """
@@ -28,19 +28,14 @@ def posterior_plots(
 
   For three checkpoints there is a "ternary" too.
 
-  Args:
-    observations: what the search's process knows, in maximisation sign.
-    results: of the search.
-    bounds: of the last weight.
+  The observations are in maximisation sign.
   """
   count = len(results.steps)
   if count == 2:
     parts = [points.grid(2, _PAIR_POINTS)]
     [answer] = _ask(observations, parts, results, bounds)
     return {"posterior": posterior_figures.pair(answer, results, bounds)}
-  weights = results.chosen.weights
-  weights_K = [weights.get(step, 0.0) for step in results.steps]
-  unit_K = np.array(unit_from_weights(weights_K, bounds))
+  unit_K = np.array(unit_from_weights(results.chosen_weights, bounds))
   parts = [line(unit_K, k) for k in range(count)]
   parts += [points.grid(3, _TRIANGLE_POINTS)] if count == 3 else []
   answers = _ask(observations, parts, results, bounds)

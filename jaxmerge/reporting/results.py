@@ -24,17 +24,14 @@ class Trial(NamedTuple):
   """One question of a search, scored or not.
 
   Attributes:
-    number: the trial's number in the study, from 0.
-    weights: weight of each checkpoint, by training step.
-    loss: search loss; of a trial with a `failure` what it had so far, or nan.
+    number: in the study, from 0.
+    weights: of each checkpoint, by training step.
+    loss: search loss; of a trial with a `failure` as far as it came, or nan.
     stderr: paired standard error of `loss` against trial 0.
     asked_by: "start", the name of an acquisition or "explore".
-    odds: probability that GP-Hedge gave each acquisition when the trial was
-      asked; empty for a start.
-    predicted_mean: the loss that the process expected before the trial was
-      scored; None where it was not asked.
-    predicted_std: standard deviation of that prediction, of the loss's known
-      noise too.
+    odds: probability that GP-Hedge gave each acquisition; none of a start.
+    predicted_mean: the loss that the process expected; None of a start.
+    predicted_std: of that prediction, with the loss's known noise.
     failure: why the trial has no loss, "" where it has one.
   """
 
@@ -62,15 +59,13 @@ class Row:
   """One way to get a model out of the trail, and how good it is.
 
   Attributes:
-    name: "last", "step_<n>", "uniform", the name of a baseline or that of the
-      search method.
+    name: "last", "step_<n>", "uniform", a baseline's or the search method's.
     evaluations: how many times the search split was scored to choose it.
-    weights: weight of each checkpoint, by training step, increasing.
+    weights: of each checkpoint, by training step, increasing.
     search_loss: on the split used for the choice.
     report_loss: on the split that the choice never saw.
     report_delta_vs_last: report_loss minus that of "last".
-    report_delta_stderr: paired standard error of that difference, clustered by
-      document.
+    report_delta_stderr: paired standard error of that difference.
   """
 
   name: str
@@ -88,27 +83,25 @@ class Row:
 
   @property
   def is_single(self) -> bool:
-    """Whether the row is of a checkpoint as the run saved it."""
+    """Says whether the row is of a checkpoint as the run saved it."""
     return self.name == "last" or self.name.startswith("step_")
 
   @property
   def is_significant(self) -> bool:
-    """Whether the difference to "last" is beyond two standard errors."""
+    """Says whether the delta is beyond two standard errors."""
     return abs(self.report_delta_vs_last) > 2 * self.report_delta_stderr
 
 
 @dataclass(frozen=True)
 class Results:
-  """What a search has found.
+  """The findings of a search.
 
   Attributes:
     rows: in the order in which they are shown, "last" first, the search last.
     trials: by number, at least one with a loss.
     best: number of the one that was chosen; None where the merge was not tried.
-    tokens_trained: tokens that the run had trained on at its last merged
-      checkpoint; 0 where that is not known.
-    tokens_saved: more tokens that the run needs to reach the merged loss; None
-      when it never reaches it.
+    tokens_trained: at the last merged checkpoint; 0 where that is not known.
+    tokens_saved: as from tokens_saved().
     unit, direction: of every loss here and in the trials.
   """
 
@@ -156,6 +149,11 @@ class Results:
     merged = self.merged
     made_up = Trial(-1, merged.weights, merged.search_loss, 0.0, "")
     return next((t for t in self.trials if t.number == self.best), made_up)
+
+  @property
+  def chosen_weights(self) -> list[float]:
+    """Those of the steps; a one-hot weight may leave out the others."""
+    return [self.chosen.weights.get(step, 0.0) for step in self.steps]
 
   @property
   def scored(self) -> list[Trial]:

@@ -12,13 +12,12 @@ from typing import Any
 from jaxmerge.bayesopt.baselines import BASELINES
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.model_inputs import load_params
-from jaxmerge.evaluation.evaluator import Evaluator
-from jaxmerge.evaluation.objective import Domain
 from jaxmerge.evaluation.score import as_loss, noun
+from jaxmerge.evaluation.search_plan import Prepared
+from jaxmerge.evaluation.search_study import Losses
 from jaxmerge.evaluation.statistics import difference
 from jaxmerge.merging import weight_rules
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.resident import Trees
 from jaxmerge.progress import Progress
 from jaxmerge.reporting.results import Point, Row
 from jaxmerge.simplex.bounds import weights_from_unit
@@ -29,64 +28,39 @@ _NO_LOSS = 1e6
 class Comparison:
   """Scores ways to get a model out of K checkpoints against the last one.
 
-  Args:
-    domain: of the search's weights.
-    trees: the parameters of the checkpoints of its steps.
-    trail: the run's checkpoints by step (the inputs, where they were given).
-    where: shardings of a parameter tree.
-    search: the split that choices are made on.
-    report: the split that choices never see.
-
   Attributes:
     unit, direction: of all scores.
   """
 
-  def __init__(
-    self,
-    domain: Domain,
-    trees: Trees,
-    trail: Sequence[Checkpoint],
-    where: Any,
-    search: Evaluator,
-    report: Evaluator,
-  ):
-    self.domain = domain
-    self.trail = trail
-    self._trees = trees
-    self._where = where
-    self._search = search
-    self._report = report
-    last = trees[-1]
-    self._groups = one_group(last)
-    self._last_report = report.score(last)
+  def __init__(self, ready: Prepared, losses: Losses):
+    self._ready = ready
+    self._steps = ready.search.domain.steps
+    self._trees = losses.merged.trees
+    self._search = losses.merged.evaluator
+    self._report = losses.report_split
+    self._groups = one_group(self._trees[-1])
+    self._last_report = self._report.score(self._trees[-1])
     self.unit = self._last_report.unit
     self.direction = self._last_report.direction
 
   def rows(
-    self,
-    method: str,
-    params: dict[str, float],
-    evaluations: int,
-    baselines: Sequence[str],
-    seed: int,
-    progress: Progress,
+    self, params: dict[str, float], evaluations: int, progress: Progress
   ) -> list[Row]:
     """The last checkpoint, those before it, the baselines and the search.
 
-    What has diverged, or is merged with such a checkpoint, gets no row.
+    Skips models that have diverged, alone or merged.
 
     Args:
-      method: name of the search's row.
       params: that the search recommends.
       evaluations: that it took, and that each baseline gets.
-      baselines: names of bayesopt.baselines.
-      seed: of their draws.
       progress: told how far the work is.
     """
-    domain = self.domain
+    config, (domain, method, *_) = self._ready.config, self._ready.search
     count = len(domain.steps)
     last = self._average("last", [0.0] * (count - 1) + [1.0], 1)
-    earlier = [c for c in self.trail if c.metadata.step < domain.steps[-1]]
+    earlier = [
+      c for c in self._ready.trail if c.metadata.step < domain.steps[-1]
+    ]
     found = []
     for number, checkpoint in enumerate(earlier, start=1):
       step = checkpoint.metadata.step
@@ -94,50 +68,46 @@ class Comparison:
       found.append(self._row(name, self._tree(checkpoint), weights, 1))
       progress.stage("baselines", number, len(earlier), name)
     found.append(self._average("uniform", weight_rules.uniform(count), 1))
-    for name in baselines:
-      found += self._baseline(name, evaluations, seed, progress)
+    for name in config.baselines:
+      found += self._baseline(name, evaluations, progress)
     merged = self._row(
-      method,
+      method.name,
       self._trees.average(domain.weights(params), domain.groups),
       dict(zip(domain.steps, domain.mean_weights(params))),
       evaluations,
     )
-    losses = [(row.search_loss, row.report_loss) for row in found]
-    finite = [all(map(math.isfinite, pair)) for pair in losses]
-    return [last, *itertools.compress(found, finite), merged]
+    finite = [r for r in found if math.isfinite(r.search_loss + r.report_loss)]
+    return [last, *finite, merged]
 
   def points(self, rows: Sequence[Row], progress: Progress) -> list[Point]:
-    """Finite report losses of the trail's checkpoints, by step.
-
-    Args:
-      rows: what they have scored is not scored again.
-      progress: as for `rows`.
-    """
+    """Finite report losses of the trail; scores no model of `rows` again."""
+    trail = self._ready.trail
     known = {row.steps[0]: row.report_loss for row in rows if row.is_single}
     found = []
-    for number, checkpoint in enumerate(self.trail, start=1):
+    for number, checkpoint in enumerate(trail, start=1):
       step = checkpoint.metadata.step
       loss = known.get(step)
       if loss is None:
         loss = self._report.score(self._tree(checkpoint)).mean
       if math.isfinite(loss):
         found.append(Point(step, checkpoint.metadata.tokens, loss))
-      progress.stage("trail", number, len(self.trail), f"step {step}")
+      progress.stage("trail", number, len(trail), f"step {step}")
     return found
 
   def _baseline(
-    self, name: str, evaluations: int, seed: int, progress: Progress
+    self, name: str, evaluations: int, progress: Progress
   ) -> list[Row]:
     """The best weights of a plain search of bayesopt.baselines, as one row.
 
     Of equals the point nearer to the last checkpoint wins; no row where no
     point has a finite loss.
     """
+    config, bounds = self._ready.config, self._ready.search.domain.bounds
     found: list[tuple[float, float, list[float]]] = []
     asked = itertools.count(1)
 
     def loss(unit_K: Sequence[float]) -> float:
-      weights_K = weights_from_unit(unit_K, self.domain.bounds)
+      weights_K = weights_from_unit(unit_K, bounds)
       tree = self._trees.average([weights_K], self._groups)
       value = as_loss(self._search.score(tree).mean, self.direction)
       if math.isfinite(value):
@@ -150,22 +120,21 @@ class Comparison:
       # An infinite loss would end a fit or a sampler: as bad as the worst.
       return value if math.isfinite(value) else _NO_LOSS
 
-    BASELINES[name](loss, len(self.domain.steps), evaluations, seed)
+    BASELINES[name](loss, len(self._steps), evaluations, config.seed)
     done = next(asked) - 1
     return [self._average(name, min(found)[2], done)] if found else []
 
   def _tree(self, checkpoint: Checkpoint) -> Any:
-    steps = self.domain.steps
-    if checkpoint.metadata.step in steps:
-      return self._trees[steps.index(checkpoint.metadata.step)]
-    return load_params(checkpoint, self._where)
+    if checkpoint.metadata.step in self._steps:
+      return self._trees[self._steps.index(checkpoint.metadata.step)]
+    return load_params(checkpoint, self._ready.where)
 
   def _average(
     self, name: str, weights_K: Sequence[float], evaluations: int
   ) -> Row:
     """The row of all parameters averaged with the same weights."""
     tree = self._trees.average([weights_K], self._groups)
-    weights = dict(zip(self.domain.steps, weights_K))
+    weights = dict(zip(self._steps, weights_K))
     return self._row(name, tree, weights, evaluations)
 
   def _row(

@@ -4,6 +4,7 @@ J acquisitions, N trials.
 """
 
 import itertools
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,22 +40,12 @@ def convergence(results: Results) -> bytes:
     axes = figure.subplots()
     for value in baselines.values():
       axes.axhline(value, color=style.GREY, lw=1, ls="--")
-    axes.step(
-      count_N,
-      results.as_loss(best_N),
-      where="post",
-      color=style.VERMILION,
-      lw=1.8,
-      label=f"{results.best_word} so far",
-    )
+    look: Any = {"where": "post", "color": style.VERMILION, "lw": 1.8}
+    label = f"{results.best_word} so far"
+    axes.step(count_N, results.as_loss(best_N), label=label, **look)
     inside = list(itertools.compress(trials, inside_N))
-    style.plot_trials(
-      axes,
-      results,
-      inside,
-      count_N[inside_N],
-      results.as_loss(loss_N[inside_N]),
-    )
+    y_N = results.as_loss(loss_N[inside_N])
+    style.plot_trials(axes, results, inside, count_N[inside_N], y_N)
     edge = results.as_loss(high - 0.02 * (high - low))
     _outside(axes, results, inside_N, edge)
     axes.set_ylim(*sorted((results.as_loss(low), results.as_loss(high))))
@@ -118,13 +109,9 @@ def hedge(results: Results) -> bytes:
         label="" if name in followed else marks[name].name,
       )
     # A point that no nominee was free for belongs to none of the bars.
+    places = (dict(zip(names, middle_J)) for middle_J in middle_NxJ)
     marker_N = np.array(
-      [
-        middle_NxJ[n, names.index(trial.asked_by)]
-        if trial.asked_by in names
-        else 1.05
-        for n, trial in enumerate(asked)
-      ]
+      [place.get(trial.asked_by, 1.05) for place, trial in zip(places, asked)]
     )
     style.plot_trials(axes, results, asked, number_N, marker_N)
     axes.set_ylim(0, 1.1)
@@ -143,9 +130,9 @@ def calibration(results: Results) -> bytes:
   There must be a trial in `predicted`.
   """
   known = predicted(results)
-  loss_N = np.array([trial.loss for trial in known])
-  mean_N = np.array([trial.predicted_mean for trial in known])
-  std_N = np.array([trial.predicted_std for trial in known])
+  loss_N, mean_N, std_N = np.array(
+    [(t.loss, t.predicted_mean, t.predicted_std) for t in known]
+  ).T
   with style.figure(7.2, 3.8) as figure:
     left, right = figure.subplots(1, 2)
     left.axline((loss_N[0], loss_N[0]), slope=1, color=style.BLACK, lw=0.9)

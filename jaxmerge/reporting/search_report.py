@@ -1,9 +1,9 @@
 """The report of a finished search: rows, figures, page."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,11 +11,12 @@ from etils import epath
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.gp import hedge
-from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.bayesopt.study.study import FAILURE, PARTIAL_VALUE
-from jaxmerge.bayesopt.trials import ASKED, asked_by, stderr_of
+from jaxmerge.bayesopt.trials import ASKED, asked_by, observations, stderr_of
 from jaxmerge.evaluation.objective import Domain
-from jaxmerge.evaluation.search_method import SearchMethod
+from jaxmerge.evaluation.search_method import Findings
+from jaxmerge.evaluation.search_plan import Prepared
+from jaxmerge.evaluation.search_study import Losses
 from jaxmerge.evaluation.weight_search import Choice
 from jaxmerge.formats.records.metadata import versions
 from jaxmerge.model.loss import UNIT
@@ -35,78 +36,42 @@ from jaxmerge.reporting.rows import Comparison
 from jaxmerge.reporting.table import text_table
 
 
-@dataclasses.dataclass(frozen=True)
-class FinishedSearch:
-  """What a finished search knows.
+class FinishedSearch(NamedTuple):
+  """A finished search.
 
   Attributes:
-    workdir: of the run.
-    comparison: scores on both splits; knows the weights' domain and the trail.
-    method: that chose the weights.
-    trials: every trial of the budget that has ended, by number: complete,
-      failed or pruned.
-    observations: what the process knows of them, in maximisation sign.
+    ready, losses: that it was run with.
+    found: every trial of the budget that has ended: complete, failed or pruned.
     best: what the search method recommends.
-    baselines: plain searches to compare with, of bayesopt.baselines.
-    seed: of their draws.
-    merged: where the merged checkpoint lies.
-    commands: what a user types to get this report again.
-    corpus: name of the text that was scored on.
+    commands: to type to get its report again.
   """
 
-  workdir: epath.Path
-  comparison: Comparison
-  method: SearchMethod
-  trials: Sequence[FrozenTrial]
-  observations: Observations
+  ready: Prepared
+  losses: Losses
+  found: Findings
   best: Choice
-  baselines: Sequence[str]
-  seed: int
-  merged: epath.Path
   commands: Sequence[str]
-  corpus: str
 
 
-def write_search_report(
-  directory: epath.Path, search: FinishedSearch, progress: Progress
-) -> Results:
-  """Scores the baselines and writes report.html, figures and results.json.
-
-  Args:
-    directory: what else is in it stays.
-    search: to report.
-    progress: told how far the work is.
-  """
-  comparison = search.comparison
-  domain, direction = comparison.domain, comparison.direction
-  rows = comparison.rows(
-    search.method.name,
-    search.best.params,
-    len(search.trials),
-    search.baselines,
-    search.seed,
-    progress,
-  )
+def write_search_report(search: FinishedSearch, progress: Progress) -> None:
+  """Scores the baselines and writes report.html, figures and results.json."""
+  ready = search.ready
+  domain = ready.search.domain
+  comparison = Comparison(ready, search.losses)
+  direction = comparison.direction
+  rows = comparison.rows(search.best.params, len(search.found.trials), progress)
   points = comparison.points(rows, progress)
   later = [p for p in points if p.step >= domain.steps[-1]]
   tokens = later[0].tokens if later else 0
   # Checkpoints of others may not say how many tokens they have seen.
-  saved = None
-  if tokens:
-    saved = tokens_saved(rows[-1].report_loss, later, direction)
-  trials = [report_trial(trial, domain) for trial in search.trials]
-  results = Results(
-    rows,
-    trials,
-    search.best.number,
-    tokens,
-    saved,
-    comparison.unit,
-    direction,
-  )
+  merged = rows[-1].report_loss
+  saved = tokens_saved(merged, later, direction) if tokens else None
+  trials = [report_trial(trial, domain) for trial in search.found.trials]
+  best, unit = search.best.number, comparison.unit
+  results = Results(rows, trials, best, tokens, saved, unit, direction)
   page = write_report(
-    directory,
-    title=f"Merging {search.workdir.name}",
+    ready.report,
+    title=f"Merging {ready.workdir.name}",
     results=results,
     figures=_figures(search, results, points),
     facts=_facts(search),
@@ -114,14 +79,10 @@ def write_search_report(
   )
   print(text_table(results))
   progress.note("report", str(page))
-  return results
 
 
 def report_trial(trial: FrozenTrial, domain: Domain) -> Trial:
-  """What a report shows of a trial that has ended: complete, failed or pruned.
-
-  Of weights of several groups it shows the mean.
-  """
+  """Describes a trial that has ended; of several groups by mean weights."""
   loss, failure = math.nan, ""
   if trial.state == TrialState.COMPLETE:
     assert trial.value is not None
@@ -172,44 +133,43 @@ def _figures(
   search: FinishedSearch, results: Results, points: Sequence[Point]
 ) -> dict[str, bytes]:
   """The PNG figures by name."""
-  domain = search.comparison.domain
+  asked, workdir = search.ready.search, search.ready.workdir
   found = {
     "baselines": figures.baselines(results),
     "convergence": search_figures.convergence(results),
   }
-  training = training_losses(search.workdir)
+  training = training_losses(workdir)
   if training and results.unit == UNIT:
     found["training_curve"] = figures.training_curve(training, points, results)
-  if search.method.has_posterior and len(domain.groups.names_G) == 1:
-    found |= posterior_plots(search.observations, results, domain.bounds)
+  if asked.method.has_posterior and len(asked.domain.groups.names_G) == 1:
+    told = observations(*search.found, asked.use_gradients)
+    assert told is not None, "no trial has a score"
+    found |= posterior_plots(told, results, asked.domain.bounds)
   if any(trial.odds for trial in results.trials):
     found["hedge"] = search_figures.hedge(results)
   if search_figures.predicted(results):
     found["calibration"] = search_figures.calibration(results)
-  return {**found, **search.method.figures(search, results)}
+  return {**found, **asked.method.figures(search, results)}
 
 
 def _facts(search: FinishedSearch) -> dict[str, str]:
-  """What the run was, and the weights of groups where they differ."""
-  domain = search.comparison.domain
-  metadata = search.comparison.trail[-1].metadata
+  """Describes the run, and the weights of groups where they differ."""
+  domain = search.ready.search.domain
+  metadata = search.ready.trail[-1].metadata
   leaves = metadata.leaves["params"].values()
   count = sum(math.prod(leaf["shape"]) for leaf in leaves)
   kinds = sorted({device.device_kind for device in jax.devices()})
-  groups = {
-    f"weights of {name}": ", ".join(
-      f"{step}: {w:.3f}" for step, w in zip(domain.steps, weights_K)
-    )
-    for name, weights_K in zip(
-      domain.groups.names_G, domain.weights(search.best.params)
-    )
-  }
+  groups = {}
+  weights_GxK = domain.weights(search.best.params)
+  for name, weights_K in zip(domain.groups.names_G, weights_GxK):
+    told = (f"{step}: {w:.3f}" for step, w in zip(domain.steps, weights_K))
+    groups[f"weights of {name}"] = ", ".join(told)
   return {
-    "corpus": search.corpus,
+    "corpus": search.losses.items.source,
     "vocabulary": f"{metadata.model['vocab_size']:,} tokens",
     "parameters": f"{count:,}",
     "run": metadata.run_id or "not known",
-    "merged checkpoint": presentable(str(search.merged)),
+    "merged checkpoint": presentable(str(search.ready.output)),
     **(groups if len(groups) > 1 else {}),
     "devices": f"{jax.device_count()} x {', '.join(kinds)}",
     **versions(),

@@ -78,7 +78,7 @@ _MORE_MARKS = (("X", VERMILION), ("p", "#6A3D9A"), ("h", GREY), ("d", BLUE))
 
 
 def marks(trials: Sequence[Trial]) -> dict[str, Mark]:
-  """How to draw whom the trials of a search name, in the legend's order."""
+  """Gives each asker that trials name its look, in the legend's order."""
   named = {t.asked_by for t in trials}.union(*(t.odds for t in trials))
   more = zip(sorted(named - _MARKS.keys()), itertools.cycle(_MORE_MARKS))
   known = {name: mark for name, mark in _MARKS.items() if name in named}
@@ -156,11 +156,7 @@ def spread(
   Least squares under y[i+1] - y[i] >= gap is isotonic regression of
   wanted[i] - i * gap.
 
-  Args:
-    wanted_N: positions wanted, in any order.
-    gap: least distance; made smaller where N labels do not fit otherwise.
-    low: lowest position allowed.
-    high: highest position allowed.
+  The gap is made smaller where N labels do not fit from low to high otherwise.
   """
   count = len(wanted_N)
   if not count:
@@ -210,17 +206,11 @@ def label_right(axes: Axes, labels: Mapping[str, float]) -> None:
   placed_N = spread(
     np.array(list(labels.values())), (high - low) * 0.06, low, high
   )
-  for (name, y), y_text in zip(labels.items(), placed_N):
-    axes.annotate(
-      name,
-      xy=(1, y),
-      xytext=(1.03, y_text),
-      xycoords=("axes fraction", "data"),
-      textcoords=("axes fraction", "data"),
-      va="center",
-      fontsize=8.5,
-      arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkB": 0},
-    )
+  line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkB": 0}
+  edge = "axes fraction", "data"
+  look: Any = {"va": "center", "fontsize": 8.5, "arrowprops": line}
+  for (name, y), x_y in zip(labels.items(), ((1.03, y) for y in placed_N)):
+    axes.annotate(name, (1, y), x_y, edge, edge, **look)
 
 
 def legend_above(drawing: Figure) -> None:

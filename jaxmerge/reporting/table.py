@@ -1,4 +1,4 @@
-"""What a search has found, in words and as a table, and no more than that."""
+"""Tells in words and in a table no more than a search has found."""
 
 from collections.abc import Mapping
 
@@ -43,14 +43,9 @@ def cells(row: Row) -> tuple[str, ...]:
     mark = "*" if row.is_significant else " "
     stderr = 2 * row.report_delta_stderr
     delta = f"{row.report_delta_vs_last:+.4f} ± {stderr:.4f} {mark}"
-  return (
-    row.name,
-    f"{row.evaluations}",
-    format_weights(row.weights),
-    f"{row.search_loss:.4f}",
-    f"{row.report_loss:.4f}",
-    delta,
-  )
+  losses = f"{row.search_loss:.4f}", f"{row.report_loss:.4f}"
+  weights = format_weights(row.weights)
+  return (row.name, f"{row.evaluations}", weights, *losses, delta)
 
 
 def text_table(results: Results) -> str:
@@ -108,11 +103,8 @@ def runner_up(results: Results) -> str:
   best = min(results.rows, key=lambda row: results.as_loss(row.report_loss))
   if results.as_loss(best.report_loss - merged.report_loss) >= 0:
     return ""
-  name = (
-    f"step {best.steps[0]} alone"
-    if best.is_single
-    else (f"the row {best.name}")
-  )
+  single = best.is_single
+  name = f"step {best.steps[0]} alone" if single else f"the row {best.name}"
   return (
     f"On the report split {name} has a {results.better} {results.noun} than"
     f" the model that the search chose: {best.report_loss:.4f} against"

@@ -1,4 +1,4 @@
-"""How far a merge's weights reach, and the unit points that stand for them.
+"""Bounds of a merge's weights, and the unit points that stand for them.
 
 K checkpoints (oldest first). A unit point v has K entries >= 0 that sum to 1.
 """
@@ -15,7 +15,7 @@ _ROUNDING = 1e-14
 
 
 class Bounds(NamedTuple):
-  """How far the last checkpoint's weight goes: from alpha to 1 + beta.
+  """Bounds of the last checkpoint's weight: from alpha to 1 + beta.
 
   w_k = s v_k - beta / (K - 1) for all but the last, w_last = alpha + s v_last,
   with s = 1 - alpha + beta: the vertices of a unit point give the last
@@ -33,7 +33,6 @@ class Bounds(NamedTuple):
     return 1 + self.beta
 
   def problems(self) -> list[str]:
-    """What is wrong with the two numbers."""
     found = []
     if not 0 <= self.alpha < 1:
       found.append(f"alpha must be in [0, 1), got {self.alpha}")
@@ -42,15 +41,11 @@ class Bounds(NamedTuple):
     return found
 
 
-INSIDE = Bounds()
-
-
 def _check(values: Sequence[float], what: str, lowest: float) -> None:
   if not len(values):
     raise InputError(f"{what} must not be empty")
-  if min(values) < lowest - _TOLERANCE or abs(math.fsum(values) - 1) > (
-    _TOLERANCE
-  ):
+  off = abs(math.fsum(values) - 1)
+  if min(values) < lowest - _TOLERANCE or off > _TOLERANCE:
     raise InputError(
       f"{what} must be >= {lowest:g} and sum to 1, got"
       f" {[float(v) for v in values]}"
@@ -58,19 +53,17 @@ def _check(values: Sequence[float], what: str, lowest: float) -> None:
 
 
 def _shift(count: int, bounds: Bounds) -> tuple[float, float]:
-  """How much the others lose, and s."""
+  """Returns the loss of each of the others, and s."""
   check(bounds.problems())
-  return (
-    bounds.beta / (count - 1) if count > 1 else 0.0,
-    1 - bounds.alpha + bounds.beta,
-  )
+  lost = bounds.beta / (count - 1) if count > 1 else 0.0
+  return lost, 1 - bounds.alpha + bounds.beta
 
 
 def weights_from_unit(unit_K: Sequence[float], bounds: Bounds) -> list[float]:
   """Checkpoint weights of a unit point; a checkpoint alone is exactly that.
 
   Raises:
-    InputError: a reach that is none, or `unit_K` not on the simplex.
+    InputError: impossible bounds, or `unit_K` not on the simplex.
   """
   _check(unit_K, "a unit point", 0.0)
   lost, scale = _shift(len(unit_K), bounds)
@@ -87,7 +80,7 @@ def unit_from_weights(
   """The inverse of weights_from_unit.
 
   Raises:
-    InputError: a reach that is none, or weights that lie outside of it.
+    InputError: impossible bounds, or weights that lie outside of them.
   """
   lost, scale = _shift(len(weights_K), bounds)
   _check(weights_K, "weights", -lost)
@@ -109,5 +102,5 @@ def normalised(unit_K: Sequence[float]) -> list[float]:
 
 
 def is_same(a_K: Sequence[float], b_K: Sequence[float]) -> bool:
-  """Whether two points are equal up to rounding."""
+  """Says whether two points are equal up to rounding."""
   return math.dist(a_K, b_K) <= _TOLERANCE

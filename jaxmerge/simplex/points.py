@@ -77,12 +77,8 @@ def candidates(
     return np.ones((num_points, groups))
   sobol = qmc.Sobol(groups * (num_weights - 1), scramble=True, rng=seed)
   drawn = sobol.random(num_points).reshape(num_points, groups, -1)
-  edges = np.pad(
-    np.sort(drawn, axis=-1),
-    ((0, 0), (0, 0), (1, 1)),
-    constant_values=((0, 0), (0, 0), (0, 1)),
-  )
-  return np.diff(edges, axis=-1).reshape(num_points, -1)
+  gaps = np.diff(np.sort(drawn, axis=-1), axis=-1, prepend=0.0, append=1.0)
+  return gaps.reshape(num_points, -1)
 
 
 def grid(num_weights: int, num_points: int) -> np.ndarray:
@@ -100,12 +96,6 @@ def grid(num_weights: int, num_points: int) -> np.ndarray:
   while math.comb(q + num_weights, num_weights - 1) <= num_points:
     q += 1
   # Stars and bars: K - 1 bars among q + K - 1 places, the gaps count stars.
-  bars = np.array(
-    list(itertools.combinations(range(q + num_weights - 1), num_weights - 1))
-  )
-  edges = np.pad(
-    bars,
-    ((0, 0), (1, 1)),
-    constant_values=((0, 0), (-1, q + num_weights - 1)),
-  )
-  return (np.diff(edges, axis=-1) - 1) / q
+  places = q + num_weights - 1
+  bars = list(itertools.combinations(range(places), num_weights - 1))
+  return (np.diff(bars, axis=-1, prepend=-1, append=places) - 1) / q

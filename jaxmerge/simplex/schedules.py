@@ -19,7 +19,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def of_schedule(schedule: Schedule, count: int) -> list[float]:
-  """What a learning-rate decay over the window would have weighed.
+  """The weights that a learning-rate decay over the window stands for.
 
   WSM (arXiv 2507.17634, theorem 3.1): with d_i = s(i / K), c_i = d_i - d_{i+1}
   and the newest c = d_{K-1}. A linear decay is the uniform mean.

@@ -53,16 +53,7 @@ def train(
   fresh = None
   if not inputs.steps_in(workdir):
     fresh = trainer.start_from(parent) if parent else trainer.random_start(seed)
-  describe = describer(
-    run_id=identity["run_id"],
-    parent=parent.name if parent else "",
-    model=trainer.config.to_dict(),
-    data={**data, "content": identity["content"]},
-    corpus=corpus.identity,
-    tokenizer=corpus.tokenizer,
-    tokens_per_step=plan.tokens_per_step,
-    skipped=corpus.skipped.numbers,
-  )
+  described = _describer(trainer, plan, corpus, identity, parent, data)
   # Whatever can be refused has been before the workdir is taken.
   with (
     run.taken(workdir, identity, corpus.tokenizer) as manager,
@@ -79,19 +70,38 @@ def train(
       stack.enter_context(contextlib.closing(metrics))
       for text in _where(workdir, start, plan.num_steps, metrics.cut):
         progress.note("pretrain", text)
-
     loop.train(
       state,
       trainer.train_step(),
       batches,
       trainer.mesh,
       dataclasses.replace(plan, start=start),
-      save=_saver(manager, batches, describe, metrics),
+      save=_saver(manager, batches, described, metrics),
       validate=validate,
       metrics=metrics,
       progress=progress,
     )
     store.finish(manager)
+
+
+def _describer(
+  trainer: Trainer,
+  plan: loop.Plan,
+  corpus: TokenizedCorpus,
+  identity: Mapping[str, Any],
+  parent: Checkpoint | None,
+  data: Mapping[str, Any],
+) -> Callable[..., Metadata]:
+  return describer(
+    run_id=identity["run_id"],
+    parent=parent.name if parent else "",
+    model=trainer.config.to_dict(),
+    data={**data, "content": identity["content"]},
+    corpus=corpus.identity,
+    tokenizer=corpus.tokenizer,
+    tokens_per_step=plan.tokens_per_step,
+    skipped=corpus.skipped.numbers,
+  )
 
 
 def _saver(

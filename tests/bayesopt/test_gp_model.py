@@ -51,19 +51,19 @@ def _trend(a_NxD, b_MxD):
 
 @pytest.mark.parametrize("groups", [0, 1])
 def test_masked_posterior_and_evidence_equal_numpy(groups):
-  told = _observations()
+  observations = _observations()
 
   def kernel(a, b):
     return _matern(a, b) + (_trend(a, b) if groups else 0.0)
 
   queries_QxD = points.candidates(3, 8, 5)
-  with _on_host(told, groups) as data:
+  with _on_host(observations, groups) as data:
     posterior = model.condition(_THETA, data, groups)
     mean_Q, std_Q = map(np.asarray, model.predict(posterior, queries_QxD))
     evidence = float(posterior.log_marginal_likelihood)
-  known_N = (_THETA.share * told.stderrs_N) ** 2
+  known_N = (_THETA.share * observations.stderrs_N) ** 2
   fitted = _THETA.noise**2 + model._SMALLEST_NOISE_STD**2
-  points_NxD, values_N = told.points_NxD, told.values_N
+  points_NxD, values_N = observations.points_NxD, observations.values_N
   gram = kernel(points_NxD, points_NxD)
   gram += np.diag(known_N + fitted + model._JITTER)
   cross = kernel(queries_QxD, points_NxD)
@@ -119,7 +119,7 @@ def test_covariances_of_slopes_are_finite_differences(groups):
 def test_the_posterior_has_the_slopes_that_it_was_told():
   points_NxD = points.candidates(3, 4, 1)
   gradients_NxD = np.random.default_rng(0).normal(size=(4, 3))
-  told = padding.Observations(
+  observations = padding.Observations(
     points_NxD,
     np.zeros(4),
     np.zeros(4),
@@ -128,7 +128,7 @@ def test_the_posterior_has_the_slopes_that_it_was_told():
   )
   step = 1e-4
   tangents_PxD = pattern_search.tangents(3, 1)
-  with _on_host(told) as data:
+  with _on_host(observations) as data:
     theta = _THETA._replace(noise=1e-4)
     posterior = model.condition(theta, data, 1)
     for point_D, gradient_D in zip(points_NxD, gradients_NxD):
@@ -140,7 +140,7 @@ def test_the_posterior_has_the_slopes_that_it_was_told():
 
 
 def test_a_noisy_slope_is_believed_less():
-  told = padding.Observations(
+  observations = padding.Observations(
     np.eye(3)[:1],
     np.zeros(1),
     np.zeros(1),
@@ -150,7 +150,7 @@ def test_a_noisy_slope_is_believed_less():
   queries = np.array([[0.8, 0.1, 0.1]])
   means = []
   for stderr in (0.0, 100.0):
-    noisy = told._replace(gradient_stderrs_N=np.array([stderr]))
+    noisy = observations._replace(gradient_stderrs_N=np.array([stderr]))
     with _on_host(noisy) as data:
       posterior = model.condition(_THETA, data, 1)
       means.append(float(model.predict(posterior, queries)[0][0]))
@@ -158,11 +158,11 @@ def test_a_noisy_slope_is_believed_less():
 
 
 def test_the_jitter_ladder_gives_a_number_where_factoring_fails():
-  told = padding.Observations(
+  observations = padding.Observations(
     np.tile(np.eye(3)[:1], (12, 1)), np.linspace(0, 1, 12), np.zeros(12)
   )
   theta = _THETA._replace(amplitude=1e3, noise=0.0)
-  with _on_host(told) as data:
+  with _on_host(observations) as data:
     bare = model.condition(theta, data, 1)
     safe = model.condition_safely(theta, data, 1)
     mean, std = model.predict(safe, np.eye(3))
@@ -187,8 +187,8 @@ def test_draws_have_the_mean_and_the_covariance_of_the_posterior():
 def test_lengthscales_follow_what_matters():
   grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 5)] * 2), -1).reshape(-1, 2)
   values_N = np.sin(6 * grid[:, 0])  # the second coordinate does not matter
-  told = padding.Observations(grid, values_N, np.zeros(25))
-  padded = padding.pad(told, 0.0, 1.0, pattern_search.tangents(2, 0))
+  observations = padding.Observations(grid, values_N, np.zeros(25))
+  padded = padding.pad(observations, 0.0, 1.0, pattern_search.tangents(2, 0))
   fit = jax.jit(model.fit, static_argnums=(1, 2))
   with float64_on_host() as device:
     theta = fit(jax.device_put(padded, device), 2, 0)

@@ -345,7 +345,7 @@ def test_leases_are_renewed_until_the_evaluation_ends(tmp_path, monkeypatch):
   study = _open(tmp_path / "journal", 2)
 
   def renewed_at(number):
-    return leases._leases(study.trials[number])[0].renewed_at
+    return leases._leases(study.trials[number])[0]["renewed_at"]
 
   def objective(number, params):
     first, patience = renewed_at(number), time.monotonic() + 20
@@ -359,7 +359,7 @@ def test_leases_are_renewed_until_the_evaluation_ends(tmp_path, monkeypatch):
     run_study(study, objective, num_trials=2)
   assert "lease-heartbeat" not in [t.name for t in threading.enumerate()]
   # Nobody alive holds the trial that raised.
-  assert [x.withdrawn for x in leases._leases(study.trials[1])] == [True]
+  assert [x["withdrawn"] for x in leases._leases(study.trials[1])] == [True]
 
 
 def test_a_lease_that_cannot_be_renewed_costs_no_evaluation(

@@ -42,8 +42,8 @@ def test_twelve_suggestions_compile_once():
 def test_figures_compile_once():
   surrogate._posterior.clear_cache()
   for num_points in range(5, 17):
-    told = surrogate.Observations(*_data(num_points))
-    surrogate.posterior(told, np.eye(3)[: num_points % 3 + 1])
+    observations = surrogate.Observations(*_data(num_points))
+    surrogate.posterior(observations, np.eye(3)[: num_points % 3 + 1])
   assert surrogate._posterior._cache_size() == 1
 
 
@@ -73,10 +73,10 @@ def test_one_or_two_points_are_enough(num_points):
 
 def test_posterior_is_in_original_units_and_follows_the_data():
   points_NxD, values_N, stderrs_N = _data(12, scale=100.0, shift=7.0)
-  told = surrogate.Observations(points_NxD, values_N, stderrs_N)
-  mean_M, std_M = surrogate.posterior(told, points_NxD)
+  observations = surrogate.Observations(points_NxD, values_N, stderrs_N)
+  mean_M, std_M = surrogate.posterior(observations, points_NxD)
   np.testing.assert_allclose(mean_M, values_N, atol=0.2 * np.std(values_N))
-  few = surrogate.Observations(*(array[:3] for array in told[:3]))
+  few = surrogate.Observations(*(array[:3] for array in observations[:3]))
   far_mean, far_std = surrogate.posterior(few, np.eye(3))
   assert far_std.min() > std_M.max()
   assert mean_M.dtype == far_mean.dtype == np.float64
@@ -86,8 +86,10 @@ def test_known_noise_loosens_the_fit():
   points_NxD, values_N, _ = _data(12)
   misses = []
   for stderr in (0.0, 10 * np.std(values_N)):
-    told = surrogate.Observations(points_NxD, values_N, np.full(12, stderr))
-    mean_M, _ = surrogate.posterior(told, points_NxD)
+    observations = surrogate.Observations(
+      points_NxD, values_N, np.full(12, stderr)
+    )
+    mean_M, _ = surrogate.posterior(observations, points_NxD)
     misses.append(np.abs(mean_M - values_N).max())
   assert misses[1] > 5 * misses[0]
 
@@ -215,9 +217,9 @@ def test_slopes_place_the_optimum_that_values_alone_do_not():
     gradients_NxD=-2 * (points_NxD - best_D), gradient_stderrs_N=np.zeros(3)
   )
   misses = []
-  for told in (plain, slopes):
+  for observations in (plain, slopes):
     found = surrogate.suggest(
-      told,
+      observations,
       np.eye(3)[:1],
       candidates(3, 64, 0),
       acquisitions=("ei",),
@@ -231,10 +233,12 @@ def test_slopes_place_the_optimum_that_values_alone_do_not():
 def test_a_gradient_that_is_not_known_is_left_out():
   points_NxD, values_N, stderrs_N = _data(6)
   nothing = np.full((6, 3), np.nan)
-  told = surrogate.Observations(points_NxD, values_N, stderrs_N)
-  mean_M, std_M = surrogate.posterior(told, np.eye(3))
+  observations = surrogate.Observations(points_NxD, values_N, stderrs_N)
+  mean_M, std_M = surrogate.posterior(observations, np.eye(3))
   also_M, also_std_M = surrogate.posterior(
-    told._replace(gradients_NxD=nothing, gradient_stderrs_N=np.zeros(6)),
+    observations._replace(
+      gradients_NxD=nothing, gradient_stderrs_N=np.zeros(6)
+    ),
     np.eye(3),
   )
   np.testing.assert_allclose(also_M, mean_M, atol=1e-4)

@@ -16,7 +16,7 @@ from jaxmerge.evaluation.evaluator import EVALUATORS
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
-from jaxmerge.merging.resident import TreesOnDevices
+from jaxmerge.merging.resident import Trees
 from tests.evaluation.test_objective import _heldout, _setting, _trees
 from tests.helpers import Telling, config_of, quiet
 from tests.test_extending import write_files
@@ -111,7 +111,7 @@ def _trials(folder, direction):
   folder.mkdir()
   merged, domain = _setting(3, batch_size=1)
   if direction == "maximize":
-    trees = TreesOnDevices(_trees(3))
+    trees = Trees(_trees(3))
     merged = MergedLoss(trees, _Negated(), domain.groups)
   method = SEARCH_METHODS["gp_hedge"]
   knobs = method.knobs(acquisitions=("ei", "ucb"))

@@ -14,6 +14,7 @@ from jaxmerge.checkpoints import model_inputs
 from jaxmerge.checkpoints.inputs import check_comparable, open_inputs
 from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.held_out_splits import open_scorer, tokenizer_of
 from jaxmerge.files import write_json
 from jaxmerge.formats.lazy_tensors import leaves_of
@@ -94,13 +95,8 @@ def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
   assert tokenizer_of(alone).content == BAICHUAN
   assert alone.tokenizer_hash != metadata.tokenizer_hash
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
-  scorer = open_scorer(
-    alone,
-    mesh,
-    batch_size=8,
-    allow_unrelated=True,
-    progress=lambda text: None,
-  )
+  setting = Setting(alone, mesh, 8, allow_unrelated=True)
+  scorer = open_scorer(setting, lambda text: None)
   assert scorer.corpus.tokenizer.bytes_per_token_V.shape == (400,)
   assert scorer.corpus.splits["search"].end_of_text == 2
 

@@ -12,11 +12,11 @@ from jaxmerge.data.heldout import HeldOut
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import statistics, weight_search
 from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.evaluation.objective import Domain, MergedLoss, make_objective
+from jaxmerge.evaluation.objective import Domain, MergedLoss, Objective
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.merging.groups import layer_groups, one_group
-from jaxmerge.merging.resident import TreesOnDevices
+from jaxmerge.merging.resident import Trees
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.simplex.bounds import Bounds
@@ -63,7 +63,7 @@ INSIDE = Bounds()
 def _setting(count, bands=0, bounds=INSIDE, batch_size=8):
   trees = _trees(count)
   groups = layer_groups(trees[0], bands) if bands else one_group(trees[0])
-  merged = MergedLoss(TreesOnDevices(trees), _heldout(batch_size), groups)
+  merged = MergedLoss(Trees(trees), _heldout(batch_size), groups)
   return merged, Domain(STEPS[:count], groups, bounds)
 
 
@@ -77,7 +77,7 @@ def _params(domain, *rows):
 
 def test_the_objective_merges_scores_and_pairs():
   merged, domain = _setting(2, bounds=Bounds(0.5))
-  objective = make_objective(merged, domain)
+  objective = Objective(merged, domain)
   last = objective(0, _params(domain, [0.0, 1.0]))
   assert last.value == merged.last.mean
   assert last.stderr == 0.0
@@ -127,12 +127,12 @@ def _at(tree, keys):
 def test_gradients_are_finite_differences(count, bands):
   bounds = Bounds(0.1, 0.2)
   merged, domain = _setting(count, bands, bounds)
-  objective = make_objective(merged, domain, use_gradients=True)
+  objective = Objective(merged, domain, use_gradients=True)
   groups = len(domain.groups.names_G)
   rng = np.random.default_rng(1)
   rows = rng.dirichlet(np.ones(count), groups)
   found = objective(0, _params(domain, *rows))
-  plain = make_objective(merged, domain)(0, _params(domain, *rows))
+  plain = Objective(merged, domain)(0, _params(domain, *rows))
   assert found.value == pytest.approx(plain.value, rel=1e-5)
   assert found.attrs[GRADIENT_STDERR] > 0
   gradient = found.attrs[GRADIENT]
@@ -154,7 +154,7 @@ def test_gradients_are_finite_differences(count, bands):
 
 def test_a_pairs_slope_has_the_error_of_its_sequences():
   merged, domain = _setting(2)
-  objective = make_objective(merged, domain, use_gradients=True)
+  objective = Objective(merged, domain, use_gradients=True)
   found = objective(0, _params(domain, [0.4, 0.6]))
   step = 1e-2
   ahead, behind = (
@@ -168,7 +168,7 @@ def test_a_pairs_slope_has_the_error_of_its_sequences():
 
 def test_at_the_last_checkpoint_a_slope_has_an_error_too():
   merged, domain = _setting(3)
-  objective = make_objective(merged, domain, use_gradients=True)
+  objective = Objective(merged, domain, use_gradients=True)
   found = objective(0, _params(domain, [0.0, 0.0, 1.0]))
   assert found.value == pytest.approx(merged.last.mean, rel=1e-6)
   assert found.attrs[GRADIENT_STDERR] > 0
@@ -179,7 +179,7 @@ def test_a_beaten_trial_is_stopped_and_estimated():
   losses = [merged.score([w]).mean for w in ([1, 0], [0, 1])]
   better, worse = np.eye(2)[np.argsort(losses)].tolist()
   best = _params(domain, better)
-  objective = make_objective(merged, domain, incumbent=lambda: best)
+  objective = Objective(merged, domain, incumbent=lambda: best)
   whole = merged.score([worse])
   # What is scored again for the comparison has been paid for by its trial.
   first = objective(1, _params(domain, worse))
@@ -220,7 +220,7 @@ def test_a_stopped_trial_pays_for_no_gradient():
   merged, domain = _setting(2, batch_size=2)
   losses = [merged.score([w]).mean for w in ([1, 0], [0, 1])]
   better, worse = np.eye(2)[np.argsort(losses)].tolist()
-  objective = make_objective(
+  objective = Objective(
     merged,
     domain,
     use_gradients=True,
@@ -233,7 +233,7 @@ def test_a_stopped_trial_pays_for_no_gradient():
 def test_derivatives_are_paid_for_as_forward_passes():
   for count, passes in ((2, 3), (3, 6)):
     merged, domain = _setting(count)
-    objective = make_objective(merged, domain, use_gradients=True)
+    objective = Objective(merged, domain, use_gradients=True)
     row = [1 / count] * count
     found = objective(1, _params(domain, row))
     assert found.tokens == passes * merged.last.weights_N.sum()
@@ -242,8 +242,8 @@ def test_derivatives_are_paid_for_as_forward_passes():
 def test_trees_with_a_nan_have_no_derivative():
   merged, domain = _setting(3)
   merged.check_differentiable(domain.steps)
-  broken = jax.tree.map(lambda x: x * np.nan, merged._trees[1])
-  merged._trees = [merged._trees[0], broken, merged._trees[2]]
+  broken = jax.tree.map(lambda x: x * np.nan, merged.trees[1])
+  merged.trees = [merged.trees[0], broken, merged.trees[2]]
   with pytest.raises(InputError, match="step 20 has parameters that are not"):
     merged.check_differentiable(domain.steps)
 

@@ -57,7 +57,7 @@ def test_the_fingerprint_of_gp_hedge_is_as_before_there_were_others():
     "alpha": 0.0,
     "beta": 0.0,
     "groups": [""],
-    "acquisitions": ["ei", "pi", "ucb", "thompson"],
+    "acquisitions": ["ei", "pi", "ucb"],
     "use_gradients": False,
     "initial_weights": [],
   }

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxmerge.errors import InputError
-from jaxmerge.merging.per_tensor import merge_trees
 from tests.merging.fixtures import stacked, unstacked
+from tests.merging.in_memory import merge_trees
 
 
 def _numpy_slerp(a, b, t):

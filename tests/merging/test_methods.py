@@ -10,8 +10,8 @@ from jaxmerge.errors import InputError
 from jaxmerge.merging import method as methods
 from jaxmerge.merging.config import MergeConfig
 from jaxmerge.merging.method import METHODS
-from jaxmerge.merging.per_tensor import merge_trees
 from tests.helpers import ROOT
+from tests.merging.in_memory import merge_trees
 
 
 def _problems(name, count, weights=(), **changes):

@@ -23,11 +23,11 @@ from jaxmerge.formats.records.metadata import (
 from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.method import METHODS, average_weights
-from jaxmerge.merging.per_tensor import merge_trees
 from jaxmerge.parallel.rules import named_leaves
 from tests.helpers import Telling, contents
 from tests.merging import fixtures
 from tests.merging.fixtures import assert_same_bytes, hugging_face, loaded
+from tests.merging.in_memory import merge_trees
 
 STREAMED = [name for name, method in METHODS.items() if not method.data]
 TOLERANCE = {"float32": 2e-6, "bfloat16": 2**-7, "float16": 2**-10}

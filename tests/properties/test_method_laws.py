@@ -12,7 +12,8 @@ from hypothesis import given
 
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.method import METHODS, average_weights
-from jaxmerge.merging.per_tensor import merge_tensors, merge_trees
+from jaxmerge.merging.per_tensor import merge_tensors
+from tests.merging.in_memory import merge_trees
 from tests.properties import random_trees
 from tests.properties.random_trees import SEEDS, assert_close
 

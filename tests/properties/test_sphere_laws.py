@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmerge.merging.per_tensor import merge_trees
+from tests.merging.in_memory import merge_trees
 from tests.properties import random_trees
 from tests.properties.random_trees import SEEDS, assert_close, laws
 

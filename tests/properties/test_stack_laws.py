@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxmerge.merging.average import grouped_average, weighted_average
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.methods.fisher import fisher_average
-from jaxmerge.merging.per_tensor import merge_trees
+from tests.merging.in_memory import merge_trees
 from tests.properties import random_trees
 from tests.properties.random_trees import laws, shares, trees
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxmerge.errors import InputError
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.methods.fisher import fisher_average
-from jaxmerge.merging.per_tensor import merge_trees
+from tests.merging.in_memory import merge_trees
 from tests.properties import random_trees
 from tests.properties.random_trees import SEEDS, assert_close, laws
 

@@ -1,8 +1,7 @@
 """Acquisition functions of a Gaussian posterior, in maximisation form.
 
-Q queries. Targets are standardised, so `xi` is in units of their standard
-deviation and `kappa` in posterior standard deviations. Everything here is a
-pure function of arrays and can be jitted.
+Q queries; `best` is the value to improve on. Everything here is a pure function
+of arrays and can be jitted.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from jax.scipy.stats import norm
 
 from jaxmerge.registry import Registry
 
-XI = 0.0
 KAPPA = 1.96
 
 # Below this z the direct form of h(z) loses digits; two dozen terms of the
@@ -43,52 +41,36 @@ def _log_h(z: Array) -> Array:
   return jnp.where(is_tail, tail, body)
 
 
-def _safe_std(std: Array) -> Array:
-  return jnp.where(std > 0, std, 1.0)
-
-
 def log_expected_improvement(
-  mean_Q: Array, std_Q: Array, best: Array | float, xi: float = XI
+  mean_Q: Array, std_Q: Array, best: Array | float
 ) -> Array:
-  """log EI, -inf where std is 0 (Ament et al. 2023, arXiv 2310.20708)."""
-  safe_std_Q = _safe_std(std_Q)
-  z_Q = (mean_Q - best - xi) / safe_std_Q
-  return jnp.where(std_Q > 0, jnp.log(safe_std_Q) + _log_h(z_Q), -jnp.inf)
+  """log EI, -inf where std is 0 (Ament et al. 2023, arXiv 2310.20708).
 
-
-def expected_improvement(
-  mean_Q: Array, std_Q: Array, best: Array | float, xi: float = XI
-) -> Array:
-  """EI = (mean - best - xi) Phi(z) + std phi(z), and 0 where std is 0."""
-  return jnp.exp(log_expected_improvement(mean_Q, std_Q, best, xi))
+  EI = (mean - best) Phi(z) + std phi(z), with z = (mean - best) / std.
+  """
+  safe_std_Q = jnp.where(std_Q > 0, std_Q, 1.0)
+  log_h_Q = _log_h((mean_Q - best) / safe_std_Q)
+  return jnp.where(std_Q > 0, jnp.log(safe_std_Q) + log_h_Q, -jnp.inf)
 
 
 def log_probability_of_improvement(
-  mean_Q: Array, std_Q: Array, best: Array | float, xi: float = XI
+  mean_Q: Array, std_Q: Array, best: Array | float
 ) -> Array:
-  """log PI: it orders points that PI itself rounds to zero."""
-  safe_std_Q = _safe_std(std_Q)
-  return jnp.where(
-    std_Q > 0, log_ndtr((mean_Q - best - xi) / safe_std_Q), -jnp.inf
-  )
-
-
-def probability_of_improvement(
-  mean_Q: Array, std_Q: Array, best: Array | float, xi: float = XI
-) -> Array:
-  """PI = Phi((mean - best - xi) / std), and 0 where std is 0."""
-  return jnp.exp(log_probability_of_improvement(mean_Q, std_Q, best, xi))
+  """log Phi(z), -inf where std is 0: it orders points whose PI rounds to 0."""
+  z_Q = (mean_Q - best) / jnp.where(std_Q > 0, std_Q, 1.0)
+  return jnp.where(std_Q > 0, log_ndtr(z_Q), -jnp.inf)
 
 
 def upper_confidence_bound(
-  mean_Q: Array, std_Q: Array, kappa: float = KAPPA
+  mean_Q: Array, std_Q: Array, best: Array | float = 0.0
 ) -> Array:
-  """UCB = mean + kappa std."""
-  return mean_Q + kappa * std_Q
+  """UCB = mean + kappa std, whatever the best is."""
+  del best
+  return mean_Q + KAPPA * std_Q
 
 
 class Acquisition(NamedTuple):
-  """What GP-Hedge must know of an acquisition.
+  """One acquisition of GP-Hedge's portfolio.
 
   Attributes:
     name: in a config.
@@ -105,18 +87,14 @@ class Acquisition(NamedTuple):
 
 ACQUISITIONS: Registry[Acquisition] = Registry("acquisition")
 # Monotone in EI, PI and UCB, never flat.
-for _acquisition in (
-  Acquisition(
-    "ei", "log expected improvement (2310.20708)", log_expected_improvement
-  ),
-  Acquisition(
-    "pi", "log probability of improvement", log_probability_of_improvement
-  ),
-  Acquisition(
+for _name, _summary, _utility in (
+  ("ei", "log expected improvement (2310.20708)", log_expected_improvement),
+  ("pi", "log probability of improvement", log_probability_of_improvement),
+  (
     "ucb",
     f"upper confidence bound, kappa {KAPPA}",
-    lambda mean_Q, std_Q, best: upper_confidence_bound(mean_Q, std_Q),
+    upper_confidence_bound,
   ),
-  Acquisition("thompson", "one joint draw (Thompson 1933)", None),
+  ("thompson", "one joint draw (Thompson 1933)", None),
 ):
-  ACQUISITIONS.register(_acquisition)
+  ACQUISITIONS.register(Acquisition(_name, _summary, _utility))

@@ -1,4 +1,4 @@
-"""The Gaussian process itself; the only user of GPJax.
+"""The Gaussian process; the only user of GPJax.
 
 N rows (padded to a power of two), D coordinates, G simplices (0: a box), Q
 queries, S starts, T hyperparameters. Everything here can be jitted.
@@ -9,6 +9,7 @@ where gradients are used, the direction (D columns, zero for a value).
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,26 +25,21 @@ _SMALLEST_NOISE_STD = 1e-6
 _LADDER = (0.0, 1e-8, 1e-6, 1e-4, 1e-2)
 
 
-class _Prior(NamedTuple):
-  """Log-normal: the median and the standard deviation of the logarithm."""
-
-  median: float
-  spread: float
-
-
-# In units of a simplex's diameter (of the box's) and of the targets' standard
+# Log-normal priors: the median, and the standard deviation of the logarithm. In
+# units of a simplex's diameter (of the box's) and of the targets' standard
 # deviation. They keep three points from being explained by noise alone or by
 # one wiggle per point.
-_LENGTHSCALE = _Prior(0.7, 0.8)
-_AMPLITUDE = _Prior(0.5, 0.8)
-_TREND = _Prior(1.0, 1.0)
-_NOISE = _Prior(0.001, 1.5)
-# Of a trial's known standard error, what is not shared with its neighbours:
-# they are scored on the same sequences.
-_SHARE = _Prior(0.3, 1.0)
+_PRIORS = (
+  (0.7, 0.8),  # lengthscale
+  (0.5, 0.8),  # amplitude
+  (1.0, 1.0),  # trend
+  (0.001, 1.5),  # noise
+  # Of a trial's known standard error, what is not shared with its neighbours:
+  # they are scored on the same sequences.
+  (0.3, 1.0),
+)
 # How far the logarithms of single lengthscales stray from the common one.
 _ARD_SPREAD = 0.3
-_COMMON = (_LENGTHSCALE, _AMPLITUDE, _TREND, _NOISE, _SHARE)
 # Starts of the fit, as offsets from the medians in prior standard deviations.
 _STARTS = (
   (0.0, 0.0, 0.0, 0.0, 0.0),
@@ -55,7 +51,7 @@ _LINE_SEARCH_STEPS = 12
 
 
 class Hyperparameters(NamedTuple):
-  """Of one process, in standardised units.
+  """Hyperparameters of one Gaussian process, in standardised units.
 
   Attributes:
     lengthscales_D: of the Matern-5/2 kernel, one a coordinate (ARD).
@@ -90,12 +86,12 @@ def hyperparameters(
   """From whitened numbers: 0 is the prior's median, 1 one spread above it."""
   diameter = np.sqrt(2.0 if groups else dimension)
   lengthscale, *others = (
-    jnp.exp(jnp.log(prior.median) + prior.spread * unit_T[i])
-    for i, prior in enumerate(_COMMON)
+    jnp.exp(jnp.log(median) + spread * unit_T[i])
+    for i, (median, spread) in enumerate(_PRIORS)
   )
   own_D = jnp.zeros(dimension)
   if _has_ard(dimension, groups):
-    own_D = _ARD_SPREAD * unit_T[len(_COMMON) :]
+    own_D = _ARD_SPREAD * unit_T[len(_PRIORS) :]
   lengthscales_D = lengthscale * diameter * jnp.exp(own_D)
   return Hyperparameters(lengthscales_D, *others)
 
@@ -148,7 +144,7 @@ def _kernels() -> Any:
       return gpx.parameters.val(self.variance) * _matern(u)
 
   class WithSlopes(kernel):
-    """Covariance of values and slopes of a process (Rasmussen and Williams
+    """Covariance of values and slopes (Rasmussen and Williams
     2006, equation 9.1), by differentiating the kernel of its values.
     """
 
@@ -206,13 +202,9 @@ def _kernel(theta: Hyperparameters, groups: int, width: int) -> Any:
 def condition(
   theta: Hyperparameters, data: Padded, groups: int, extra: Array | float = 0.0
 ) -> Any:
-  """GPJax's exact posterior of the masked rows.
+  """GPJax's exact posterior of standardised rows, masked.
 
-  Args:
-    theta: hyperparameters.
-    data: standardised.
-    groups: number of simplices, 0 for a box.
-    extra: variance added to every row.
+  `groups` simplices (0: a box); `extra` variance is added to every row.
   """
   gpx = gpjax()
   dimension = theta.lengthscales_D.shape[0]
@@ -235,17 +227,23 @@ def condition(
   return (prior * likelihood).condition(train)
 
 
+def _lowest_finite(rungs: Array, function: Callable[[Array], Array]) -> Array:
+  """The first rung at which a function is all finite, else the last."""
+
+  def is_broken(i: Array) -> Array:
+    finite = jnp.all(jnp.isfinite(function(rungs[i])))
+    return ~finite & (i < len(rungs) - 1)
+
+  return rungs[jax.lax.while_loop(is_broken, lambda i: i + 1, jnp.asarray(0))]
+
+
 def condition_safely(theta: Hyperparameters, data: Padded, groups: int) -> Any:
   """The posterior at the lowest rung of the jitter ladder that is finite."""
-  ladder = jnp.asarray(_LADDER)
-
-  def is_broken(rung: Array) -> Array:
-    posterior = condition(theta, data, groups, ladder[rung])
-    finite = jnp.isfinite(posterior.log_marginal_likelihood)
-    return ~finite & (rung < len(_LADDER) - 1)
-
-  rung = jax.lax.while_loop(is_broken, lambda r: r + 1, jnp.asarray(0))
-  return condition(theta, data, groups, ladder[rung])
+  extra = _lowest_finite(
+    jnp.asarray(_LADDER),
+    lambda extra: condition(theta, data, groups, extra).log_marginal_likelihood,
+  )
+  return condition(theta, data, groups, extra)
 
 
 def fit(data: Padded, dimension: int, groups: int) -> Hyperparameters:
@@ -274,7 +272,7 @@ def fit(data: Padded, dimension: int, groups: int) -> Hyperparameters:
   units_SxT, losses_S = jax.vmap(descend)(starts_SxT)
   losses_S = jnp.where(jnp.isfinite(losses_S), losses_S, jnp.inf)
   best_T = units_SxT[jnp.argmin(losses_S)]
-  # No start converged: the prior medians are still a usable process.
+  # No start converged: the prior medians are still usable.
   best_T = jnp.where(jnp.all(jnp.isfinite(best_T)), best_T, 0.0)
   return hyperparameters(best_T, dimension, groups)
 
@@ -305,10 +303,8 @@ def draw(posterior: Any, queries_QxD: Array, normals_Q: Array) -> Array:
   rungs = jnp.asarray((1e-9, 1e-7, 1e-5, 1e-3)) * scale
   eye = jnp.eye(len(normals_Q))
 
-  def is_broken(rung: Array) -> Array:
-    factor = jnp.linalg.cholesky(covariance + rungs[rung] * eye)
-    return ~jnp.all(jnp.isfinite(factor)) & (rung < len(rungs) - 1)
+  def factor(extra: Array) -> Array:
+    return jnp.linalg.cholesky(covariance + extra * eye)
 
-  rung = jax.lax.while_loop(is_broken, lambda r: r + 1, jnp.asarray(0))
-  factor = jnp.linalg.cholesky(covariance + rungs[rung] * eye)
-  return predictive.mean + factor @ normals_Q
+  lower = factor(_lowest_finite(rungs, factor))
+  return predictive.mean + lower @ normals_Q

@@ -1,7 +1,7 @@
 """Trials as arrays of a few fixed sizes, so that nothing compiles per trial.
 
 N points, D coordinates, P directions of slopes; R rows, padded to a power of
-two; E columns of a row (process.py says which).
+two; E columns of a row (model.py says which).
 """
 
 from typing import Any, NamedTuple
@@ -15,16 +15,14 @@ MOST_ROWS = 128
 
 
 class Observations(NamedTuple):
-  """Everything known so far, in original units and maximisation sign.
+  """Everything known so far, in original units; larger scores are better.
 
   Attributes:
     points_NxD: coordinates, on simplices or in the unit box.
-    values_N: scores, larger is better.
+    values_N: scores.
     stderrs_N: known standard error of each score, 0 where exact.
-    gradients_NxD: d score / d coordinate, NaN where not known; None: gradients
-      are not used.
-    gradient_stderrs_N: known standard error of a gradient's slope along a
-      direction of length one.
+    gradients_NxD: d score / d coordinate, NaN where not known; None: not used.
+    gradient_stderrs_N: of a slope along a direction of length one.
     pending_MxD: points that are being evaluated.
   """
 
@@ -82,7 +80,7 @@ def standardisation(
 def _with_slopes(
   known: Observations, num_values: int, num_slopes: int
 ) -> np.ndarray:
-  """Whose slopes are told: of the best trials, as many as rows allow."""
+  """The trials whose slopes are used: the best, as many as rows allow."""
   assert known.gradients_NxD is not None
   has_N = np.isfinite(known.gradients_NxD).all(axis=1)
   most = max((MOST_ROWS - num_values) // num_slopes, 1)
@@ -102,45 +100,42 @@ def pad(
 
   Args:
     observations: of which the gradients, if any, become slopes.
-    centre: of the values.
-    scale: of the values.
+    centre, scale: of the values.
     directions_PxD: of the slopes.
   """
   known = observations
   points_NxD = np.asarray(known.points_NxD, np.float64)
-  dimension = points_NxD.shape[1]
+  num_points, dimension = points_NxD.shape
   pending_MxD = known.pending_MxD
   if pending_MxD is None:
     pending_MxD = np.zeros((0, dimension))
-  rows = [np.concatenate([points_NxD, pending_MxD])]
-  values = [(known.values_N - centre) / scale, np.zeros(len(pending_MxD))]
-  noise = [(known.stderrs_N / scale) ** 2, np.zeros(len(pending_MxD))]
-  along = [np.zeros_like(rows[0])]
+  unknown_M = np.zeros(len(pending_MxD))
+  points = [points_NxD, pending_MxD]
+  values = [(known.values_N - centre) / scale, unknown_M]
+  noise = [(known.stderrs_N / scale) ** 2, unknown_M]
+  num_values = num_points + len(pending_MxD)
+  rest = [np.ones((num_values, 1))]
   if known.gradients_NxD is not None:
     assert known.gradient_stderrs_N is not None
-    has_N = _with_slopes(known, len(rows[0]), len(directions_PxD))
+    num_slopes = len(directions_PxD)
+    has_N = _with_slopes(known, num_values, num_slopes)
+    points.append(np.repeat(points_NxD[has_N], num_slopes, axis=0))
+    along = np.tile(directions_PxD, (int(has_N.sum()), 1))
+    along_RxD = np.concatenate([np.zeros((num_values, dimension)), along])
+    rest = [np.ones((len(along_RxD), 1)), along_RxD]
     slopes_NxP = known.gradients_NxD[has_N] @ directions_PxD.T / scale
+    values.append(slopes_NxP.ravel())
     stderrs_N = known.gradient_stderrs_N[has_N] / scale
     lengths_P = np.linalg.norm(directions_PxD, axis=1)
-    rows.append(np.repeat(points_NxD[has_N], len(directions_PxD), axis=0))
-    along.append(np.tile(directions_PxD, (int(has_N.sum()), 1)))
-    values.append(slopes_NxP.ravel())
     noise.append((stderrs_N[:, None] * lengths_P).ravel() ** 2)
-  all_RxD = np.concatenate(rows)
-  bucket = bucket_size(len(all_RxD))
-  width = dimension + 1 if len(rows) == 1 else 2 * dimension + 1
-  padded = Padded(
-    np.zeros((bucket, width)),
-    np.zeros(bucket),
-    np.ones(bucket),
-    np.zeros(bucket),
+  rows_RxE = np.hstack([np.concatenate(points), *rest])
+  bucket = bucket_size(len(rows_RxE))
+  padding = (0, bucket - len(rows_RxE))
+  pending_R = np.zeros(bucket)
+  pending_R[num_points:num_values] = 1.0
+  return Padded(
+    np.pad(rows_RxE, (padding, (0, 0))),
+    np.pad(np.concatenate(values), padding),
+    np.pad(np.concatenate(noise), padding, constant_values=1.0),
+    pending_R,
   )
-  count = len(all_RxD)
-  padded.rows_NxE[:count, :dimension] = all_RxD
-  padded.rows_NxE[:count, dimension] = 1.0
-  if len(rows) > 1:
-    padded.rows_NxE[:count, dimension + 1 :] = np.concatenate(along)
-  padded.values_N[:count] = np.concatenate(values)
-  padded.noise_N[:count] = np.concatenate(noise)
-  padded.pending_N[len(points_NxD) : len(rows[0])] = 1.0
-  return padded

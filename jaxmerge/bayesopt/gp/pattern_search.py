@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxmerge.simplex import points
 
-_ROUNDS = 24
+ROUNDS = 24
 _RADIUS = 0.1
 # A poll costs a prediction each: 12 weights in 6 groups would take a minute.
 _MOST_DIRECTIONS = 256
@@ -58,11 +58,6 @@ def tangents(dimension: int, groups: int) -> np.ndarray:
   return np.kron(np.eye(groups), edges)
 
 
-def num_polls(num_seeds: int, num_directions: int) -> int:
-  """Points that a climb from so many seeds looks at."""
-  return _ROUNDS * num_seeds * num_directions
-
-
 def climb(
   score: Callable[[Array], Array],
   seeds_JxSxD: Array,
@@ -84,14 +79,12 @@ def climb(
   def step(_: Array, state: _State) -> _State:
     points_JxSxD, scores_JxS, radius_JxS = state
     moves = radius_JxS[..., None, None] * directions_PxD
-    polled = points_JxSxD[:, :, None] + moves
-    polled = points.project(polled, groups)
+    polled = points.project(points_JxSxD[:, :, None] + moves, groups)
     polled_JxSxP = score(polled)
     winner_JxSx1 = jnp.argmax(polled_JxSxP, axis=-1, keepdims=True)
     top_JxS = jnp.take_along_axis(polled_JxSxP, winner_JxSx1, axis=-1)[..., 0]
-    moved_JxSxD = jnp.take_along_axis(polled, winner_JxSx1[..., None], axis=2)[
-      :, :, 0
-    ]
+    moved = jnp.take_along_axis(polled, winner_JxSx1[..., None], axis=2)
+    moved_JxSxD = moved[:, :, 0]
     better_JxS = top_JxS > scores_JxS
     return (
       jnp.where(better_JxS[..., None], moved_JxSxD, points_JxSxD),
@@ -104,6 +97,6 @@ def climb(
     score(seeds_JxSxD[:, :, None])[..., 0],
     jnp.full(seeds_JxSxD.shape[:2], _RADIUS),
   )
-  points_JxSxD, scores_JxS, _ = jax.lax.fori_loop(0, _ROUNDS, step, state)
+  points_JxSxD, scores_JxS, _ = jax.lax.fori_loop(0, ROUNDS, step, state)
   best_J = jnp.argmax(scores_JxS, axis=-1)
   return jnp.take_along_axis(points_JxSxD, best_J[:, None, None], axis=1)[:, 0]

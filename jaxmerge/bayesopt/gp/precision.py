@@ -1,9 +1,8 @@
-"""Where the Gaussian process runs: in float64 on one CPU device and thread."""
+"""Runs the Gaussian process in float64 on one CPU device and thread."""
 
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,12 +18,6 @@ def _libraries() -> threadpoolctl.ThreadpoolController:
   return threadpoolctl.ThreadpoolController()
 
 
-def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-  # OpenBLAS splits a 32 x 32 matrix over its threads, which then wait for each
-  # other: on a busy machine of two cores a suggestion took 0.8 s, not 0.05.
-  return _libraries().limit(limits=1, user_api="blas")
-
-
 @contextlib.contextmanager
 def float64_on_host() -> Iterator[jax.Device]:
   """Float64 on one CPU device, whatever mesh the caller is in.
@@ -36,5 +29,8 @@ def float64_on_host() -> Iterator[jax.Device]:
   # Not jax.devices: in a job of several processes those may be another's.
   device = jax.local_devices(backend="cpu")[0]
   mesh = Mesh(np.array([device]), ("host",), axis_types=(AxisType.Auto,))
-  with _one_blas_thread(), jax.set_mesh(mesh), jax.enable_x64(True):
+  # OpenBLAS splits a 32 x 32 matrix over its threads, which then wait for each
+  # other: on a busy machine of two cores a suggestion took 0.8 s, not 0.05.
+  one_thread = _libraries().limit(limits=1, user_api="blas")
+  with one_thread, jax.set_mesh(mesh), jax.enable_x64(True):
     yield device

@@ -42,25 +42,23 @@ _NUM_NEAR = 64
 
 
 class Suggestion(NamedTuple):
-  """What one fit says, in original units where nothing else is said.
+  """Maximisers and predictions of one fit; NumPy or JAX arrays.
 
   Attributes:
     nominees_JxD: the maximiser of each acquisition.
     rewards_J: standardised posterior mean at each earlier nominee.
-    mean_J: posterior mean at each nominee.
-    std_J: posterior standard deviation at each nominee.
-    mean_C: posterior mean at each candidate.
-    std_C: posterior standard deviation at each candidate.
-    share: of a known standard error that the process takes for noise.
+    mean_J, std_J: of the posterior at each nominee.
+    mean_C, std_C: of the posterior at each candidate.
+    share: of a known standard error that is taken for noise.
   """
 
-  nominees_JxD: np.ndarray
-  rewards_J: np.ndarray
-  mean_J: np.ndarray
-  std_J: np.ndarray
-  mean_C: np.ndarray
-  std_C: np.ndarray
-  share: np.ndarray
+  nominees_JxD: Any
+  rewards_J: Any
+  mean_J: Any
+  std_J: Any
+  mean_C: Any
+  std_C: Any
+  share: Any
 
 
 def _observed(data: Padded, dimension: int) -> Padded:
@@ -106,7 +104,7 @@ def _suggest(
   *,
   acquisitions: tuple[Acquisition, ...],
   groups: int,
-) -> tuple[Array, ...]:
+) -> Suggestion:
   dimension = candidates_CxD.shape[1]
   seen = _observed(data, dimension)
   theta = model.fit(seen, dimension, groups)
@@ -118,25 +116,26 @@ def _suggest(
   # The incumbent is the best posterior mean at a point asked: the best
   # observed score where scores are exact, not its luckiest one where not.
   points_NxD = data.rows_NxE[:, :dimension]
-  is_value_N = (data.rows_NxE[:, dimension] > 0) & ~_is_slope(data, dimension)
+  is_slope_N = jnp.any(data.rows_NxE[:, dimension + 1 :] != 0, axis=1)
+  is_value_N = (data.rows_NxE[:, dimension] > 0) & ~is_slope_N
   mean_N, _ = model.predict(posterior, points_NxD)
   incumbent = jnp.argmax(jnp.where(is_value_N, mean_N, -jnp.inf))
-  best = mean_N[incumbent]
+  incumbent_D = points_NxD[incumbent]
   utilities = [a.utility for a in acquisitions if a.utility is not None]
   nominees: list[Array] = []
   if utilities:
     found_JxD = _climb(
       posterior,
       utilities,
-      best,
-      points_NxD[incumbent],
+      mean_N[incumbent],
+      incumbent_D,
       candidates_CxD,
       directions_PxD,
       groups,
     )
     nominees = list(found_JxD)
   if len(utilities) < len(acquisitions):
-    queries_QxD = _near(points_NxD[incumbent], candidates_CxD)
+    queries_QxD = _near(incumbent_D, candidates_CxD)
     drawn_Q = model.draw(posterior, queries_QxD, normals)
     drawn_D = queries_QxD[jnp.argmax(drawn_Q)]
     for j, a in enumerate(acquisitions):
@@ -144,11 +143,9 @@ def _suggest(
         nominees.insert(j, drawn_D)
   nominees_JxD = jnp.stack(nominees)
   mean_J, std_J = model.predict(conditioned, nominees_JxD)
-  return nominees_JxD, rewards_J, mean_J, std_J, mean_C, std_C, theta.share
-
-
-def _is_slope(data: Padded, dimension: int) -> Array:
-  return jnp.any(data.rows_NxE[:, dimension + 1 :] != 0, axis=1)
+  return Suggestion(
+    nominees_JxD, rewards_J, mean_J, std_J, mean_C, std_C, theta.share
+  )
 
 
 def _climb(
@@ -164,18 +161,16 @@ def _climb(
   mean_C, std_C = model.predict(posterior, candidates_CxD)
   scores_JxC = jnp.stack([u(mean_C, std_C, best) for u in utilities])
   _, top_JxS = jax.lax.top_k(scores_JxC, _NUM_SEEDS)
-  incumbent_JxSxD = jnp.broadcast_to(
-    incumbent_D, (len(utilities), 1, incumbent_D.shape[-1])
-  )
+  shape = (len(utilities), 1, len(incumbent_D))
   seeds_JxSxD = jnp.concatenate(
-    [candidates_CxD[top_JxS], incumbent_JxSxD], axis=1
+    [candidates_CxD[top_JxS], jnp.broadcast_to(incumbent_D, shape)], axis=1
   )
 
   def score(points_JxSxPxD: Array) -> Array:
-    shape = points_JxSxPxD.shape[:-1]
-    queries_QxD = points_JxSxPxD.reshape(-1, incumbent_D.shape[-1])
-    predicted = model.predict(posterior, queries_QxD)
-    mean, std = (a.reshape(shape) for a in predicted)
+    queries_QxD = points_JxSxPxD.reshape(-1, len(incumbent_D))
+    mean_Q, std_Q = model.predict(posterior, queries_QxD)
+    mean = mean_Q.reshape(points_JxSxPxD.shape[:-1])
+    std = std_Q.reshape(mean.shape)
     return jnp.stack(
       [u(mean[j], std[j], best) for j, u in enumerate(utilities)]
     )
@@ -192,11 +187,10 @@ def expected_seconds(
   of 2026 (benchmarks/suggest.py), right within a factor of two or three.
   """
   directions_PxD = pattern_search.directions(dimension, groups)
-  slopes = (
-    len(pattern_search.tangents(dimension, groups)) if use_gradients else 0
-  )
+  tangents_PxD = pattern_search.tangents(dimension, groups)
+  slopes = len(tangents_PxD) if use_gradients else 0
   rows = bucket_size(min(num_trials * (1 + slopes), max(MOST_ROWS, slopes + 1)))
-  polls = pattern_search.num_polls(3 * (_NUM_SEEDS + 1), len(directions_PxD))
+  polls = pattern_search.ROUNDS * 3 * (_NUM_SEEDS + 1) * len(directions_PxD)
   seconds = 0.03 + 5e-9 * polls * rows * dimension
   if use_gradients:
     seconds += 0.5 + 3e-6 * rows**2 * dimension
@@ -214,6 +208,17 @@ def _posterior(
   return model.predict(conditioned, queries_QxD)
 
 
+def _standardised(
+  observations: Observations, groups: int
+) -> tuple[Padded, float, float]:
+  """Padded rows, with the centre and the scale of the values."""
+  model.gpjax()  # never imported inside of the float64 block
+  dimension = observations.points_NxD.shape[1]
+  tangents_PxD = pattern_search.tangents(dimension, groups)
+  centre, scale = standardisation(observations, tangents_PxD)
+  return pad(observations, centre, scale, tangents_PxD), centre, scale
+
+
 def suggest(
   observations: Observations,
   previous_JxD: np.ndarray,
@@ -223,7 +228,7 @@ def suggest(
   groups: int,
   rng: np.random.Generator,
 ) -> Suggestion:
-  """Fits the process and maximises every acquisition.
+  """Fits the Gaussian process and maximises every acquisition.
 
   Args:
     observations: at least one finite score.
@@ -234,26 +239,23 @@ def suggest(
       the unit box.
     rng: of a Thompson draw.
   """
-  model.gpjax()
-  dimension = candidates_CxD.shape[1]
-  tangents_PxD = pattern_search.tangents(dimension, groups)
-  centre, scale = standardisation(observations, tangents_PxD)
+  padded, centre, scale = _standardised(observations, groups)
   near = min(_NUM_NEAR, len(candidates_CxD))
   num_draws = len(candidates_CxD) + len(_SHRINKS) * near
   arrays = (
-    pad(observations, centre, scale, tangents_PxD),
+    padded,
     np.asarray(previous_JxD, np.float64),
     np.asarray(candidates_CxD, np.float64),
-    pattern_search.directions(dimension, groups),
+    pattern_search.directions(candidates_CxD.shape[1], groups),
     rng.normal(size=num_draws),
   )
   with float64_on_host() as device:
-    result = _suggest(
+    found = _suggest(
       *jax.device_put(arrays, device),
       acquisitions=tuple(ACQUISITIONS[name] for name in acquisitions),
       groups=groups,
     )
-    found = Suggestion(*(np.asarray(array) for array in result))
+    found = jax.tree.map(np.asarray, found)
   return found._replace(
     mean_J=centre + scale * found.mean_J,
     std_J=scale * found.std_J,
@@ -267,24 +269,19 @@ def posterior(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Posterior mean and standard deviation at the queries, in original units.
 
-  The process is fitted as for a suggestion; the sign of the values does not
-  matter. Queries are padded too: a figure compiles once.
+  The fit is that of a suggestion; the sign of the values does not matter.
+  Queries are padded too: a figure compiles once.
 
   Args:
     observations: at least one finite score.
     queries_MxD: where to predict.
     groups: as in suggest().
   """
-  model.gpjax()
+  padded, centre, scale = _standardised(observations, groups)
   queries_MxD = np.asarray(queries_MxD, np.float64)
-  num_queries, dimension = queries_MxD.shape
-  tangents_PxD = pattern_search.tangents(dimension, groups)
-  centre, scale = standardisation(observations, tangents_PxD)
+  num_queries = len(queries_MxD)
   padding = bucket_size(num_queries) - num_queries
-  arrays = (
-    pad(observations, centre, scale, tangents_PxD),
-    np.pad(queries_MxD, ((0, padding), (0, 0))),
-  )
+  arrays = (padded, np.pad(queries_MxD, ((0, padding), (0, 0))))
   with float64_on_host() as device:
     result = _posterior(*jax.device_put(arrays, device), groups=groups)
     mean_M, std_M = (np.asarray(array)[:num_queries] for array in result)

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from optuna.trial import FrozenTrial
 
 from jaxmerge.errors import check
 
 Limit = Literal["seconds", "tokens"]
-_LIMITS: tuple[Limit, ...] = ("seconds", "tokens")
+_LIMITS: tuple[Limit, ...] = get_args(Limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,33 +29,27 @@ class Budget:
 
   def __post_init__(self) -> None:
     check(
-      f"the limit of {name} must be positive, got {getattr(self, name)}"
-      for name in _LIMITS
-      if getattr(self, name) is not None and not getattr(self, name) > 0
+      f"the limit of {name} must be positive, got {limit}"
+      for name, limit in dataclasses.asdict(self).items()
+      if limit is not None and not limit > 0
     )
 
+  def exceeded(
+    self, finished: Sequence[FrozenTrial], reserved: int
+  ) -> Limit | None:
+    """The limit that one more trial might break, None if it may start.
 
-def exceeded(
-  limits: Budget, finished: Sequence[FrozenTrial], reserved: int
-) -> Limit | None:
-  """The limit that one more trial might break, None if it may start.
+    A trial not finished yet is expected to cost as much as the dearest so far.
+    The first of all, whose cost nobody knows, always runs, and alone.
 
-  A trial not finished yet is expected to cost as much as the dearest so far.
-  The first of all, whose cost nobody knows, always runs, and alone.
-
-  Args:
-    limits: of the study.
-    finished: trials whose cost is known.
-    reserved: number of trials that others are at work on.
-  """
-  for name in _LIMITS:
-    limit = getattr(limits, name)
-    if limit is None:
-      continue
-    costs = [t.user_attrs[name] for t in finished if name in t.user_attrs]
-    if not costs:
-      if reserved:
+    Args:
+      finished: trials whose cost is known.
+      reserved: number of trials that others are at work on.
+    """
+    for name in _LIMITS:
+      limit = getattr(self, name)
+      costs = [t.user_attrs[name] for t in finished if name in t.user_attrs]
+      expected = sum(costs) + (reserved + 1) * max(costs, default=0)
+      if limit is not None and (expected > limit or (reserved and not costs)):
         return name
-    elif sum(costs) + (reserved + 1) * max(costs) > limit:
-      return name
-  return None
+    return None

@@ -1,8 +1,9 @@
-"""What lies where a study is to live: nothing yet, a study, or another's data.
+"""Tells a place for a study that is free from a study and from other data.
 
 Nothing is written, locked or created here: what is not ours stays as it is.
 """
 
+import contextlib
 import os
 import pathlib
 import sqlite3
@@ -19,8 +20,6 @@ _BEGINNING = b'{"op_code":0,"worker_id":"'
 # No first record is as long; a file of another kind may be one long line.
 _LONGEST_FIRST = 2**20
 _SQLITE = b"SQLite format 3\0"
-# Columns that tell Optuna's tables from others of the same name; they are the
-# first that it creates.
 _COMPLETE = {
   "studies",
   "study_directions",
@@ -35,6 +34,8 @@ _COMPLETE = {
   "trial_values",
   "version_info",
 }
+# Columns that tell Optuna's tables from others of the same name; they are the
+# first that it creates.
 _TABLES = {
   "studies": {"study_id", "study_name"},
   "version_info": {"version_info_id", "schema_version", "library_version"},
@@ -44,8 +45,8 @@ _TABLES = {
 def check_journal_file(path: str | os.PathLike[str]) -> None:
   """Refuses a path where something else than a journal lies.
 
-  What may be there: nothing, an empty file, a file whose first line creates a
-  study, or the beginning of such a line.
+  Nothing may be there, an empty file, a file whose first line creates a study,
+  or the beginning of such a line.
 
   Raises:
     InputError: something else is there.
@@ -54,40 +55,32 @@ def check_journal_file(path: str | os.PathLike[str]) -> None:
   if not _is_file(path):
     return
   with open(path, "rb") as file:
-    start = file.read(len(_BEGINNING))
-    if start.startswith(_SQLITE):
-      raise InputError(
-        f"{path} is a SQLite database, not a journal; a study in it is named "
-        f"sqlite:///{path}"
-      )
-    if start and not start.startswith(b"{"):
-      raise _no_study(path)
-    file.seek(0)
     first = file.readline(_LONGEST_FIRST)
+  if first.startswith(_SQLITE):
+    raise InputError(
+      f"{path} is a SQLite database, not a journal; a study in it is named "
+      f"sqlite:///{path}"
+    )
   if first.endswith(b"\n"):
-    record = parsed(first)
-    if is_record(record) and not creates_study(record):
+    record = parsed(first) if first.startswith(b"{") else None
+    is_ours = creates_study(record)
+    if is_record(record) and not is_ours:
       raise InputError(
         f"the journal {path} is damaged at line 1, which creates no study: "
         "restore it, or name another place"
       )
-    is_ours = creates_study(record)
   else:
     torn = first[: len(_BEGINNING)]
     is_ours = _BEGINNING.startswith(torn) and len(first) < _LONGEST_FIRST
   if not is_ours:
-    raise _no_study(path)
-
-
-def _no_study(path: str | os.PathLike[str]) -> InputError:
-  return InputError(
-    f"{path} holds no study: its first line is no record of Optuna's journal. "
-    "It is left as it is; name another place, or restore it"
-  )
+    raise InputError(
+      f"{path} holds no study: its first line is no record of Optuna's journal."
+      " It is left as it is; name another place, or restore it"
+    )
 
 
 def _is_file(path: str | os.PathLike[str]) -> bool:
-  """Whether a file is there; InputError where something else is."""
+  """Says whether a file is there; InputError where something else is."""
   try:
     mode = os.stat(path).st_mode
   except FileNotFoundError:
@@ -105,8 +98,8 @@ def _is_file(path: str | os.PathLike[str]) -> bool:
 def check_sqlite_file(path: str) -> None:
   """Refuses a path where something else than a study's database lies.
 
-  What may be there: nothing, an empty file, a database without tables, or one
-  with Optuna's.
+  Nothing may be there, an empty file, a database without tables, or one with
+  Optuna's.
 
   Raises:
     InputError: something else is there.
@@ -122,11 +115,10 @@ def check_sqlite_file(path: str) -> None:
     raise InputError(
       f"{path} is no SQLite database; it is left as it is: name another place"
     )
-  try:
+  columns = {}
+  with contextlib.suppress(sqlite3.DatabaseError):
     # Reads the file alone, takes no lock and writes nothing beside it.
     columns = _columns(path, "immutable=1")
-  except sqlite3.DatabaseError:
-    columns = {}
   if not columns:  # or tables that another process is making just now
     try:
       columns = _columns(path, "mode=ro")
@@ -144,7 +136,7 @@ def check_sqlite_file(path: str) -> None:
 
 
 def holds_a_study(path: str) -> bool:
-  """Whether a SQLite file has all of Optuna's tables."""
+  """Says whether a SQLite file has all of Optuna's tables."""
   is_there = os.path.exists(path) and os.path.getsize(path) > 0
   return is_there and _columns(path, "mode=ro").keys() >= _COMPLETE
 
@@ -155,14 +147,12 @@ def _columns(path: str, how: str) -> dict[str, set[str]]:
   connection = sqlite3.connect(
     f"file:{place}?{how}", uri=True, timeout=_BUSY_SECONDS
   )
-  try:
+  with contextlib.closing(connection):
     rows = connection.execute(
       "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c "
       "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-    ).fetchall()
-  finally:
-    connection.close()
-  columns: dict[str, set[str]] = {}
-  for table, column in rows:
-    columns.setdefault(table, set()).add(column)
+    )
+    columns: dict[str, set[str]] = {}
+    for table, column in rows:
+      columns.setdefault(table, set()).add(column)
   return columns

@@ -1,4 +1,4 @@
-"""What a study is for is kept in it: no other purpose under its name."""
+"""Keeps in a study what it is for: no other purpose under its name."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -15,14 +15,21 @@ _DESCRIBED = "fingerprint_described"
 
 
 def check_identity(
-  study: Study, identity: Mapping[str, Any], described: Mapping[str, str]
+  study: Study,
+  identity: Mapping[str, Any],
+  described: Mapping[str, str],
+  *,
+  writes: bool = True,
+  unknown: Collection[str] = (),
 ) -> None:
-  """Writes the identity of a new study, compares that of an old one.
+  """Compares the identity of an old study; writes that of a new one.
 
   Args:
     study: new or old.
     identity: JSON values that tell its purpose from others.
     described: what keys whose values are hashes stand for.
+    writes: False leaves a study without an identity as it is.
+    unknown: keys whose values are not known yet.
 
   Raises:
     InputError: the study is of another identity; a problem a differing key.
@@ -31,58 +38,23 @@ def check_identity(
   # Read before the identity, which another searcher writes before them.
   has_trials = bool(study.get_trials(deepcopy=False))
   found = study.user_attrs.get(IDENTITY)
+  before = study.user_attrs.get(_DESCRIBED, {})
   if found is None:
-    _check_new(study, has_trials)
+    if has_trials:
+      raise InputError(
+        f"the study {study.study_name!r} was not made by this program, or what "
+        "it is for was taken out of it: choose another name"
+      )
+    if not writes:  # another searcher may have just begun it
+      return
     study.set_user_attr(_DESCRIBED, dict(described))
     study.set_user_attr(IDENTITY, wanted)
     found = study.user_attrs[IDENTITY]
-  _compare(study, found, wanted, described)
-
-
-def check_known(
-  study: Study,
-  identity: Mapping[str, Any],
-  described: Mapping[str, str],
-  unknown: Collection[str],
-) -> None:
-  """As check_identity of a study that is there; writes nothing.
-
-  Args:
-    study, identity, described: as for check_identity.
-    unknown: keys whose values are not known yet.
-  """
-  wanted = json.loads(json.dumps(dict(identity)))
-  has_trials = bool(study.get_trials(deepcopy=False))
-  found = study.user_attrs.get(IDENTITY)
-  if isinstance(found, dict):
-    found = {key: v for key, v in found.items() if key not in unknown}
-  if found is not None:
-    _compare(study, found, wanted, described)
-  else:  # another searcher may have just begun it
-    _check_new(study, has_trials)
-
-
-def _check_new(study: Study, has_trials: bool) -> None:
-  """Refuses a study without an identity that has trials."""
-  if has_trials:
-    raise InputError(
-      f"the study {study.study_name!r} was not made by this program, or what "
-      "it is for was taken out of it: choose another name"
-    )
-
-
-def _compare(
-  study: Study,
-  found: Any,
-  wanted: Mapping[str, Any],
-  described: Mapping[str, str],
-) -> None:
   if not isinstance(found, dict):
     raise InputError(
       f"the study {study.study_name!r} is damaged: its fingerprint is {found!r}"
     )
-  found = renamed(found)
-  before = study.user_attrs.get(_DESCRIBED, {})
+  found = {k: v for k, v in renamed(found).items() if k not in unknown}
   check(
     f"the study {study.study_name!r} was made "
     f"{_change(key, found, wanted, before, described)}: choose another name or "
@@ -108,7 +80,7 @@ def _change(
     return f"with another {key} ({found[key]!r}, now {wanted[key]!r})"
   # What tells them apart are hashes, which tell a reader nothing.
   was = before.get(key) if isinstance(before, dict) else None
-  if was is None:  # of before there were descriptions
+  if was is None:  # made before there were descriptions
     return f"with another {key} (now {described[key]})"
   if was == described[key]:
     return f"with another {key} ({was}, whose content was another one)"

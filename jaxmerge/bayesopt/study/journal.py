@@ -100,7 +100,7 @@ class _MendingBackend(JournalFileBackend):
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
     with _locked(self._path):
       # Nobody has read the torn line: readers leave a line without an end.
-      _cut_torn_line(pathlib.Path(self._path))
+      _cut_torn_line(self._path)
       with open(self._path, "ab+") as journal:
         size, count = self._counted
         if size > os.fstat(journal.fileno()).st_size:  # another file is there
@@ -118,48 +118,36 @@ class _MendingBackend(JournalFileBackend):
     try:
       for record in super().read_logs(log_number_from):
         line += 1
-        problem = problem_of(record, line)
-        if problem:
+        if problem := problem_of(record, line):
           raise InputError(_damaged(self._path, line, problem))
         yield bare(record)
-    except (
-      json.JSONDecodeError,
-      UnicodeDecodeError,
-      RecursionError,
-    ) as error:
-      raise InputError(
-        _damaged(self._path, line + 1, "it is no JSON")
-      ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+      line += 1
+      raise InputError(_damaged(self._path, line, "it is no JSON")) from error
 
 
-def _ends_whole(path: pathlib.Path) -> bool:
-  with open(path, "rb") as journal:
-    if journal.seek(0, os.SEEK_END) == 0:
-      return True
-    journal.seek(-1, os.SEEK_END)
-    return journal.read(1) == b"\n"
-
-
-def _cut_torn_line(path: pathlib.Path) -> None:
+def _cut_torn_line(path: str) -> None:
   """Cuts the file back to its last newline; the tail goes to <path>.torn."""
-  if _ends_whole(path):
-    return
-  check_journal_file(path)  # what is not ours is not ours to mend
-  data = path.read_bytes()
-  end = data.rfind(b"\n") + 1
-  # The tail is safe on disk before the journal loses it.
-  with open(f"{path}.torn", "ab") as torn:
-    torn.write(data[end:] + b"\n")
-    torn.flush()
-    os.fsync(torn.fileno())
-  with open(path, "rb+") as journal:
-    journal.truncate(end)
-    os.fsync(journal.fileno())
+  with open(path, "ab+") as journal:
+    if journal.tell():
+      journal.seek(-1, os.SEEK_END)
+      if journal.read(1) != b"\n":
+        check_journal_file(path)  # what is not ours is not ours to mend
+        journal.seek(0)
+        data = journal.read()
+        end = data.rfind(b"\n") + 1
+        # The tail is safe on disk before the journal loses it.
+        with open(f"{path}.torn", "ab") as torn:
+          torn.write(data[end:] + b"\n")
+          torn.flush()
+          os.fsync(torn.fileno())
+        journal.truncate(end)
+        os.fsync(journal.fileno())
 
 
-def _check_lines(path: pathlib.Path) -> None:
+def _check_lines(path: str) -> None:
   """Refuses a journal with a damaged line; the one that is torn is none."""
-  *lines, _ = path.read_bytes().split(b"\n")
+  *lines, _ = pathlib.Path(path).read_bytes().split(b"\n")
   problems = [
     _damaged(path, number, problem)
     for number, line in enumerate(lines, start=1)
@@ -205,17 +193,17 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
   try:
     # Before the lock: beside what is not ours not even that is made.
     check_journal_file(path)
-    path = pathlib.Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(str(path)):
-      backend = _MendingBackend(str(path))
+    path = os.path.realpath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with _locked(path):
+      backend = _MendingBackend(path)
       _check_lines(path)
       _cut_torn_line(path)
   except OSError as error:
     raise InputError(
       f"cannot open the journal {path}: {error.strerror or error}"
     ) from error
-  return replay(backend, str(path))
+  return replay(backend, path)
 
 
 def read_journal(path: str | os.PathLike[str]) -> JournalStorage | None:
@@ -224,7 +212,6 @@ def read_journal(path: str | os.PathLike[str]) -> JournalStorage | None:
   Raises:
     InputError: the journal is damaged.
   """
-  path = pathlib.Path(path)
-  if not path.exists() or not path.stat().st_size:
+  if not os.path.exists(path) or not os.path.getsize(path):
     return None
-  return replay(_MendingBackend(str(path)), str(path))
+  return replay(_MendingBackend(os.fspath(path)), os.fspath(path))

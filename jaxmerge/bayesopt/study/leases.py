@@ -25,6 +25,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
@@ -41,54 +42,36 @@ HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 180.0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Lease:
-  owner: process_liveness.Owner
-  turn: int
-  renewed_at: float
-  withdrawn: bool
-
-  def is_live(self) -> bool:
-    if self.withdrawn:
-      return False
-    if process_liveness.is_here(self.owner):
-      return process_liveness.is_alive(self.owner)
-    return time.time() - self.renewed_at < EXPIRY_SECONDS
-
-
-def _leases(trial: FrozenTrial) -> list[_Lease]:
+def _leases(trial: FrozenTrial) -> list[dict[str, Any]]:
   return [
-    _Lease(
-      process_liveness.Owner(*value["owner"]),
-      value["turn"],
-      value["renewed_at"],
-      value["withdrawn"],
-    )
+    value
     for key, value in trial.system_attrs.items()
     if key.startswith(LEASE_PREFIX)
   ]
 
 
-def _others(trial: FrozenTrial) -> list[_Lease]:
-  """Live leases of other processes; a process's own is free to it again."""
-  me = process_liveness.this_process()
-  return [x for x in _leases(trial) if x.owner != me and x.is_live()]
+def _other_turns(trial: FrozenTrial) -> list[int]:
+  """Turns of other processes' live leases; one's own is free to it again."""
+
+  def is_live(lease: dict[str, Any]) -> bool:
+    owner = process_liveness.Owner(*lease["owner"])
+    if lease["withdrawn"] or owner == process_liveness.this_process():
+      return False
+    if process_liveness.is_here(owner):
+      return process_liveness.is_alive(owner)
+    return time.time() - lease["renewed_at"] < EXPIRY_SECONDS
+
+  return [lease["turn"] for lease in _leases(trial) if is_live(lease)]
 
 
 def is_held_by_another(trial: FrozenTrial) -> bool:
-  """Whether a living process other than this one has a lease on a trial."""
-  return bool(_others(trial))
+  """Says whether another living process has a lease on a trial."""
+  return bool(_other_turns(trial))
 
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-  """This process's lease on one trial.
-
-  Attributes:
-    study: the trial's study.
-    trial_id: of the trial in the storage.
-    turn: higher than that of every earlier owner.
-  """
+  """This process's lease on one trial; its turn is above all earlier ones."""
 
   study: Study
   trial_id: int
@@ -108,14 +91,12 @@ class Held:
       self._write(withdrawn=True)
 
   def is_taken_over(self) -> bool:
-    """Whether a living process took the trial after this one."""
-    trial = storage_of(self.study).get_trial(self.trial_id)
-    return any(lease.turn > self.turn for lease in _others(trial))
+    """Says whether a living process took the trial after this one."""
+    return any(turn > self.turn for turn in _other_turns(self.trial()))
 
-  def is_finished(self) -> bool:
-    """Whether somebody has finished the trial."""
-    trial = storage_of(self.study).get_trial(self.trial_id)
-    return trial.state.is_finished()
+  def trial(self) -> FrozenTrial:
+    """The trial as the storage has it."""
+    return storage_of(self.study).get_trial(self.trial_id)
 
   def _write(self, *, withdrawn: bool) -> None:
     me = process_liveness.this_process()
@@ -133,7 +114,7 @@ class Held:
 
 def take(study: Study, trial: FrozenTrial) -> Held | None:
   """Writes a lease, which is not yet a claim; None if the trial is finished."""
-  turn = 1 + max((lease.turn for lease in _leases(trial)), default=0)
+  turn = 1 + max((lease["turn"] for lease in _leases(trial)), default=0)
   held = Held(study, id_of(trial), turn)
   try:
     held.renew()
@@ -145,9 +126,8 @@ def take(study: Study, trial: FrozenTrial) -> Held | None:
 def start(held: Held) -> bool:
   """Makes a waiting trial running; if another did, withdraws: False."""
   with contextlib.suppress(UpdateFinishedTrialError):
-    if storage_of(held.study).set_trial_state_values(
-      held.trial_id, TrialState.RUNNING
-    ):
+    storage = storage_of(held.study)
+    if storage.set_trial_state_values(held.trial_id, TrialState.RUNNING):
       return True
   held.withdraw()
   return False
@@ -161,7 +141,7 @@ def take_over(study: Study, slots: Sequence[FrozenTrial]) -> Held | None:
     held = take(study, trial)
     if held is None:
       continue
-    now = storage_of(study).get_trial(id_of(trial))
+    now = held.trial()
     if now.state == TrialState.RUNNING and not is_held_by_another(now):
       return held
     held.withdraw()
@@ -170,11 +150,10 @@ def take_over(study: Study, slots: Sequence[FrozenTrial]) -> Held | None:
 
 @contextlib.contextmanager
 def heartbeat(held: Held) -> Iterator[list[str]]:
-  """Renews a lease from a thread while the block runs.
+  """Renews a lease from a thread while the block runs; gives its errors.
 
   A write that fails must not cost an evaluation of minutes, and the next one
-  may succeed: the errors are given to the block's end, to be recorded with the
-  trial. A storage that is gone for good raises when the trial is finished.
+  may succeed. A storage that is gone for good raises when the trial ends.
   """
   errors: list[str] = []
   ended = threading.Event()

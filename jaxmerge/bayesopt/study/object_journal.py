@@ -48,10 +48,8 @@ def _spec(url: str) -> dict[str, Any]:
   if scheme == "gs":
     return {"driver": "gcs", **spec}
   # TensorStore itself goes to Amazon whatever these say.
-  for key, variable in (
-    ("endpoint", "AWS_ENDPOINT_URL"),
-    ("aws_region", "AWS_REGION"),
-  ):
+  environment = {"endpoint": "AWS_ENDPOINT_URL", "aws_region": "AWS_REGION"}
+  for key, variable in environment.items():
     if os.environ.get(variable):
       spec[key] = os.environ[variable]
   return {"driver": "s3", **spec}
@@ -92,13 +90,11 @@ class ObjectJournal(BaseJournalBackend):
         if value is None:
           return
         log = self._entry(number, value)["log"]
-        problem = problem_of(log)
-        if problem:
+        if problem := problem_of(log):
           raise self._damaged(number, problem)
-        log = bare(log)
         number += 1
         self._next = max(self._next, number)
-        yield log
+        yield bare(log)
       count = min(2 * count, _MOST_READ_AT_ONCE)
 
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -109,9 +105,8 @@ class ObjectJournal(BaseJournalBackend):
     value = json.dumps(entry, separators=(",", ":"))
     while True:
       key = _key(self._next)
-      written = self._wait(
-        self._store.write(key, value, if_equal=self._missing)
-      )
+      writing = self._store.write(key, value, if_equal=self._missing)
+      written = self._wait(writing)
       # Refused is also a write that succeeded, lost its answer and was sent
       # again: then the object there is this very entry.
       mine = bool(written.generation) or (
@@ -135,7 +130,7 @@ class ObjectJournal(BaseJournalBackend):
     )
 
   def _is_new(self) -> bool:
-    """Whether there is no entry yet; InputError where other objects are."""
+    """Says whether no entry is there; InputError where other objects are."""
     first, *later = self._read(range(_MOST_READ_AT_ONCE))
     if first is None and any(value is not None for value in later):
       # Another searcher may have begun in between.
@@ -164,10 +159,8 @@ class ObjectJournal(BaseJournalBackend):
 
   def _check_conditional(self) -> None:
     key = f"probe-{uuid.uuid4().hex}"
-    rivals = [
-      self._store.write(key, str(i), if_equal=self._missing)
-      for i in range(_NUM_RIVALS)
-    ]
+    texts = map(str, range(_NUM_RIVALS))
+    rivals = [self._store.write(key, t, if_equal=self._missing) for t in texts]
     created = sum(bool(self._wait(rival).generation) for rival in rivals)
     self._wait(self._store.write(key, None))
     if created > 1:
@@ -193,9 +186,5 @@ def _key(number: int) -> str:
 
 
 def open_object_journal(url: str) -> JournalStorage:
-  """Opens or creates a journal of one object an entry.
-
-  Raises:
-    InputError: see ObjectJournal; or the entries are damaged.
-  """
+  """Opens or creates a journal; InputError as ObjectJournal, or if damaged."""
   return replay(ObjectJournal(url), url)

@@ -1,4 +1,4 @@
-"""How a shared study is run with Optuna: all private names of it in use.
+"""Runs a shared study with Optuna: all private names of it in use.
 
 Optuna's public calls run a study alone: `optimize`, or `ask` and `tell`. Here
 many processes share one, and each finishes a dead one's trial under its own

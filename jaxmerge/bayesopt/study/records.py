@@ -1,4 +1,4 @@
-"""Records of Optuna's journal: what one is, and a checksum in each of ours.
+"""Records of Optuna's journal, and a checksum in each of ours.
 
 Optuna reads the keys that it knows and no others, so a record may have one
 more. Records of other programs (a dashboard, an older jaxmerge) have none.
@@ -17,25 +17,22 @@ _NUM_OPERATIONS = 11
 _CREATE_STUDY = 0
 
 
-def _dumps(value: Any, *, sort_keys: bool = False) -> str:
-  return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"))
-
-
 def _checksum(record: dict[str, Any]) -> str:
-  """Of a record as JSON gave it, however it was spaced and ordered."""
-  text = _dumps(record, sort_keys=True)
+  """Hashes a record as JSON gave it, however it was spaced and ordered."""
+  text = json.dumps(record, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
   """The record as JSON gives it again, with its checksum."""
-  record = json.loads(_dumps(record))
+  record = json.loads(json.dumps(record))
   return {**record, CHECKSUM: _checksum(record)}
 
 
 def sealed_line(record: dict[str, Any], number: int) -> bytes:
   """The line of that number in a file, from 1."""
-  return _dumps(sealed({**record, LINE: number})).encode() + b"\n"
+  line = json.dumps(sealed({**record, LINE: number}), separators=(",", ":"))
+  return line.encode() + b"\n"
 
 
 def bare(record: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +41,7 @@ def bare(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_record(record: Any) -> bool:
-  """Whether a value that JSON gave is a record of Optuna's journal."""
+  """Says whether a value that JSON gave is a record of Optuna's journal."""
   return (
     isinstance(record, dict)
     and type(record.get("op_code")) is int
@@ -54,7 +51,7 @@ def is_record(record: Any) -> bool:
 
 
 def creates_study(record: Any) -> bool:
-  """Whether a journal may begin with this value; none begins with another.
+  """Says whether a journal may begin with this value; none begins with another.
 
   Optuna skips, without a word, the records of a study never created.
   """
@@ -67,10 +64,10 @@ def creates_study(record: Any) -> bool:
 
 
 def problem_of(record: Any, number: int | None = None) -> str:
-  """What is wrong with an entry of a journal; "" if nothing is.
+  """Says what is wrong with an entry of a journal; "" if nothing is.
 
   Args:
-    record: what JSON gave.
+    record: as JSON gave it.
     number: of its line, from 1; None where it lies in no file.
   """
   if not is_record(record):
@@ -84,7 +81,7 @@ def problem_of(record: Any, number: int | None = None) -> str:
 
 
 def parsed(text: bytes) -> Any:
-  """What JSON makes of a text, None where it is no JSON."""
+  """The value of a JSON text, None where it is no JSON."""
   try:
     return json.loads(text)
   except (ValueError, RecursionError):

@@ -9,7 +9,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.study import leases
-from jaxmerge.bayesopt.study.budget import Budget, Limit, exceeded
+from jaxmerge.bayesopt.study.budget import Budget, Limit
 from jaxmerge.bayesopt.study.optuna_adapter import read_trials
 
 Ending = Literal["done", "converged"] | Limit
@@ -23,22 +23,24 @@ def _slots(study: Study, num_trials: int) -> list[FrozenTrial]:
   return [t for t in read_trials(study) if t.number < num_trials]
 
 
+def _finished(slots: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+  return [t for t in slots if t.state.is_finished()]
+
+
 def _limit(
-  limits: Budget, slots: Sequence[FrozenTrial], but: FrozenTrial | None = None
+  limits: Budget, slots: Sequence[FrozenTrial], trial: FrozenTrial
 ) -> Limit | None:
-  """The limit that keeps one more trial from starting, beside all others.
+  """The limit that keeps a waiting trial from starting, beside all others.
 
   A waiting trial with a live lease is about to start.
   """
   reserved = [
-    t
+    t.number
     for t in slots
     if t.state == TrialState.RUNNING
     or (t.state == TrialState.WAITING and leases.is_held_by_another(t))
   ]
-  finished = [t for t in slots if t.state.is_finished()]
-  number = None if but is None else but.number
-  return exceeded(limits, finished, sum(t.number != number for t in reserved))
+  return limits.exceeded(_finished(slots), len({*reserved} - {trial.number}))
 
 
 def _start_next(
@@ -84,18 +86,18 @@ def claim(
   while True:
     slots = _slots(study, num_trials)
     held = leases.take_over(study, slots)
-    finished = [t for t in slots if t.state.is_finished()]
+    finished = _finished(slots)
     converged = bool(finished and has_converged and has_converged(finished))
     if held is None and not converged:
       held = _start_next(study, num_trials, limits)
     if held is not None:
       return held
     slots = _slots(study, num_trials)
-    if all(t.state.is_finished() for t in slots):
+    finished = _finished(slots)
+    if len(finished) == len(slots):
       return "done"
-    finished = [t for t in slots if t.state.is_finished()]
     ending: Ending | None = (
-      "converged" if converged else exceeded(limits, finished, reserved=0)
+      "converged" if converged else limits.exceeded(finished, reserved=0)
     )
     if ending and not any(t.state == TrialState.RUNNING for t in slots):
       return ending

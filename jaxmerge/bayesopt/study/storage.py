@@ -1,10 +1,11 @@
-"""Where a study lives: a journal file, a database or an object store."""
+"""Storages of studies: a journal file, a database or an object store."""
 
+import contextlib
 import os
 import sqlite3
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
@@ -22,7 +23,7 @@ from jaxmerge.files import expanded
 from jaxmerge.redaction import without_secrets
 
 # Searchers hold SQLite's lock for milliseconds; a busy disk may add seconds.
-_BUSY_SECONDS = 120
+_BUSY: dict[str, Any] = {"connect_args": {"timeout": 120}}
 _ATTEMPTS = 5
 # With one slash or none they would name a file.
 _SCHEMES = ("gs", "s3", "file", "sqlite", "postgresql", "mysql", "redis")
@@ -39,42 +40,43 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
     InputError: the storage is damaged or cannot be reached, or something else
       than a study is there; that stays as it is.
   """
-  check_storage(storage)
-  address = _at_home(os.fspath(storage))
+  address = check_storage(storage)
   if "://" not in address:
     return open_journal(address)
   if address.startswith(SCHEMES):
     return open_object_journal(address)
-  storage_found = _database(address, _open_database)
-  assert storage_found is not None
-  return storage_found
+  with _input_errors(address):
+    return _open_database(address)
 
 
-def _database(
-  address: str, connect: Callable[[str], BaseStorage | None]
-) -> BaseStorage | None:
-  """What `connect` returns; InputError for what it and a bad URL raise."""
+@contextlib.contextmanager
+def _input_errors(address: str) -> Iterator[None]:
+  """Raises what a bad address or storage raises as InputError."""
   # SQLAlchemy comes with Optuna.
   import sqlalchemy.exc
 
   try:
-    return connect(address)
+    yield
+  except InputError:
+    raise
   except (
     sqlalchemy.exc.SQLAlchemyError,
     StorageInternalError,
     sqlite3.Error,
     ImportError,
+    OSError,
     RuntimeError,
     ValueError,
   ) as error:
-    reason = without_secrets(str(error), [address])
+    reason = str(getattr(error, "strerror", None) or error)
     raise InputError(
-      f"cannot open the study storage {without_secrets(address)}: {reason}"
+      f"cannot open the study storage {without_secrets(address)}: "
+      f"{without_secrets(reason, [address])}"
     ) from error
 
 
 def existing_storage(storage: str | os.PathLike[str]) -> BaseStorage | None:
-  """What lies at an address on this machine, to look at; writes nothing.
+  """The storage at an address on this machine, to look at; writes nothing.
 
   Returns:
     None where nothing is there yet, or the address is not of this machine.
@@ -82,25 +84,22 @@ def existing_storage(storage: str | os.PathLike[str]) -> BaseStorage | None:
   Raises:
     InputError: as open_storage.
   """
-  check_storage(storage)
-  address = _at_home(os.fspath(storage))
+  address = check_storage(storage)
   if "://" not in address:
     return read_journal(address)
-  return _database(address, _look_into)
+  with _input_errors(address):
+    path = _sqlite_path(address)
+    # Optuna would make what is missing of its tables.
+    return _connect(address, _BUSY) if path and holds_a_study(path) else None
 
 
-def _look_into(url: str) -> BaseStorage | None:
-  path = _sqlite_path(url)
-  # Optuna would make what is missing of its tables.
-  if not path or not holds_a_study(path):
-    return None
-  return _connect(url, {"connect_args": {"timeout": _BUSY_SECONDS}})
-
-
-def check_storage(storage: str | os.PathLike[str]) -> None:
+def check_storage(storage: str | os.PathLike[str]) -> str:
   """Refuses an address where something else than a study lies.
 
   Only what lies on this machine is looked at, and nothing is written.
+
+  Returns:
+    The address, with the home directory for a `~`.
 
   Raises:
     InputError: something else is there, or it cannot be read.
@@ -112,7 +111,7 @@ def check_storage(storage: str | os.PathLike[str]) -> None:
       f"the study storage {without_secrets(address)} is no address; write "
       f"{scheme}://..."
     )
-  try:
+  with _input_errors(address):
     if "://" not in address:
       check_journal_file(address)
     elif scheme == "file":
@@ -123,13 +122,7 @@ def check_storage(storage: str | os.PathLike[str]) -> None:
         )
     elif path := _sqlite_path(address):
       check_sqlite_file(path)
-  except (OSError, ValueError) as error:
-    if isinstance(error, InputError):
-      raise
-    reason = getattr(error, "strerror", None) or error
-    raise InputError(
-      f"cannot open the study storage {without_secrets(address)}: {reason}"
-    ) from error
+  return address
 
 
 def _at_home(address: str) -> str:
@@ -162,28 +155,27 @@ def _sqlite_path(address: str) -> str:
 
 
 def address_problems(address: str) -> list[str]:
-  """What is wrong with an address, as far as it says so itself.
+  """Lists what is wrong with the text of an address; opens nothing.
 
   Args:
-    address: as for open_storage; nothing is opened.
+    address: as for open_storage.
   """
   if "://" not in address or address.startswith(SCHEMES):
     return []
   import sqlalchemy.engine
   import sqlalchemy.exc
 
-  shown = without_secrets(address)
+  shown = f"the study storage {without_secrets(address)}"
   try:
     sqlalchemy.engine.make_url(address).get_dialect().import_dbapi()
   except sqlalchemy.exc.NoSuchModuleError as error:
-    return [f"the study storage {shown} is of no known database: {error}"]
+    return [f"{shown} is of no known database: {error}"]
   except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-    reason = without_secrets(str(error), [address])
-    return [f"the study storage {shown} is no address: {reason}"]
+    return [f"{shown} is no address: {without_secrets(str(error), [address])}"]
   except ImportError as error:
-    return [f"the study storage {shown} needs a package: {error}"]
+    return [f"{shown} needs a package: {error}"]
   if address.startswith("sqlite") and not _sqlite_path(address):
-    return [f"the study storage {shown} is in memory: the study would be lost"]
+    return [f"{shown} is in memory: the study would be lost"]
   return []
 
 
@@ -193,7 +185,7 @@ def _open_database(url: str) -> RDBStorage:
   if not url.startswith("sqlite"):
     # A connection may be cut during a long evaluation.
     return _connect(url, {"pool_pre_ping": True})
-  storage = _connect(url, {"connect_args": {"timeout": _BUSY_SECONDS}})
+  storage = _connect(url, _BUSY)
   # SQLite knows no SELECT ... FOR UPDATE, with which Optuna lets one caller
   # only make a waiting trial running: there two would. Every transaction
   # takes the write lock before its first read instead.

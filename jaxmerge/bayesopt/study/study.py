@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from jaxmerge.bayesopt.study import leases
 from jaxmerge.bayesopt.study.budget import Budget
-from jaxmerge.bayesopt.study.identity import check_identity, check_known
+from jaxmerge.bayesopt.study.identity import check_identity
 from jaxmerge.bayesopt.study.optuna_adapter import storage_of, suggest
 from jaxmerge.bayesopt.study.scheduler import Ending, claim
 from jaxmerge.bayesopt.study.storage import existing_storage, open_storage
@@ -33,13 +33,12 @@ from jaxmerge.errors import InputError
 
 FAILURE = "failure"
 PARTIAL_VALUE = "partial_value"
-LEASE_ERROR = "lease_error"
 _NO_LIMITS = Budget()
 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-  """What one evaluation gave.
+  """The result of one evaluation.
 
   Attributes:
     value: the score that the study minimises or maximises.
@@ -71,6 +70,7 @@ class EvaluationFailed(Exception):
     super().__init__(reason)
 
 
+# Of a trial's number and parameters.
 Objective = Callable[[int, dict[str, float]], Observation]
 
 
@@ -90,15 +90,12 @@ def open_study(
   study.
 
   Args:
-    storage: path of a journal file, a database URL, or a gs://, s3:// or
-      file:// address under which the journal has one object an entry.
+    storage: as for open_storage.
     name: of the study in its storage.
     sampler: asked for every trial.
-    identity: JSON values that tell this search (config, inputs) from others.
+    identity, described: as for check_identity.
     num_trials: the budget N.
-    direction: "minimize" or "maximize".
-    described: what keys of the identity that are hashes stand for, to say
-      it where they differ.
+    direction: of the scores.
 
   Raises:
     InputError: a damaged journal, an unusable storage, a study of another
@@ -134,9 +131,8 @@ def find_study(
   """The study that open_study would go on with, to look at; writes nothing.
 
   Args:
-    storage, name, direction, described: as for open_study.
-    identity: all of it but the keys of `unknown`.
-    unknown: keys whose values are not known yet.
+    storage, name, direction: as for open_study.
+    identity, described, unknown: as for check_identity.
 
   Returns:
     None where there is none, or where looking would need a connection.
@@ -150,7 +146,7 @@ def find_study(
     return None
   study = optuna.load_study(study_name=name, storage=there)
   _check_direction(study, direction)
-  check_known(study, identity, described, unknown)
+  check_identity(study, identity, described, writes=False, unknown=unknown)
   return study
 
 
@@ -179,62 +175,37 @@ def _params(
   }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-  state: TrialState
-  values: list[float] | None
-  attrs: dict[str, Any]
-
-
 def _evaluate(
   objective: Objective, number: int, params: dict[str, Any]
-) -> _Outcome:
-  """What becomes of a trial: its state, values and user attributes."""
+) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
+  """The state, values and user attributes of a trial."""
   began = time.monotonic()
   try:
     observation = objective(number, params)
+    failure = _failure(observation)
   except EvaluationFailed as error:
     observation = Observation(0.0, tokens=error.tokens)
-    failure: str | None = error.reason
-  else:
-    failure = _failure(observation)
+    failure = error.reason
   attrs = {
     **observation.attrs,
     "seconds": time.monotonic() - began,
     "tokens": int(observation.tokens),
   }
   if failure is not None:
-    return _Outcome(TrialState.FAIL, None, {**attrs, FAILURE: failure})
+    return TrialState.FAIL, None, {**attrs, FAILURE: failure}
   value = float(observation.value)
   attrs["stderr"] = float(observation.stderr)
   if observation.pruned:
-    attrs[PARTIAL_VALUE] = value
-    return _Outcome(TrialState.PRUNED, None, attrs)
-  return _Outcome(TrialState.COMPLETE, [value], attrs)
+    return TrialState.PRUNED, None, {**attrs, PARTIAL_VALUE: value}
+  return TrialState.COMPLETE, [value], attrs
 
 
 def _failure(observation: Observation) -> str | None:
   if not math.isfinite(observation.value):
     return f"the score is not finite ({observation.value})"
-  if not (math.isfinite(observation.stderr) and observation.stderr >= 0):
+  if not 0 <= observation.stderr < math.inf:
     return f"the standard error is not usable ({observation.stderr})"
   return None
-
-
-def _finish(held: leases.Held, outcome: _Outcome) -> bool:
-  """Records an outcome; False if another searcher took the trial over."""
-  if held.is_taken_over():
-    held.withdraw()
-    return False
-  storage = storage_of(held.study)
-  for key, value in outcome.attrs.items():
-    storage.set_trial_user_attr(held.trial_id, key, value)
-  held.study.sampler.after_trial(
-    held.study, storage.get_trial(held.trial_id), outcome.state, outcome.values
-  )
-  return storage.set_trial_state_values(
-    held.trial_id, outcome.state, outcome.values
-  )
 
 
 def _run_trial(
@@ -242,21 +213,30 @@ def _run_trial(
   objective: Objective,
   space: Mapping[str, BaseDistribution] | None,
 ) -> bool:
-  """Asks, evaluates, records; whether this call finished the trial."""
+  """Asks, evaluates, records; False if another searcher finished the trial."""
+  study, storage = held.study, storage_of(held.study)
   try:
-    number = storage_of(held.study).get_trial(held.trial_id).number
     with leases.heartbeat(held) as errors:
-      params = _params(held.study, held.trial_id, space)
-      outcome = _evaluate(objective, number, params)
+      params = _params(study, held.trial_id, space)
+      state, values, attrs = _evaluate(objective, held.trial().number, params)
     if errors:
-      outcome.attrs[LEASE_ERROR] = list(dict.fromkeys(errors))
-    return _finish(held, outcome)
+      attrs["lease_error"] = list(dict.fromkeys(errors))
+    if held.is_taken_over():
+      held.withdraw()
+      return False
+    for key, value in attrs.items():
+      storage.set_trial_user_attr(held.trial_id, key, value)
+    study.sampler.after_trial(study, held.trial(), state, values)
+    return storage.set_trial_state_values(held.trial_id, state, values)
   except BaseException as error:
     # For whoever comes next; a live process's lease would keep others off.
     with contextlib.suppress(Exception):
       held.withdraw()
     # This process stood still so long that another finished the trial.
-    if isinstance(error, UpdateFinishedTrialError) and held.is_finished():
+    if (
+      isinstance(error, UpdateFinishedTrialError)
+      and held.trial().state.is_finished()
+    ):
       return False
     raise
 
@@ -289,8 +269,8 @@ def run_study(
 
   Args:
     study: from open_study.
-    objective: maps number and parameters to an observation; deterministic, or
-      a search that was killed will not equal one that was not.
+    objective: deterministic, or a search that was killed will not equal one
+      that was not.
     num_trials: the budget N; surplus slots of the study are left alone.
     on_trial: called with each trial that this call finishes.
     space: distributions of the parameters; by default those that the sampler
@@ -301,7 +281,7 @@ def run_study(
       one is to start; of all that follow on them it must say the same.
 
   Returns:
-    "done", or what left trials waiting: "converged", "seconds" or "tokens".
+    "done", or why trials are left waiting: "converged", "seconds" or "tokens".
 
   Raises:
     InputError: no space is known, or an object store cannot be reached.
@@ -310,5 +290,5 @@ def run_study(
     held := claim(study, num_trials, limits, has_converged), leases.Held
   ):
     if _run_trial(held, objective, space) and on_trial is not None:
-      on_trial(storage_of(study).get_trial(held.trial_id))
+      on_trial(held.trial())
   return held

@@ -65,7 +65,7 @@ class HuggingFaceTokenizer:
 
   @functools.cached_property
   def spelling(self) -> str:
-    """How tokens spell bytes: "bytes", "spaces" (SPACE for one) or ""."""
+    """Tells how tokens spell bytes: "bytes", "spaces" (SPACE for one) or ""."""
     for part in _parts(json.loads(self.content)["decoder"]):
       if part["type"] == "ByteLevel":
         return "bytes"

@@ -2,20 +2,13 @@
 
 import dataclasses
 
-from jaxmerge.data.heldout import HeldOut
 from jaxmerge.evaluation.evaluator import EVALUATORS
-from jaxmerge.evaluation.held_out_splits import Scorer, text_evaluator
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.evaluation.held_out_splits import text_evaluator
 
 
 @dataclasses.dataclass(frozen=True)
 class Knobs:
   """It has none of its own."""
-
-
-def _build(scorer: Scorer, sequences: HeldOut, knobs: Knobs) -> HeldOutLoss:
-  del knobs
-  return scorer.loss(sequences)
 
 
 EVALUATORS.register(
@@ -24,7 +17,7 @@ EVALUATORS.register(
     "loss of a split's tokens, in nats/token",
     "minimize",
     Knobs,
-    _build,
+    lambda scorer, sequences, knobs: scorer.loss(sequences),
     is_differentiable=True,
   )
 )

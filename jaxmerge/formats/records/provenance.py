@@ -11,7 +11,7 @@ from jaxmerge.formats.records.values import value_problems
 
 
 class Provenance(NamedTuple):
-  """How a merge was made.
+  """The origin of a merge.
 
   Attributes:
     method: by its name.

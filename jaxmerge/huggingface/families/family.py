@@ -55,7 +55,7 @@ def bias_of(weight: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """How a family names its tensors and describes itself.
+  """The names of a family's tensors, and its config.json both ways.
 
   Attributes:
     name: what its config.json calls it, as `model_type`.

@@ -32,7 +32,7 @@ def greedy_soup(
   Raises:
     InputError: no checkpoint has a finite loss.
   """
-  order = [int(k) for k in np.argsort(losses_K, kind="stable")]
+  order = np.argsort(losses_K, kind="stable").tolist()
   order = [k for k in order if np.isfinite(losses_K[k])]
   if not order:
     raise InputError("no checkpoint has a finite loss")

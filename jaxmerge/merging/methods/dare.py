@@ -1,18 +1,15 @@
 """DARE: task vectors that lose entries at random before they are merged."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmerge.config_fields import key
-from jaxmerge.merging.method import SeedKnobs, merge_method
-from jaxmerge.merging.methods.task_arithmetic import (
-  TaskKnobs,
-  task_arithmetic,
-)
+from jaxmerge.merging.method import SeedKnobs, Tensors, merge_method
+from jaxmerge.merging.methods.task_arithmetic import TaskKnobs, task_arithmetic
 from jaxmerge.merging.methods.ties import TiesKnobs, ties
 
 # Gives so many random keys, those of the tensor at hand.
@@ -30,7 +27,7 @@ class DareTiesKnobs(DareKnobs, TiesKnobs):
 
 
 def dropped(
-  tensors: Sequence[jax.Array], knobs: Any, base: Any, draw: Draw
+  tensors: Tensors, knobs: Any, base: Any, draw: Draw
 ) -> list[jax.Array]:
   """Tensors whose task vectors lost entries (DARE, arXiv 2311.03099).
 
@@ -46,42 +43,30 @@ def dropped(
   return thin
 
 
-@merge_method(
+def _register(
+  name: str, summary: str, merge: Callable[..., jax.Array], **fields: Any
+) -> None:
+  @merge_method(
+    name, summary, acts="per tensor", weights="optional", least=1, **fields
+  )
+  def merge_dropped(
+    tensors: Tensors, weights_K: jax.Array, knobs: Any, base: Any, draw: Draw
+  ) -> jax.Array:
+    return merge(dropped(tensors, knobs, base, draw), weights_K, knobs, base)
+
+
+_register(
   "dare",
   "task arithmetic after entries are dropped at random, a share of"
   " `drop_rate`, and the rest rescaled (arXiv 2311.03099)",
-  acts="per tensor",
+  task_arithmetic,
   knobs=DareKnobs,
-  weights="optional",
   weights_are="factors",
-  least=1,
 )
-def dare(
-  tensors: Sequence[jax.Array],
-  weights_K: jax.Array,
-  knobs: Any,
-  base: Any,
-  draw: Draw,
-) -> jax.Array:
-  thin = dropped(tensors, knobs, base, draw)
-  return task_arithmetic(thin, weights_K, knobs, base)
-
-
-@merge_method(
+_register(
   "dare_ties",
   "`ties` after entries are dropped as by `dare`",
-  acts="per tensor",
+  ties,
   knobs=DareTiesKnobs,
-  weights="optional",
   weights_are="shares",
-  least=1,
 )
-def dare_ties(
-  tensors: Sequence[jax.Array],
-  weights_K: jax.Array,
-  knobs: Any,
-  base: Any,
-  draw: Draw,
-) -> jax.Array:
-  thin = dropped(tensors, knobs, base, draw)
-  return ties(thin, weights_K, knobs, base)

@@ -42,35 +42,20 @@ def diagonal_fisher(
   Matena and Raffel, arXiv 2111.09832, equation 3; log p is summed over the
   targets of a sequence. One sequence at a time: one tree of gradients.
 
-  Args:
-    graph: structure of the decoder.
-    params: its parameters.
-    tokens_NxL1: int32, sequences to measure on.
-    mask_NxL: which targets count.
-    knobs: the seed of labels drawn from the model itself (the Fisher
-      information), or the data's own next tokens (the empirical Fisher).
+  Labels drawn from the model itself give the Fisher information, the data's
+  own next tokens the empirical one. The mask says which targets count.
   """
   count = len(tokens_NxL1)
   keys = jax.random.split(jax.random.key(knobs.seed), count)
-  total = _sum_of_squares(
-    graph,
-    params,
-    jnp.asarray(tokens_NxL1),
-    jnp.asarray(mask_NxL),
-    keys,
-    knobs.fisher_labels == "sampled",
-  )
+  is_sampled = knobs.fisher_labels == "sampled"
+  sequences = (tokens_NxL1, mask_NxL, keys)
+  total = _sum_of_squares(graph, is_sampled, params, sequences)
   return jax.tree.map(lambda x: x / count, total)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _sum_of_squares(
-  graph: Any,
-  params: Any,
-  tokens_NxL1: jax.Array,
-  mask_NxL: jax.Array,
-  keys_N: jax.Array,
-  sampled: bool,
+  graph: Any, is_sampled: bool, params: Any, sequences: tuple[Any, ...]
 ) -> Any:
   def log_likelihood(
     params: Any, tokens_L1: jax.Array, mask_L: jax.Array, key: jax.Array
@@ -80,7 +65,7 @@ def _sum_of_squares(
     model = nnx.merge(graph, params)
     logits_LxP = model.padded_logits(tokens_L1[None, :-1])[0]
     labels_L = tokens_L1[1:]
-    if sampled:
+    if is_sampled:
       drawn_L = jax.random.categorical(key, logits_LxP)
       labels_L = jax.lax.stop_gradient(drawn_L)
     chosen_L = jnp.take_along_axis(logits_LxP, labels_L[:, None], axis=-1)
@@ -94,8 +79,7 @@ def _sum_of_squares(
     ), None
 
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-  total, _ = jax.lax.scan(add, zeros, (tokens_NxL1, mask_NxL, keys_N))
-  return total
+  return jax.lax.scan(add, zeros, sequences)[0]
 
 
 @merge_method(
@@ -119,23 +103,14 @@ def fisher_average(
   Matena and Raffel, arXiv 2111.09832, equation 4, with a floor of 1e-8 under
   every F.
 
-  Args:
-    trees: K pytrees of equal structure, shapes and dtypes.
-    fishers: one like each tree, from diagonal_fisher.
-    weights: K numbers >= 0; only their proportions matter.
-
-  Raises:
-    InputError: the trees differ.
+  `fishers` are from diagonal_fisher; of the weights only proportions matter.
+  Raises InputError where the trees differ.
   """
   check_equal_trees(trees)
-  pairs = list(zip(trees, fishers, strict=True))
-  used, weights_K = weighing(pairs, weights)
+  used, weights_K = weighing(list(zip(trees, fishers, strict=True)), weights)
   if len(used) == 1:
     return used[0][0]
-  kept, kept_fishers = zip(*used)
-  return _fisher_average(
-    kept, kept_fishers, jnp.asarray(weights_K, jnp.float32)
-  )
+  return _fisher_average(*zip(*used), jnp.asarray(weights_K, jnp.float32))
 
 
 @jax.jit

@@ -1,12 +1,11 @@
 """The Karcher mean on the sphere; a tensor is a vector of its entries (E)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.merging.method import merge_method
+from jaxmerge.merging.method import Tensors, merge_method
 
 _TINY = 1e-12
 _STEPS = 50
@@ -23,7 +22,7 @@ _State = tuple[jax.Array, jax.Array, jax.Array]
   weights_are="shares",
 )
 def karcher_mean(
-  tensors: Sequence[jax.Array], weights_K: jax.Array, knobs: Any
+  tensors: Tensors, weights_K: jax.Array, knobs: Any
 ) -> jax.Array:
   """Mean direction on the sphere, with the tensors' mean length.
 

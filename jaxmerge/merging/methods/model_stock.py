@@ -1,12 +1,11 @@
 """Model Stock: how far to go from the base to the mean."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.merging.method import BaseKnobs, merge_method
+from jaxmerge.merging.method import BaseKnobs, Tensors, merge_method
 
 _TINY = 1e-12
 
@@ -18,7 +17,7 @@ _TINY = 1e-12
   knobs=BaseKnobs,
 )
 def model_stock(
-  tensors: Sequence[jax.Array], weights_K: jax.Array, knobs: Any, base: Any
+  tensors: Tensors, weights_K: jax.Array, knobs: Any, base: Any
 ) -> jax.Array:
   """t mean_i theta_i + (1 - t) theta_0.
 

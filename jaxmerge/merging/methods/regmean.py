@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmerge.config_fields import key
-from jaxmerge.merging.average import check_equal_trees, weighted_average
+from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.method import merge_method
 from jaxmerge.parallel.rules import is_stacked, named_leaves
 
@@ -60,16 +60,9 @@ def regmean(
   sum_i w_i |X_i W - X_i W_i|^2; of equally good ones that nearest to the
   average, each input measured in its own size.
 
-  Args:
-    trees: K pytrees of equal structure, shapes and dtypes.
-    grams: for each tree, from layer_grams; the same names in all.
-    weights_K: K numbers >= 0 that sum to one.
-    knobs: `off_diagonal` is alpha of the paper.
-
-  Raises:
-    InputError: the trees differ, or their number is not that of the weights.
+  `grams` are from layer_grams, `off_diagonal` is the paper's alpha. Raises
+  InputError where the trees differ.
   """
-  check_equal_trees(trees)
   averaged = weighted_average(trees, weights_K)
   used = [k for k, w in enumerate(weights_K) if w != 0]
   if len(used) == 1:
@@ -139,7 +132,7 @@ def _solve(gram_DxD: jax.Array, right_DxE: jax.Array) -> jax.Array:
 
 
 def _cholesky(unit_DxD: jax.Array) -> jax.Array:
-  """Of H + r I, H with a diagonal of ones, r as small as float32 allows.
+  """Factors H + r I, H with a diagonal of ones, r the least that succeeds.
 
   No square of a pivot of H + r I is below r. Where rounding takes one below
   r / 2, or to NaN, r grows tenfold; it starts at D roundings.

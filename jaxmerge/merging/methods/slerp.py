@@ -1,12 +1,11 @@
 """SLERP: along the arc between two tensors, each a vector of its entries."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.merging.method import merge_method
+from jaxmerge.merging.method import Tensors, merge_method
 
 # Above this cosine the arc is a line to float32.
 _PARALLEL = 0.9995
@@ -20,9 +19,7 @@ _TINY = 1e-12
   weights="required",
   most=2,
 )
-def slerp(
-  tensors: Sequence[jax.Array], weights_K: jax.Array, knobs: Any
-) -> jax.Array:
+def slerp(tensors: Tensors, weights_K: jax.Array, knobs: Any) -> jax.Array:
   """[sin((1 - t) w) a + sin(t w) b] / sin w, w the angle between a and b.
 
   Shoemake 1985; nearly parallel or vanishing tensors are averaged along the

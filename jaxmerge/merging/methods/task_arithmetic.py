@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmerge.config_fields import key
-from jaxmerge.merging.method import BaseKnobs, merge_method
+from jaxmerge.merging.method import BaseKnobs, Tensors, merge_method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class TaskKnobs(BaseKnobs):
   least=1,
 )
 def task_arithmetic(
-  tensors: Sequence[jax.Array], weights_K: jax.Array, knobs: Any, base: Any
+  tensors: Tensors, weights_K: jax.Array, knobs: Any, base: Any
 ) -> jax.Array:
   """theta_0 + sum_i w_i tau_i (Ilharco et al., arXiv 2212.04089).
 

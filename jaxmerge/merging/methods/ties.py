@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmerge.config_fields import key
-from jaxmerge.merging.method import merge_method
+from jaxmerge.merging.method import Tensors, merge_method
 from jaxmerge.merging.methods.task_arithmetic import TaskKnobs
 
 
@@ -31,7 +30,7 @@ class TiesKnobs(TaskKnobs):
   least=1,
 )
 def ties(
-  tensors: Sequence[jax.Array], weights_K: jax.Array, knobs: Any, base: Any
+  tensors: Tensors, weights_K: jax.Array, knobs: Any, base: Any
 ) -> jax.Array:
   """Trim, elect signs, merge what agrees (Yadav et al., arXiv 2306.01708).
 
