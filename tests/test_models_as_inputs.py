@@ -50,7 +50,7 @@ def _same(a, b, metadata, **tolerance):
 def _own_corpus(config):
   config.seq_len = 32
   config.data.source = "python_source"
-  config.data.max_documents = 60
+  config.data.max_documents = 120
   return config
 
 

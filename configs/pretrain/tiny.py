@@ -21,7 +21,7 @@ def get_config() -> config_dict.ConfigDict:
   config.validation_sequences = 16
   config.eval_batch_size = 8
   config.data.vocab_size = 300
-  config.data.max_documents = 60
+  config.data.max_documents = 120
   config.model.hidden_size = 32
   config.model.num_hidden_layers = 2
   config.model.num_attention_heads = 2

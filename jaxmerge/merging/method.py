@@ -56,10 +56,8 @@ class Method:
   | "on models" | (trees_K, answers_K, weights_K, knobs) -> tree |
 
   Tensors are float32 inside of a jit; the result is cast once. A method of
-  tensors whose knobs have a `base` is given its tensor as the argument `base`;
-  one whose knobs have a `seed` is given `draw`: draw(K) makes K random keys,
-  those of the tensor at hand. Without a base, equal inputs must give that
-  input.
+  tensors whose knobs have a `base` is given its tensor as one more argument.
+  Without a base, equal inputs must give that input.
 
   Attributes:
     name: as config.method names it.
@@ -71,6 +69,8 @@ class Method:
     weights_are: divided by their sum; the same, none below zero; or used as
       they are, times the knob `scale`.
     ordered: inputs must be given oldest first.
+    prepare: changes each input at random before, by knobs with a `seed` and a
+      `base`: (tensor, key, knobs, base) -> tensor.
     ask: what "on models" asks each model: (graph, params, tokens_NxL1,
       mask_NxL, knobs) -> answer.
     least: inputs at least.
@@ -87,6 +87,7 @@ class Method:
   weights: Literal["none", "optional", "required"] = "none"
   weights_are: Literal["proportions", "shares", "factors"] = "proportions"
   ordered: bool = False
+  prepare: Callable[..., Any] | None = None
   ask: Callable[..., Any] | None = None
   least: int = 2
   most: int = 0
@@ -98,6 +99,8 @@ class Method:
       )
     if self.weights_are == "factors" and "scale" not in self.uses:
       raise InputError(f"the method {self.name!r} has factors but no scale")
+    if self.prepare and not {"seed", "base"} <= {*self.uses}:
+      raise InputError(f"the method {self.name!r} draws without seed or base")
 
   @property
   def uses(self) -> tuple[str, ...]:
@@ -108,11 +111,6 @@ class Method:
   def base(self) -> bool:
     """It needs the checkpoint that all inputs came from."""
     return "base" in self.uses
-
-  @property
-  def draws(self) -> bool:
-    """Its function is given `draw`."""
-    return self.on_tensors and "seed" in self.uses
 
   @property
   def data(self) -> bool:

@@ -40,57 +40,86 @@ def merge_tensors(
   Raises:
     InputError: the method's function gives another shape.
   """
-  key = None
-  if method.draws:  # another seed is no other program
-    key = jax.random.key(knobs.seed)
+  # Another name, seed or number of these is no other program.
+  numbers = {knob: getattr(knobs, knob) for knob in _NUMBERS & {*method.uses}}
+  seed = knobs.seed if method.prepare else 0
+  knobs = dataclasses.replace(knobs, **dict.fromkeys(numbers, 0.0))
+  by_layer = is_stacked(name) and method.whole
+  like = base if method.base else tensors[0]
+  if method.prepare:
     knobs = dataclasses.replace(knobs, seed=0)
-  return _merge(
-    method,
-    knobs,
-    is_stacked(name) and method.whole,
+    keys_K = jax.random.split(jax.random.key(seed), len(tensors))
+    name_hash = jnp.uint32(zlib.crc32(name.encode()))
+    base = jnp.asarray(base, jnp.float32)
+    tensors = [
+      _prepare(
+        (method, knobs, by_layer),
+        jnp.asarray(tensor, jnp.float32),
+        base,
+        jax.random.fold_in(key, name_hash),
+        first_layer,
+        numbers,
+      )
+      for key, tensor in zip(keys_K, tensors)
+    ]
+  merged = _merge(
+    (method, knobs, by_layer),
     tuple(tensors),
     jnp.asarray(weights_K, jnp.float32),
     base,
-    key,
-    jnp.uint32(zlib.crc32(name.encode())),
-    first_layer,
+    numbers,
   )
+  return merged.astype(like.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+# Knobs that a program is given; the others are compiled into it.
+_NUMBERS = {"scale", "drop_rate"}
+_Which = tuple[Method, Any, bool]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prepare(
+  which: _Which,
+  tensor: jax.Array,
+  base: jax.Array,
+  key: jax.Array,
+  first_layer: jax.Array,
+  numbers: dict[str, jax.Array],
+) -> jax.Array:
+  method, knobs, by_layer = which
+  knobs = dataclasses.replace(knobs, **numbers)
+  assert method.prepare is not None
+  if not by_layer:
+    return method.prepare(tensor, key, knobs, base)
+
+  def prepare(tensor: jax.Array, base: jax.Array, layer: jax.Array) -> Any:
+    own = jax.random.fold_in(key, layer)
+    return method.prepare(tensor, own, knobs, base)  # type: ignore[misc]
+
+  layers = first_layer + jnp.arange(base.shape[0])
+  return jax.vmap(prepare)(tensor, base, layers)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _merge(
-  method: Method,
-  knobs: Any,
-  by_layer: bool,
+  which: _Which,
   tensors: tuple[jax.Array, ...],
   weights_K: jax.Array,
   base: Any,
-  key: Any,
-  name_hash: jax.Array,
-  first_layer: jax.Array,
+  numbers: dict[str, jax.Array],
 ) -> jax.Array:
-  def merge(
-    tensors: Sequence[jax.Array], base: Any, layer: jax.Array | None
-  ) -> jax.Array:
-    def draw(count: int) -> list[jax.Array]:
-      folded = [name_hash] if layer is None else [name_hash, layer]
-      keys = jax.random.split(key, count)
-      return [functools.reduce(jax.random.fold_in, folded, k) for k in keys]
+  method, knobs, by_layer = which
+  knobs = dataclasses.replace(knobs, **numbers)
 
-    more: dict[str, Any] = {}
-    if method.base:
-      more["base"] = base.astype(jnp.float32)
-    if method.draws:
-      more["draw"] = draw
+  def merge(tensors: Sequence[jax.Array], base: Any) -> jax.Array:
     wide = [tensor.astype(jnp.float32) for tensor in tensors]
-    return method.function(wide, weights_K, knobs, **more)
+    if not method.base:
+      return method.function(wide, weights_K, knobs)
+    start = base.astype(jnp.float32)
+    return method.function(wide, weights_K, knobs, start)
 
   like = base if method.base else tensors[0]
-  if by_layer:
-    layers = first_layer + jnp.arange(like.shape[0])
-    merged = jax.vmap(merge)(tensors, base, layers)
-  else:
-    merged = merge(tensors, base, None)
+  merged = (jax.vmap(merge) if by_layer else merge)(tensors, base)
   if merged.shape != like.shape:
     raise InputError(
       f"the method {method.name!r} makes {merged.shape} of {like.shape}"

@@ -159,6 +159,7 @@ def test_weights_of_a_rule_are_checked():
     {"acts": "on models"},
     {"acts": "per tensor", "ask": len},
     {"acts": "per tensor", "weights_are": "factors"},
+    {"acts": "per tensor", "prepare": len},
   ],
 )
 def test_records_that_do_not_fit_together(wrong):

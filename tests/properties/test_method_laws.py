@@ -79,7 +79,7 @@ def test_equal_inputs_give_that_input(name, seed):
 
 
 @pytest.mark.parametrize(
-  "name", [n for n, m in METHODS.items() if not (m.ordered or m.draws)]
+  "name", [n for n, m in METHODS.items() if not (m.ordered or m.prepare)]
 )
 @few
 @given(SEEDS)
@@ -97,7 +97,7 @@ def test_a_stack_is_merged_as_its_layers_are(name, seed):
   method = METHODS[name]
   same, weights, base = _case(seed, method)
   # Which entries are dropped depends on the stack, none does not.
-  knobs = {"drop_rate": 0.0} if method.draws else {}
+  knobs = {"drop_rate": 0.0} if method.prepare else {}
   found = _merged(name, same, weights, base, **knobs)
   for layer in range(3):
 
@@ -157,7 +157,7 @@ def test_a_tree_of_weight_zero_spreads_nothing(name):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
-@pytest.mark.parametrize("name", [n for n in ON_TENSORS if METHODS[n].draws])
+@pytest.mark.parametrize("name", [n for n in ON_TENSORS if METHODS[n].prepare])
 def test_draws_are_those_of_the_seed(name):
   same, weights, base = _case(0, METHODS[name])
   first, again, other = (
