@@ -80,10 +80,20 @@ class Registry(Mapping[str, R], Generic[R]):
     return self._records
 
 
-def _written_at(record: Any) -> list[tuple[str, int]]:
-  """File and line of the functions of a record."""
+def _written_at(record: Any) -> list[tuple[str, str]]:
+  """The places of a record's functions and classes, with what they enclose."""
   values = record if isinstance(record, tuple) else vars(record).values()
-  codes = [
-    value.__code__ for value in values if isinstance(value, types.FunctionType)
+  enclosed = [
+    cell.cell_contents
+    for value in values
+    if isinstance(value, types.FunctionType)
+    for cell in value.__closure__ or ()
   ]
-  return [(code.co_filename, code.co_firstlineno) for code in codes]
+  return [place for value in (*values, *enclosed) for place in _place(value)]
+
+
+def _place(value: Any) -> Iterator[tuple[str, str]]:
+  if isinstance(value, type):
+    yield value.__module__, value.__qualname__
+  elif isinstance(value, types.FunctionType):
+    yield value.__code__.co_filename, str(value.__code__.co_firstlineno)

@@ -69,3 +69,17 @@ def test_a_named_tuple_registers_too(table):
   assert table.register(again) is again
   with pytest.raises(InputError, match="another 'one' already"):
     table.register(other)
+
+
+def test_what_a_function_encloses_tells_records_apart(table):
+  """One line of ours may make the records of many files."""
+
+  def record_of(inner):
+    return Record("one", lambda: inner())
+
+  def other():
+    return 2
+
+  table.register(record_of(lambda: 1))
+  with pytest.raises(InputError, match="another 'one' already"):
+    table.register(record_of(other))
