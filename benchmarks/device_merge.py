@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge.data.heldout import HeldOut
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.merging.average import weighted_average
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder, init_params

@@ -17,12 +17,13 @@ import time
 
 import numpy as np
 
-from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.checkpoints import inputs
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.cli.runner import set_up_jax
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.evaluator import Setting
+from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import Domain, MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
@@ -60,7 +61,6 @@ def losses(merged, domain, budget, seed, use_gradients, folder) -> np.ndarray:
     merged,
     search,
     limits=Budget(),
-    early_stop=False,
     on_trial=lambda trial: None,
   )
   values = [trial.value for trial in study.trials[:budget]]
@@ -109,7 +109,9 @@ def main() -> None:
   for name, steps in SETS.items():
     checkpoints = inputs.open_steps(arguments.workdir, steps)
     metadata = checkpoints[-1].metadata
-    scorer = open_scorer(Setting(metadata, mesh, 16), lambda text: None)
+    scorer = open_scorer(
+      Setting(metadata, mesh, 16), lambda text: None, heldout_loss
+    )
     where = shardings(abstract_params(metadata), mesh)
     trees = [restore_params(c.path, where) for c in checkpoints]
     groups = one_group(trees[0])

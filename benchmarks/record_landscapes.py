@@ -21,6 +21,7 @@ from jaxmerge.checkpoints import inputs
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.cli.runner import TerminalProgress, set_up_jax
 from jaxmerge.evaluation.evaluator import Setting
+from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.average import weighted_average
@@ -41,7 +42,7 @@ def main(workdir: str) -> None:
   for name, spec in SETS.items():
     checkpoints = inputs.open_steps(workdir, spec.steps)
     first = checkpoints[0].metadata
-    scorer = open_scorer(Setting(first, mesh, 32), print)
+    scorer = open_scorer(Setting(first, mesh, 32), print, heldout_loss)
     split = scorer.on("search", _SEQUENCES)
     where = shardings(abstract_params(first), mesh)
     trees = [restore_params(c.path, where) for c in checkpoints]

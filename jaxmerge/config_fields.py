@@ -88,10 +88,7 @@ def key(
 ) -> Any:
   """Defines a field of a section that a config may set.
 
-  Args:
-    default: what a config that does not name the key gets; none: required.
-    help: one line.
-    known: bounds, choices, changes_numbers; see Key.
+  Without a default it must; `known` is what else a Key has.
   """
   return _field({_KEY: Key(help, **known)}, default=default)
 
@@ -101,11 +98,6 @@ def section(cls: type) -> Any:
   return _field({_SECTION: cls}, default_factory=cls)
 
 
-class _Knobs(NamedTuple):
-  selector: str
-  records: Mapping[str, Any]
-
-
 def knobs_of(selector: str, records: Mapping[str, Any]) -> Any:
   """Defines a field for the knobs of a record: keys of the section itself.
 
@@ -113,7 +105,7 @@ def knobs_of(selector: str, records: Mapping[str, Any]) -> Any:
     selector: the section's key that names the record.
     records: by name; each has `knobs`, a frozen dataclass of keys.
   """
-  return _field({_KNOBS: _Knobs(selector, records)}, default=None)
+  return _field({_KNOBS: (selector, records)}, default=None)
 
 
 def _field(metadata: Mapping[str, Any], **default: Any) -> Any:
@@ -154,12 +146,7 @@ def rows(cls: type, prefix: str = "") -> Iterator[Row]:
 
 
 def chosen_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:
-  """The keys that a config may set, by name.
-
-  Args:
-    cls: of the config.
-    given: what it says, flat; its selectors decide which knobs there are.
-  """
+  """The keys that a config may set, by name; some of `given` select knobs."""
   found: dict[str, Row] = {}
   for row in rows(cls):
     # The selector's own row comes first.

@@ -16,9 +16,9 @@ if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("evaluate"))
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from etils import epath
 from ml_collections import config_dict
@@ -27,19 +27,16 @@ from jaxmerge import locks
 from jaxmerge.checkpoints.inputs import Checkpoint, check_comparable
 from jaxmerge.checkpoints.model_inputs import load_params, open_models
 from jaxmerge.checkpoints.outputs import check_place
-from jaxmerge.cli import flag_values, runner
+from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import Problems
 from jaxmerge.evaluation import statistics
 from jaxmerge.evaluation.config import EvaluateConfig
-from jaxmerge.evaluation.evaluator import EVALUATORS, Setting
+from jaxmerge.evaluation.evaluator import EVALUATORS
 from jaxmerge.evaluation.score import Score
 from jaxmerge.files import check_can_make, make_directory, user_path, write_json
-from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.resident import choose_placement
 from jaxmerge.parallel import distributed
-from jaxmerge.parallel.mesh import make_mesh
-from jaxmerge.parallel.rules import shardings
 from jaxmerge.progress import Progress
 from jaxmerge.reading import read_file, read_json
 from jaxmerge.redaction import presentable
@@ -47,8 +44,7 @@ from jaxmerge.redaction import presentable
 _FILE = "evaluation.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
   """One input's score; its difference is to the first input."""
 
   name: str
@@ -58,20 +54,18 @@ class Evaluation:
   delta_stderr: float
 
   def as_json(self) -> dict[str, str | float]:
-    """Numbers by name; a score in several units by those."""
-    return {
-      "name": self.name,
-      _json_name(self.score.unit): self.score.mean,
+    """Numbers by name, as "nats_per_token"."""
+    numbers = {
+      self.score.unit: self.score.mean,
       "stderr": self.stderr,
-      **{_json_name(unit): x for unit, x in self.score.extras.items()},
+      **self.score.extras,
       "delta": self.delta,
       "delta_stderr": self.delta_stderr,
     }
-
-
-def _json_name(unit: str) -> str:
-  """For example "nats_per_token"."""
-  return unit.replace("/", "_per_").replace(" ", "_")
+    return {"name": self.name} | {
+      unit.replace("/", "_per_").replace(" ", "_"): x
+      for unit, x in numbers.items()
+    }
 
 
 def evaluate(
@@ -96,15 +90,27 @@ def evaluate(
   problems = Problems()
   settings = problems(lambda: read(EvaluateConfig, config))
   checkpoints = problems(lambda: open_models(inputs)) or []
-  paths = [checkpoint.path for checkpoint in checkpoints]
+  lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
   if output:
-    problems(lambda: _check_output(user_path(output), paths))
+    folder, paths = user_path(output), [c.path for c in checkpoints]
+    file = folder / _FILE
+    # In a directory that is there, which may be all that can be written to.
+    inside = file if folder.exists() else folder
+    lock = locks.exclusive(inside, f"the output {output}")
+    problems(lambda: check_place(file, inputs=paths))
+    problems(lambda: check_can_make(folder))
+    if file.exists() and not _is_evaluation(file):
+      problems.add(f"{file} is not an earlier evaluation; it is left as it is")
   problems.check()
   assert settings is not None
   check_comparable(checkpoints)
-  with _locked(output):
+  with lock:
     scores = _scores(settings, checkpoints, progress)
-    rows = _rows(checkpoints, scores)
+    rows = []
+    for checkpoint, score in zip(checkpoints, scores):
+      delta = statistics.difference(score, scores[0])
+      stderr = statistics.ratio(score.values_N, score).stderr
+      rows.append(Evaluation(checkpoint.name, score, stderr, *delta))
     print(presentable(_table(rows, settings.split)))
     if output:
       write_json(
@@ -119,17 +125,6 @@ def evaluate(
   return rows
 
 
-def _check_output(output: epath.Path, inputs: Sequence[epath.Path]) -> None:
-  """Refuses a directory in which evaluation.json must not be written."""
-  file = output / _FILE
-  problems = Problems()
-  problems(lambda: check_place(file, inputs=inputs))
-  problems(lambda: check_can_make(output))
-  if file.exists() and not _is_evaluation(file):
-    problems.add(f"{file} is not an earlier evaluation; it is left as it is")
-  problems.check()
-
-
 def _is_evaluation(file: epath.Path) -> bool:
   try:
     value = read_json(read_file(file))
@@ -139,33 +134,19 @@ def _is_evaluation(file: epath.Path) -> bool:
   return isinstance(value, dict) and value.keys() == keys
 
 
-def _locked(output: epath.PathLike) -> contextlib.AbstractContextManager[None]:
-  """Keeps others from the output.
-
-  The lock is in a directory that is there, which may be all that can be
-  written to, else beside it.
-  """
-  if not output:
-    return contextlib.nullcontext()
-  path = user_path(output)
-  inside = path / _FILE if path.exists() else path
-  return locks.exclusive(inside, f"the output {output}")
-
-
 def _scores(
   config: EvaluateConfig,
   checkpoints: Sequence[Checkpoint],
   progress: Progress,
 ) -> list[Score]:
-  first = checkpoints[0].metadata
-  mesh = make_mesh(**vars(config.mesh))
-  where = shardings(abstract_params(first), mesh)
+  setting = config.setting(checkpoints[0].metadata)
+  where = setting.shardings
   budget = config.memory_budget_gb
   choose_placement(
     checkpoints[:1], where, merged_trees=1, memory_budget_gb=budget
   )
   opened = EVALUATORS[config.evaluator].open(
-    Setting.of(first, mesh, config), lambda text: progress.note("data", text)
+    setting, lambda text: progress.note("data", text)
   )
   evaluator = opened.on(config.split, config.sequences)
   scores = []
@@ -175,33 +156,21 @@ def _scores(
   return scores
 
 
-def _rows(
-  checkpoints: Sequence[Checkpoint], scores: Sequence[Score]
-) -> list[Evaluation]:
-  rows = []
-  for checkpoint, score in zip(checkpoints, scores):
-    delta = statistics.difference(score, scores[0])
-    stderr = statistics.ratio(score.values_N, score).stderr
-    rows.append(Evaluation(checkpoint.name, score, stderr, *delta))
-  return rows
-
-
 def _table(rows: Sequence[Evaluation], split: str) -> str:
-  width = max(len(row.name) for row in rows)
-
-  def line(name: str, *cells: str) -> str:
-    columns = zip(cells, widths, strict=True)
-    return "  ".join([f"{name:<{width}}", *(c.rjust(w) for c, w in columns)])
-
   score = rows[0].score
   names = (score.unit, "stderr", *score.extras, "vs first", "paired stderr")
-  widths = [max(len(name), 6) for name in names]
-  lines = [line(f"{split} split", *names)]
+  width, widths = max(len(row.name) for row in rows), [*map(len, names)]
+  lines = [(f"{split} split", *names)]
   for row in rows:
-    delta = f"{row.delta:+.4f}", f"{row.delta_stderr:.4f}"
     numbers = (row.score.mean, row.stderr, *row.score.extras.values())
-    lines.append(line(row.name, *(f"{x:.4f}" for x in numbers), *delta))
-  return "\n".join(lines)
+    delta = f"{row.delta:+.4f}", f"{row.delta_stderr:.4f}"
+    lines.append((row.name, *(f"{x:.4f}" for x in numbers), *delta))
+  return "\n".join(
+    "  ".join(
+      [f"{name:<{width}}", *(c.rjust(max(w, 6)) for c, w in zip(cells, widths))]
+    )
+    for name, *cells in lines
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -210,22 +179,12 @@ def main(argv: Sequence[str]) -> None:
     doc=__doc__ or "",
     configs={"config": ("evaluate", None)},
     strings={
-      "inputs": (
-        None,
-        "step directories, workdir@step or Hugging Face folders, "
-        "comma-separated",
-      ),
+      "inputs": (None, runner.INPUTS),
       "output": ("", "a directory that gets evaluation.json"),
     },
     booleans={},
-    read={"inputs": flag_values.split_list},
   )
   runner.set_up_jax()
   written = epath.Path(flags.output or os.devnull) / _FILE
   with runner.whole_output(written):
-    evaluate(
-      flags.config,
-      flags.inputs,
-      output=flags.output,
-      progress=runner.TerminalProgress(),
-    )
+    evaluate(**vars(flags), progress=runner.TerminalProgress())

@@ -25,9 +25,10 @@ from ml_collections import config_dict
 from jaxmerge import locks
 from jaxmerge.checkpoints.inputs import check_mergeable, open_inputs
 from jaxmerge.checkpoints.outputs import check_output
-from jaxmerge.cli import flag_values, runner
+from jaxmerge.cli import runner
 from jaxmerge.config_reading import examine
 from jaxmerge.errors import InputError, Problems
+from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.files import check_can_make, free_bytes, user_path
 from jaxmerge.merging import method as methods
 from jaxmerge.merging.config import MergeConfig
@@ -79,18 +80,17 @@ def merge(
   if settings is None:
     raise InputError(wrong)
   typed = (inputs, output, weights, memory_budget_gb)
-  plan = _open(settings, wrong, *typed, overwrite, allow_unrelated)
+  plan, setting = _open(settings, wrong, *typed, overwrite, allow_unrelated)
   if dry_run:
     print(presentable(describe(plan, free_bytes(output))))
     return
   asked: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
   with locks.exclusive(output, f"the output {output}"):
-    if plan.method.data:
+    if setting is not None:
       # Imported here: data and model are not needed by any other method.
       from jaxmerge.evaluation.data_dependent import run_measured
 
-      asked["allow_unrelated"] = allow_unrelated
-      run_measured(plan, settings, output, **asked)
+      run_measured(plan, setting, settings.search_sequences, output, **asked)
     else:
       run_streamed(plan, output, **asked)
   progress.note("merge", f"saved {output}")
@@ -105,7 +105,7 @@ def _open(
   budget_gb: float,
   overwrite: bool,
   allow_unrelated: bool,
-) -> MergePlan:
+) -> tuple[MergePlan, Setting | None]:
   """Checks everything that can be known before an array is read."""
   method, knobs = METHODS.get(config.method), config.knobs
   problems = Problems(wrong)
@@ -123,9 +123,9 @@ def _open(
   together = [*bases, *sources]
   read = [source.path for source in together]
   problems(lambda: check_output(output, overwrite=overwrite, inputs=read))
+  setting = None
   if sources and method is not None:
-    unrelated = {"allow_unrelated": allow_unrelated}
-    problems(lambda: check_mergeable(together, **unrelated))
+    problems(lambda: check_mergeable(together, allow_unrelated=allow_unrelated))
     steps = [source.metadata.step for source in sources]
     # Hugging Face directories may not say: then they are in the order typed.
     if method.ordered and any(steps) and steps != sorted(set(steps)):
@@ -133,10 +133,12 @@ def _open(
     if method.data:  # data and model are not needed by any other method
       from jaxmerge.evaluation.data_dependent import check_measurable
 
-      problems(lambda: check_measurable(sources, config, **unrelated))
+      size, data, length = config.batch_size, config.data, config.seq_len
+      text = config.mesh, size, data, length, allow_unrelated
+      setting = problems(lambda: check_measurable(sources, *text))
   problems.check()
   assert method is not None
-  return plan_merge(
+  plan = plan_merge(
     method,
     knobs,
     sources,
@@ -145,20 +147,17 @@ def _open(
     budget=host_budget(budget_gb or config.memory_budget_gb),
     output=output,
   )
+  return plan, setting
 
 
 def main(argv: Sequence[str]) -> None:
-  listed = {name: method.summary for name, method in METHODS.items()}
   flags = runner.parse(
     argv,
-    doc=f"{__doc__}{runner.columns(listed.items())}",
+    doc=__doc__ or "",
+    records=METHODS,
     configs={"config": ("merge", None)},
     strings={
-      "inputs": (
-        None,
-        "step directories, workdir@step or Hugging Face folders, "
-        "comma-separated",
-      ),
+      "inputs": (None, runner.INPUTS),
       "output": (None, "the directory to write, of the inputs' format"),
       "weights": ("", "for methods that take them, one number per input"),
       "memory_budget_gb": ("0", "another spelling of config.memory_budget_gb"),
@@ -167,11 +166,6 @@ def main(argv: Sequence[str]) -> None:
       "overwrite": "replace an existing output",
       "allow_unrelated": "merge checkpoints of different runs or tokenizers",
       "dry_run": "check everything, print the plan, stop",
-    },
-    read={
-      "inputs": flag_values.split_list,
-      "weights": flag_values.numbers,
-      "memory_budget_gb": flag_values.number,
     },
   )
   method = METHODS.get(flags.config.method)

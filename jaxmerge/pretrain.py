@@ -22,20 +22,23 @@ from ml_collections import config_dict
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.cli import runner
 from jaxmerge.config_fields import to_flat
-from jaxmerge.config_reading import read
 from jaxmerge.data import heldout, pipeline
-from jaxmerge.data.cache import open_corpus
-from jaxmerge.data.token_files import TokenizedCorpus
-from jaxmerge.errors import Problems, check
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.data.cache import TokenizedCorpus, open_corpus
+from jaxmerge.errors import check
+from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.files import user_path
+from jaxmerge.formats.records.metadata import describer
 from jaxmerge.parallel import distributed
-from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import batch_share
 from jaxmerge.progress import Progress
-from jaxmerge.training import loop, optimizer, run, session, sizes
+from jaxmerge.training import loop, run
 from jaxmerge.training.config import PretrainConfig
-from jaxmerge.training.start import check_start, start_problems
+from jaxmerge.training.start import (
+  check_config,
+  check_start,
+  plan_text,
+  start_problems,
+)
 from jaxmerge.training.trainer import Trainer
 
 
@@ -55,7 +58,6 @@ def train(
       checkpoints/<step>/{params, opt_state, data, metadata}.
     init_from: an input whose parameters the run starts from.
     dry_run: print the plan and stop after the checks.
-    progress: told how far the work is.
 
   Raises:
     InputError: the config, the corpus, the workdir or a checkpoint is not
@@ -65,23 +67,15 @@ def train(
   """
   workdir = user_path(workdir)
   config, trainer = check_config(config)
-  parent, parts = check_start(
-    workdir,
-    init_from,
-    config=to_flat(config),
-    data=config.data,
-    model=trainer.config,
+  parent, parts = check_start(workdir, init_from, config, trainer.config)
+  per_step = config.batch_size * config.seq_len
+  plan = loop.Plan(
+    0, config.num_steps, per_step, config.log_every, config.save_every
   )
   if dry_run:
-    print(
-      sizes.plan_text(
-        trainer.config,
-        trainer.mesh,
-        _plan(config),
-        config.optimizer.state_bytes,
-        trains_tokenizer=not config.data.tokenizer_path,
-      )
-    )
+    trains_tokenizer = not config.data.tokenizer_path
+    state_bytes = config.optimizer.state_bytes
+    print(plan_text(trainer, plan, state_bytes, trains_tokenizer))
     return
   # Before minutes of work that would be in vain.
   distributed.on_first_process(lambda: run.check_free(workdir))
@@ -98,55 +92,19 @@ def train(
   )
   if parent is not None:
     check(start_problems(parent, trainer.config, corpus.tokenizer))
-  _train(config, workdir, trainer, corpus, identity, parent, progress)
-
-
-def check_config(given: Any) -> tuple[PretrainConfig, Trainer]:
-  """Refuses what is wrong with a config before anything is read.
-
-  Args:
-    given: a ConfigDict, or a PretrainConfig.
-
-  Returns:
-    The config, and the trainer that it asks for.
-  """
-  config = read(PretrainConfig, given)
-  problems = Problems()
-  mesh = problems(lambda: make_mesh(**vars(config.mesh)))
-  model = problems(lambda: sizes.decoder_of(config.model, config.data))
-  problems.check()
-  assert mesh is not None
-  assert model is not None
-  sizes.check_sizes(
-    model,
-    mesh,
-    batch_size=config.batch_size,
-    eval_batch_size=config.eval_batch_size,
-    seq_len=config.seq_len,
-    state_bytes=config.optimizer.state_bytes,
-    memory_budget_gb=config.memory_budget_gb,
-  )
-  built = optimizer.build(config.optimizer, config.num_steps)
-  return config, Trainer.build(model, mesh, *built)
-
-
-def _plan(config: PretrainConfig) -> loop.Plan:
-  tokens = config.batch_size * config.seq_len
-  return loop.Plan(
-    0, config.num_steps, tokens, config.log_every, config.save_every
-  )
+  _train(config, workdir, trainer, plan, corpus, identity, parent, progress)
 
 
 def _train(
   config: PretrainConfig,
   workdir: epath.Path,
   trainer: Trainer,
+  plan: loop.Plan,
   corpus: TokenizedCorpus,
   identity: Mapping[str, Any],
   parent: Checkpoint | None,
   progress: Progress,
 ) -> None:
-  plan = _plan(config)
   share, shares = batch_share(trainer.mesh)
   batches = pipeline.train_iterator(
     corpus.splits["train"],
@@ -163,16 +121,27 @@ def _train(
     max_sequences=config.validation_sequences,
   )
   loss = HeldOutLoss(trainer.graph, trainer.mesh, split, config.eval_batch_size)
-  session.train(
+  data = {"seq_len": config.seq_len, "content": identity["content"]}
+  describe = describer(
+    run_id=identity["run_id"],
+    parent=parent.name if parent else "",
+    model=trainer.config.to_dict(),
+    data={**to_flat(config.data), **data},
+    corpus=corpus.identity,
+    tokenizer=corpus.tokenizer,
+    tokens_per_step=plan.tokens_per_step,
+    skipped=corpus.skipped.numbers,
+  )
+  loop.train_in(
     workdir,
     trainer,
     plan,
-    corpus=corpus,
     identity=identity,
+    tokenizer=corpus.tokenizer,
     parent=parent,
     seed=config.seed,
-    data={**to_flat(config.data), "seq_len": config.seq_len},
     batches=batches,
+    describe=describe,
     validate=lambda state: loss.score(state.params).mean,
     progress=progress,
   )

@@ -22,9 +22,9 @@ from ml_collections import config_dict
 from jaxmerge import evaluate, pretrain, search
 from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
-from jaxmerge.evaluation.search_plan import output_problems
+from jaxmerge.evaluation.search_plan import Places, output_problems
 from jaxmerge.files import user_path
 from jaxmerge.progress import Progress
 from jaxmerge.reporting.page import check_report_directory
@@ -88,17 +88,18 @@ def _problems(
     except InputError as error:
       problems += [f"{name}: {problem}" for problem in error.problems]
   if not problems:
-    run, _ = found["pretrain"]
+    (run, _), asked = found["pretrain"], found["search"]
     saved = {*range(0, run.num_steps, run.save_every), run.num_steps} - {0}
-    problems = [
-      f"search: config.checkpoint_steps has {step}, which the run will not save"
-      for step in found["search"].checkpoint_steps
+    of_search = Problems(
+      f"config.checkpoint_steps has {step}, which the run will not save"
+      for step in asked.checkpoint_steps
       if step not in saved
-    ]
-    written = output_problems(
-      found["search"], workdir, (), check_report_directory
     )
-    problems += [f"search: {problem}" for problem in written]
+    report = workdir / asked.report_dir
+    places = Places(workdir, asked.study_name, asked.storage, report)
+    of_search.extend(output_problems(places))
+    of_search(lambda: check_report_directory(report))
+    problems = [f"search: {problem}" for problem in of_search.found]
   return problems
 
 

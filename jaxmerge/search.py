@@ -21,16 +21,22 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import config_dict
 
-from jaxmerge.cli import flag_values, runner
+from jaxmerge.bayesopt.study.scheduler import Budget
+from jaxmerge.checkpoints.inputs import check_mergeable
+from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
-from jaxmerge.evaluation import search_study
+from jaxmerge.errors import Problems
+from jaxmerge.evaluation import search_plan, search_study
 from jaxmerge.evaluation.config import SearchConfig
-from jaxmerge.evaluation.search_plan import plan, prepare
+from jaxmerge.evaluation.evaluator import EVALUATORS
+from jaxmerge.evaluation.search_plan import Places, Prepared
+from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import user_path
+from jaxmerge.merging.resident import choose_placement
 from jaxmerge.parallel import distributed
 from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
-from jaxmerge.reporting import search_output
+from jaxmerge.reporting import search_report
 from jaxmerge.reporting.page import check_report_directory
 
 
@@ -68,21 +74,72 @@ def search(
   config = read(SearchConfig, config)
   distributed.check_single_process("search")
   began = time.time()
-  ready = prepare(
-    config, workdir, inputs, allow_unrelated, check_report_directory, progress
-  )
+  ready = _prepare(config, workdir, inputs, allow_unrelated, progress)
   # Before a text is tokenized: a study of that name may be another's.
   before = search_study.find(ready)
   if dry_run:
-    print(presentable(plan(ready, before)))
+    print(presentable(search_plan.plan(ready, before)))
     return ready.output
   losses = search_study.open_losses(ready, progress)
   study = search_study.open_own(ready, losses.items)
-  with search_study.resumable(study, config.num_trials):
-    best = search_study.run_trials(study, ready, losses, progress)
-    return search_output.write(
+  limits = Budget(config.max_seconds or None, config.max_tokens or None)
+  try:
+    best = search_study.run_trials(study, ready, losses, limits, progress)
+    return search_report.write(
       study, ready, losses, best, began, commands, progress
     )
+  except KeyboardInterrupt as error:
+    done = len(ended(study, config.num_trials))
+    error.add_note(
+      f"{done} of {config.num_trials} trials are finished; the same command "
+      "goes on from there"
+    )
+    raise
+
+
+def _prepare(
+  config: SearchConfig,
+  workdir: epath.Path,
+  inputs: Sequence[str],
+  allow_unrelated: bool,
+  progress: Progress,
+) -> Prepared:
+  """Checks inputs, places and devices; InputError lists what is wrong."""
+  checkpoints, trail = search_plan.open_checkpoints(
+    workdir, config.checkpoint_steps, inputs, progress
+  )
+  steps = [c.metadata.step for c in checkpoints]
+  places = Places(
+    workdir, config.study_name, config.storage, workdir / config.report_dir
+  )
+  problems = Problems(search_plan.step_problems(steps, config.baselines))
+  problems.extend(search_plan.output_problems(places, checkpoints))
+  problems(lambda: check_report_directory(places.report))
+  problems.check()
+  check_mergeable(checkpoints, allow_unrelated=allow_unrelated)
+  setting = config.setting(checkpoints[-1].metadata, allow_unrelated)
+  search = WeightSearch.of(config, checkpoints)
+  place = choose_placement(
+    checkpoints,
+    setting.shardings,
+    # A gradient is as much again in float32, and a tangent or a spare tree.
+    merged_trees=5 if search.use_gradients else 2,
+    memory_budget_gb=config.memory_budget_gb,
+  )
+  evaluator = EVALUATORS[config.evaluator]
+  return Prepared(
+    places,
+    checkpoints,
+    trail,
+    search,
+    config.baselines,
+    evaluator,
+    setting,
+    config.search_sequences,
+    config.report_sequences,
+    config.search_sequences * evaluator.check(setting),
+    place,
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -92,17 +149,12 @@ def main(argv: Sequence[str]) -> None:
     configs={"config": ("search", None)},
     strings={
       "workdir": (None, "the run; the same command goes on with its search"),
-      "inputs": (
-        "",
-        "step directories, workdir@step or Hugging Face folders, "
-        "comma-separated",
-      ),
+      "inputs": ("", runner.INPUTS),
     },
     booleans={
       "allow_unrelated": "merge checkpoints of different runs or tokenizers",
       "dry_run": "check everything, print the plan, stop",
     },
-    read={"inputs": flag_values.split_list},
   )
   runner.set_up_jax()
   search(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from jaxmerge.cli import runner
 from jaxmerge.errors import Diverged, InputError
 from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.training.loop import Plan, train
-from jaxmerge.training.step import StepMetrics
+from jaxmerge.training.trainer import StepMetrics
 from tests.helpers import (
   Telling,
   config_file,
@@ -81,10 +82,9 @@ def test_nothing_that_is_not_finite_is_written_or_saved(
   metrics = MetricsWriter(tmp_path, 0)
   with pytest.raises(Diverged, match="step 8 has"):
     train(
+      types.SimpleNamespace(train_step=lambda: step, mesh=None),
       0,
-      step,
       iter([{"tokens": np.zeros(1)}] * 99),
-      None,
       Plan(0, 20, tokens_per_step=1, log_every=3, save_every=4),
       save=lambda step, state: saved.append(step),
       validate=lambda s: (

@@ -23,6 +23,7 @@ from jaxmerge.errors import InputError
 from jaxmerge.evaluation import held_out_splits
 from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
 from jaxmerge.evaluation.evaluator import Setting
+from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import open_scorer
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.files import replace_directory, write_text
@@ -75,7 +76,9 @@ def test_a_corpus_that_changed_since_training_is_not_held_out(tiny_run):
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
 
   def scorer(metadata, **kwargs):
-    return open_scorer(Setting(metadata, mesh, 8, **kwargs), lambda text: None)
+    return open_scorer(
+      Setting(metadata, mesh, 8, **kwargs), lambda text: None, heldout_loss
+    )
 
   assert scorer(metadata).corpus.identity == metadata.corpus
   with pytest.raises(InputError, match="may have been trained on"):
@@ -120,7 +123,9 @@ def test_models_of_no_known_run_are_not_taken_for_related(tiny_run, tmp_path):
 def test_a_run_that_has_diverged_cannot_be_searched(tiny_run):
   metadata = read_metadata(tiny_run / "checkpoints/8")
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
-  scorer = open_scorer(Setting(metadata, mesh, 8), lambda text: None)
+  scorer = open_scorer(
+    Setting(metadata, mesh, 8), lambda text: None, heldout_loss
+  )
   params = restore_params(tiny_run / "checkpoints/8")
   diverged = jax.tree.map(lambda x: x * jnp.nan, params)
   with pytest.raises(InputError, match="not a finite number"):

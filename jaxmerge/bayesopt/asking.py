@@ -1,45 +1,99 @@
 """Samplers that keep with a trial what it was asked, and by whom."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from jaxmerge.bayesopt.space import Simplices
+from jaxmerge.bayesopt.space import (
+  Distributions,
+  Simplices,
+  Space,
+  box_of,
+  from_unit,
+  name_seed,
+  stratum,
+)
 from jaxmerge.bayesopt.study.optuna_adapter import id_of, storage_of
 from jaxmerge.bayesopt.trials import ASKED
 
 
 class RecordingSampler(BaseSampler):
-  """Keeps a trial's record {asked_by, params} with it.
+  """All of an Optuna sampler but what it asks after the start.
 
-  A trial that a dead process left behind keeps the point that it was given.
+  Keeps a trial's record {asked_by, params} with it: one that a dead process
+  left behind keeps the point that it was given.
+
+  Args:
+    simplex: of the points; None: the box of a study's float parameters.
+    num_startup: number of trials that start the search.
+    seed: of their points.
   """
 
+  def __init__(self, simplex: Simplices | None, num_startup: int, seed: int):
+    self.simplex = simplex
+    self._num_startup = num_startup
+    self.seed = seed
+
+  @abc.abstractmethod
   def ask(
-    self,
-    study: Study,
-    trial: FrozenTrial,
-    search_space: dict[str, BaseDistribution],
+    self, study: Study, trial: FrozenTrial, space: Space
   ) -> dict[str, Any]:
-    """The record of a trial."""
-    raise NotImplementedError
+    """The record of a trial that comes after the start."""
+
+  def infer_relative_search_space(
+    self, study: Study, trial: FrozenTrial
+  ) -> Distributions:
+    if len(study.directions) > 1:
+      raise ValueError(
+        "If the study is being used for multi-objective optimization, "
+        f"{type(self).__name__} cannot be used."
+      )
+    if self.simplex is not None:
+      return self.simplex.distributions()
+    trials = study.get_trials(deepcopy=False)
+    return box_of(intersection_search_space(trials)).distributions()
 
   def sample_relative(
-    self,
-    study: Study,
-    trial: FrozenTrial,
-    search_space: dict[str, BaseDistribution],
+    self, study: Study, trial: FrozenTrial, search_space: Distributions
   ) -> dict[str, Any]:
     record = trial.system_attrs.get(ASKED)
     if record is None or set(record["params"]) != set(search_space):
-      record = self.ask(study, trial, search_space)
+      space = self.simplex or box_of(search_space)
+      if trial.number < self._num_startup:
+        point_D = space.start(trial.number, self._num_startup, self.seed)
+        record = {"asked_by": "start", "params": space.params(point_D)}
+      else:
+        record = self.ask(study, trial, space)
       storage_of(study).set_trial_system_attr(id_of(trial), ASKED, record)
     return dict(record["params"])
+
+  def sample_independent(
+    self,
+    study: Study,
+    trial: FrozenTrial,
+    param_name: str,
+    param_distribution: BaseDistribution,
+  ) -> Any:
+    if (
+      isinstance(param_distribution, FloatDistribution)
+      and trial.number < self._num_startup
+    ):
+      unit = stratum(param_name, trial.number, self._num_startup, self.seed)
+      return from_unit(unit, param_distribution)
+    rng = np.random.default_rng(
+      [self.seed, trial.number, name_seed(param_name)]
+    )
+    drawing = RandomSampler(seed=int(rng.integers(2**32)))
+    return drawing.sample_independent(
+      study, trial, param_name, param_distribution
+    )
 
 
 class SimplexSampler(RecordingSampler):
@@ -59,33 +113,12 @@ class SimplexSampler(RecordingSampler):
     name: str,
     point: Callable[[Study, FrozenTrial], np.ndarray],
   ):
-    self._space = space
+    super().__init__(space, len(space.starts_NxK), seed=0)
     self._name = name
     self._point = point
 
-  def infer_relative_search_space(
-    self, study: Study, trial: FrozenTrial
-  ) -> dict[str, BaseDistribution]:
-    return self._space.distributions()
-
   def ask(
-    self,
-    study: Study,
-    trial: FrozenTrial,
-    search_space: dict[str, BaseDistribution],
+    self, study: Study, trial: FrozenTrial, space: Space
   ) -> dict[str, Any]:
-    starts = len(self._space.starts_NxK)
-    if trial.number < starts:
-      name, point_D = "start", self._space.start(trial.number, starts, 0)
-    else:
-      name, point_D = self._name, self._point(study, trial)
-    return {"asked_by": name, "params": self._space.params(point_D)}
-
-  def sample_independent(
-    self,
-    study: Study,
-    trial: FrozenTrial,
-    param_name: str,
-    param_distribution: BaseDistribution,
-  ) -> Any:
-    raise ValueError(f"{param_name} is no coordinate of the simplex")
+    params = space.params(self._point(study, trial))
+    return {"asked_by": self._name, "params": params}

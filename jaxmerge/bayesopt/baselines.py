@@ -54,14 +54,6 @@ def with_sampler(make: Callable[[int], BaseSampler]) -> Baseline:
   return search
 
 
-def _cma_es(seed: int) -> BaseSampler:
-  # For a pair, which has one parameter, Optuna draws at random instead: CMA-ES
-  # is for two or more.
-  return optuna.samplers.CmaEsSampler(
-    seed=seed, n_startup_trials=1, warn_independent_sampling=False
-  )
-
-
 def _quadratic_features(unit_NxK: np.ndarray) -> np.ndarray:
   """1, v_i and v_i v_j of all weights but the last (NxF)."""
   free = unit_NxK[:, :-1].T
@@ -102,45 +94,42 @@ def quadratic(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
   lowest, its minimum, and so on. For more: as many spread points as a
   quadratic has terms, or half of the budget.
   """
-  terms = (num_weights + 1) * num_weights // 2
   if num_weights == 2:
-    num_starts = min(_PARABOLA_POINTS, max(budget - 1, 2))
-    starts_NxK = simplex_points.grid(2, num_starts)[::-1]
     most = _PARABOLA_POINTS
+    starts_NxK = simplex_points.grid(2, min(most, max(budget - 1, 2)))[::-1]
   else:
     most = budget
-    num_starts = min(terms, max(budget // 2, 2))
+    terms = (num_weights + 1) * num_weights // 2
+    centre = np.full((1, num_weights), 1 / num_weights)
     drawn = simplex_points.candidates(num_weights, 16, seed)
-    corners = [
-      *simplex_points.vertices(num_weights),
-      np.full(num_weights, 1 / num_weights),
-    ]
-    starts_NxK = np.concatenate([corners, drawn])[:num_starts]
-  points: list[np.ndarray] = []
+    spread = [simplex_points.vertices(num_weights), centre, drawn]
+    starts_NxK = np.concatenate(spread)[: min(terms, max(budget // 2, 2))]
+  asked = list(starts_NxK[:budget])
   losses: list[float] = []
-
-  def ask(unit_K: np.ndarray) -> None:
-    points.append(unit_K)
-    losses.append(loss(normalised(unit_K.tolist())))
-
-  for start_K in starts_NxK[:budget]:
-    ask(start_K)
   rng = np.random.default_rng(seed)
-  while len(points) < budget:
-    lowest = np.argsort(losses, kind="stable")[:most]
-    unit_K = _lowest_of_parabola(
-      np.array(points)[lowest], np.array(losses)[lowest]
-    )
-    nearest = min(float(np.abs(unit_K - p).max()) for p in points)
-    if nearest < _SAME:  # asked before: look around the best instead
-      away = rng.dirichlet(np.ones(num_weights))
-      unit_K = 0.9 * points[int(np.argmin(losses))] + 0.1 * away
-    ask(unit_K)
+  for number in range(budget):
+    if number == len(asked):
+      lowest = np.argsort(losses, kind="stable")[:most]
+      unit_K = _lowest_of_parabola(
+        np.array(asked)[lowest], np.array(losses)[lowest]
+      )
+      nearest = min(float(np.abs(unit_K - p).max()) for p in asked)
+      if nearest < _SAME:  # asked before: look around the best instead
+        away = rng.dirichlet(np.ones(num_weights))
+        unit_K = 0.9 * asked[int(np.argmin(losses))] + 0.1 * away
+      asked.append(unit_K)
+    losses.append(loss(normalised(asked[number].tolist())))
 
 
 BASELINES: dict[str, Baseline] = {
   "random": with_sampler(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
   "grid": grid,
   "quadratic": quadratic,
-  "cma_es": with_sampler(_cma_es),
+  # For a pair, which has one parameter, Optuna draws at random instead: CMA-ES
+  # is for two or more.
+  "cma_es": with_sampler(
+    lambda seed: optuna.samplers.CmaEsSampler(
+      seed=seed, n_startup_trials=1, warn_independent_sampling=False
+    )
+  ),
 }

@@ -6,7 +6,6 @@ leaves as a Python float.
 """
 
 import dataclasses
-import functools
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,30 +18,10 @@ from jaxmerge.errors import check
 from jaxmerge.simplex import points
 from jaxmerge.simplex.bounds import normalised
 
+Distributions = dict[str, BaseDistribution]
 _NUM_CANDIDATES = 256
 # A grid at least this fine in one dimension: the climb does the rest.
 _LINE = 257
-
-
-@functools.cache
-def _simplex_candidates(num_weights: int, groups: int, seed: int) -> np.ndarray:
-  if num_weights == 2 and groups == 1:
-    return points.grid(2, _LINE)
-  drawn = points.candidates(num_weights, _NUM_CANDIDATES, seed)
-  centre = np.full((1, num_weights), 1 / num_weights)
-  tied = np.concatenate([drawn, points.vertices(num_weights), centre])
-  if groups == 1:
-    return tied
-  free = points.candidates(num_weights, _NUM_CANDIDATES, seed, groups)
-  # Every group alike, then each on its own.
-  return np.concatenate([np.tile(tied, groups), free])
-
-
-@functools.cache
-def _box_candidates(dimension: int, seed: int) -> np.ndarray:
-  if dimension == 1:
-    return np.linspace(0, 1, _LINE)[:, None]
-  return qmc.Sobol(dimension, scramble=True, rng=seed).random(_NUM_CANDIDATES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +44,21 @@ class Simplices:
   def names(self) -> tuple[str, ...]:
     return tuple(itertools.chain(*self.groups_GxK))
 
-  def distributions(self) -> dict[str, BaseDistribution]:
+  def distributions(self) -> Distributions:
     return {name: FloatDistribution(0.0, 1.0) for name in self.names}
 
   def candidates(self, seed: int) -> np.ndarray:
-    return _simplex_candidates(len(self.groups_GxK[0]), self.groups, seed)
+    size, groups = len(self.groups_GxK[0]), self.groups
+    if size == 2 and groups == 1:
+      return points.grid(2, _LINE)
+    drawn = points.candidates(size, _NUM_CANDIDATES, seed)
+    centre = np.full((1, size), 1 / size)
+    tied = np.concatenate([drawn, points.vertices(size), centre])
+    if groups == 1:
+      return tied
+    free = points.candidates(size, _NUM_CANDIDATES, seed, groups)
+    # Every group alike, then each on its own.
+    return np.concatenate([np.tile(tied, groups), free])
 
   def start(self, number: int, num_startup: int, seed: int) -> np.ndarray:
     """The given starts, then low-discrepancy points."""
@@ -78,19 +67,16 @@ class Simplices:
       return np.tile(self.starts_NxK[number], self.groups)
     # A power of two of points, as Sobol's sequence wants them.
     num_points = 1 << (num_startup - 1).bit_length()
-    num_weights = len(self.groups_GxK[0])
-    drawn = points.candidates(num_weights, num_points, seed)
+    drawn = points.candidates(len(self.groups_GxK[0]), num_points, seed)
     return np.tile(drawn[number - given], self.groups)
 
   def coordinates(self, params: Mapping[str, float]) -> np.ndarray:
     return np.array([params[name] for name in self.names], np.float64)
 
-  def slopes(
-    self, gradient: Mapping[str, float], params: Mapping[str, float]
-  ) -> np.ndarray:
-    """d score / d coordinate, from d score / d parameter."""
+  def spans(self, params: Mapping[str, float]) -> np.ndarray:
+    """d parameter / d coordinate, at a point."""
     del params
-    return self.coordinates(gradient)
+    return np.ones(len(self.names))
 
   def params(self, point_D: np.ndarray) -> dict[str, float]:
     parts = np.split(point_D, self.groups)
@@ -106,11 +92,14 @@ class Box:
 
   groups = 0
 
-  def distributions(self) -> dict[str, BaseDistribution]:
+  def distributions(self) -> Distributions:
     return dict(self.items)
 
   def candidates(self, seed: int) -> np.ndarray:
-    return _box_candidates(len(self.items), seed)
+    if len(self.items) == 1:
+      return np.linspace(0, 1, _LINE)[:, None]
+    sobol = qmc.Sobol(len(self.items), scramble=True, rng=seed)
+    return sobol.random(_NUM_CANDIDATES)
 
   def start(self, number: int, num_startup: int, seed: int) -> np.ndarray:
     return np.array(
@@ -120,14 +109,13 @@ class Box:
   def coordinates(self, params: Mapping[str, float]) -> np.ndarray:
     return np.array([_to_unit(params[name], d) for name, d in self.items])
 
-  def slopes(
-    self, gradient: Mapping[str, float], params: Mapping[str, float]
-  ) -> np.ndarray:
-    spans = [
-      params[name] * np.log(d.high / d.low) if d.log else d.high - d.low
-      for name, d in self.items
-    ]
-    return np.array([gradient[name] for name, _ in self.items]) * spans
+  def spans(self, params: Mapping[str, float]) -> np.ndarray:
+    return np.array(
+      [
+        params[name] * np.log(d.high / d.low) if d.log else d.high - d.low
+        for name, d in self.items
+      ]
+    )
 
   def params(self, point_D: np.ndarray) -> dict[str, float]:
     return {
@@ -199,11 +187,8 @@ def simplices_of(
   Raises:
     InputError: lists what is wrong with the names and the starts.
   """
-  groups: tuple[tuple[str, ...], ...] = (
-    (tuple(map(str, names)),)
-    if isinstance(names[0], str)
-    else tuple(tuple(group) for group in names)
-  )
+  listed = [names] if isinstance(names[0], str) else names
+  groups = tuple(tuple(map(str, group)) for group in listed)
   flat = [name for group in groups for name in group]
   size = len(groups[0])
   problems = []

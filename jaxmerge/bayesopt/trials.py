@@ -1,11 +1,10 @@
 """Trials of a study as observations of the Gaussian process.
 
-D coordinates, N scored trials, M pending ones.
+D coordinates, N scored trials, M pending ones, J acquisitions.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from optuna.study import StudyDirection
@@ -72,8 +71,6 @@ def observations(
   Args:
     trials: that lie in the space; those without a score and not running are
       left out.
-    space: of the coordinates.
-    direction: of the study.
     use_gradients: also take d value / d parameter, {name: number}, from the
       user attribute "gradient" and the standard error of a slope from
       "gradient_stderr".
@@ -90,15 +87,14 @@ def observations(
     points_NxD=np.stack([space.coordinates(t.params) for t, _ in scored]),
     values_N=np.array([sign * v for _, v in scored]),
     stderrs_N=np.array([stderr_of(t) for t, _ in scored]),
-    pending_MxD=np.array(pending).reshape(-1, len(space.distributions())),
+    pending_MxD=pending,
   )
   if not use_gradients:
     return found
+  stderrs = [float(t.user_attrs.get(GRADIENT_STDERR, 0.0)) for t, _ in scored]
   return found._replace(
     gradients_NxD=np.stack([sign * _slopes(t, space) for t, _ in scored]),
-    gradient_stderrs_N=np.array(
-      [abs(float(t.user_attrs.get(GRADIENT_STDERR, 0.0))) for t, _ in scored]
-    ),
+    gradient_stderrs_N=np.abs(stderrs),
   )
 
 
@@ -108,16 +104,17 @@ def _slopes(trial: FrozenTrial, space: Space) -> np.ndarray:
   gradient = trial.user_attrs.get(GRADIENT)
   if gradient is None or not set(names) <= set(gradient):
     return np.full(len(names), np.nan)
-  return space.slopes(gradient, trial.params)
+  slopes_D = np.array([gradient[name] for name in names])
+  return slopes_D * space.spans(trial.params)
 
 
-def latest_record(
+def latest_portfolio(
   trials: Iterable[FrozenTrial],
   number: int,
   space: Space,
   acquisitions: Sequence[str],
-) -> Mapping[str, Any] | None:
-  """The portfolio's record in the last finished trial before this one."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Nominees (JxD) and gains (J) of the last finished trial before this one."""
   earlier = [t for t in trials if t.number < number and t.state.is_finished()]
   names = space.distributions().keys()
   for trial in sorted(earlier, key=lambda t: t.number, reverse=True):
@@ -126,7 +123,10 @@ def latest_record(
     if set(nominees) == set(acquisitions) and all(
       nominee.keys() == names for nominee in nominees.values()
     ):
-      return record
+      return (
+        np.stack([space.coordinates(nominees[a]) for a in acquisitions]),
+        np.array([record["gains"][a] for a in acquisitions]),
+      )
   return None
 
 
@@ -138,15 +138,9 @@ def recommended(
 ) -> FrozenTrial:
   """The trial to hand over: by posterior mean if noisy, else by score.
 
-  Scores are noisy where a known standard error is above zero. Never one with
-  a worse score than trial 0 (of a search on the simplex, the last checkpoint
-  alone). Of equals the first.
-
-  Args:
-    trials: at least one with a score.
-    space: that they lie in.
-    direction: of the study.
-    use_gradients: as for the sampler.
+  Scores, of which there is at least one, are noisy where a known standard error
+  is above zero. Never one with a worse score than trial 0 (of a search on the
+  simplex, the last checkpoint alone). Of equals the first.
   """
   scored = [t for t in trials if score_of(t) is not None and lies_in(t, space)]
   observed = observations(scored, space, direction, use_gradients)

@@ -51,7 +51,7 @@ class Checkpoint:
     if self.leaves is not None:
       return self.leaves
     # Orbax takes longer to import than a small merge of tensors takes.
-    from jaxmerge.checkpoints.orbax_rows import open_orbax
+    from jaxmerge.checkpoints.orbax_adapter import open_orbax
 
     return open_orbax(self.path, self.metadata)
 

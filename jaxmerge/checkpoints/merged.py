@@ -25,13 +25,13 @@ from jaxmerge.formats.lazy_tensors import (
 from jaxmerge.formats.records.metadata import (
   Metadata,
   canonical_json,
-  describe_leaves,
   hash_text,
   versions,
 )
 from jaxmerge.formats.records.provenance import Provenance
 from jaxmerge.huggingface.shards import open_tensors, write_tensors
 from jaxmerge.huggingface.tensors import write_beside
+from jaxmerge.model.config import DecoderConfig
 
 
 def identity(checkpoint: Checkpoint) -> str:
@@ -110,19 +110,21 @@ def save_merged(
   sources: Sequence[Checkpoint],
   provenance: Provenance,
   *,
+  format: str = "orbax",
   overwrite: bool,
 ) -> None:
-  """Saves the merged tree of K step directories as one, with its provenance.
+  """Saves the merged tree of K models, with its provenance; see models.save.
 
   Raises:
     InputError: `path` exists without `overwrite`, or cannot be written.
   """
-  from jaxmerge.checkpoints.store import save_params
+  from jaxmerge.checkpoints import models
 
   hashes = [identity(source) for source in sources]
-  leaves = describe_leaves(params)
-  metadata = describe_merged(sources, provenance, leaves, hashes)
-  save_params(path, params, metadata, overwrite=overwrite)
+  known = describe_merged(sources, provenance, {}, hashes)
+  config = DecoderConfig.from_dict(known.model)
+  saved = models.SavedModel(params, config, known.tokenizer, known, known.files)
+  models.save(saved, path, format, overwrite=overwrite)
 
 
 class Readings(NamedTuple):

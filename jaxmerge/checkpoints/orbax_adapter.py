@@ -1,9 +1,14 @@
-"""Holds all that relies on more than Orbax's supported interface.
+"""Parameters by a few rows at a time, and all private use of Orbax.
+
+Orbax's own handlers take and give whole arrays. Here TensorStore reads parts of
+what Orbax has written, and a handler of Orbax is given the shapes, and the rows
+as they come; what lies on disk is the same, and Orbax restores it.
+
+More than Orbax's supported interface are
 
 - `get_ts_context`, `get_json_tspec_read` and `get_json_tspec_write` of
   `orbax.checkpoint.type_handlers`, which its source marks as deprecated: they
-  say where a parameter lies and with which chunks and compression. The public
-  handlers and checkpointers take and give whole arrays only.
+  say where a parameter lies and with which chunks and compression.
 - Where its log records, and the tracebacks of its threads, come from. A save
   or restore that fails reaches the user as one InputError; Orbax and the event
   loop below it report the same failure again from other threads, also after
@@ -11,10 +16,13 @@
   level of the logger "absl", which it shares, is the program's own.
 """
 
+import contextlib
+import dataclasses
 import functools
 import logging
 import sys
 import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +30,17 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
-_PROCESS = 0
+from jaxmerge.errors import InputError, check
+from jaxmerge.files import absolute
+from jaxmerge.formats.lazy_tensors import (
+  Chunk,
+  LazyTensor,
+  TensorSpec,
+  tree_of_leaves,
+)
+from jaxmerge.formats.records.metadata import Metadata
+from jaxmerge.reading import read_file, read_json
+
 _CLOSED = "Event loop is closed"
 
 
@@ -54,37 +72,128 @@ def silence_orbax() -> None:
   sys.unraisablehook = report_others
 
 
-def tensorstore_context() -> tensorstore.Context:
-  """The limits and caches with which Orbax opens its parameters."""
-  return ocp.type_handlers.get_ts_context(use_ocdbt=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class OrbaxLeaf(LazyTensor):
+  """A parameter of a step directory, as TensorStore reads it."""
+
+  store: tensorstore.TensorStore
+  path: epath.Path
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    part = self.store[start:stop] if self.shape else self.store
+    try:
+      found = part.read().result()
+    except ValueError as error:
+      raise _damaged(self.path, error) from error
+    return found.reshape(stop - start, *self.shape[1:])
 
 
-def read_spec(
-  params: epath.Path, name: str, context: tensorstore.Context, zarr3: bool
-) -> dict[str, Any]:
-  """A TensorStore spec of a parameter that Orbax has written."""
-  info = ocp.type_handlers.ParamInfo(
-    name=name.replace("/", "."),
-    parent_dir=params,
-    is_ocdbt_checkpoint=True,
-    use_zarr3=zarr3,
-    ts_context=context,
+def _damaged(path: epath.Path, error: Exception) -> InputError:
+  reason = str(error).partition("\n")[0][:160]
+  return InputError(f"{path} is damaged: its params cannot be read ({reason})")
+
+
+def open_orbax(
+  path: epath.PathLike, metadata: Metadata
+) -> dict[str, LazyTensor]:
+  """The parameters of a step directory by name, none of them read.
+
+  InputError lists all that are missing, or other than their metadata says.
+  """
+  path = absolute(path)
+  params = path / "params"
+  # With the limits and caches with which Orbax opens its parameters.
+  context = ocp.type_handlers.get_ts_context(use_ocdbt=True)
+  try:
+    zarr3 = bool(read_json(read_file(params / "_METADATA"))["use_zarr3"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise _damaged(path, error) from error
+  problems: list[str] = []
+  leaves: dict[str, LazyTensor] = {}
+  for name, said in metadata.leaves["params"].items():
+    info = ocp.type_handlers.ParamInfo(
+      name=name.replace("/", "."),
+      parent_dir=params,
+      is_ocdbt_checkpoint=True,
+      use_zarr3=zarr3,
+      ts_context=context,
+    )
+    spec = ocp.type_handlers.get_json_tspec_read(info, use_ocdbt=True)
+    try:
+      opened = tensorstore.open(spec, open=True, read=True, context=context)
+      store = opened.result()
+    except (ValueError, OSError) as error:
+      problems += _damaged(path, error).problems
+      continue
+    chunk = store.chunk_layout.read_chunk.shape
+    leaf = OrbaxLeaf(
+      tuple(store.shape),
+      store.dtype.numpy_dtype,
+      (chunk[0] or 1) if chunk else 1,
+      store=store,
+      path=path,
+    )
+    if [list(leaf.shape), str(leaf.dtype)] != [said["shape"], said["dtype"]]:
+      problems.append(
+        f"{path} is damaged: params {name} is {leaf.dtype}{list(leaf.shape)}, "
+        f"its metadata says {said['dtype']}{said['shape']}"
+      )
+    leaves[name] = leaf
+  check(problems)
+  return leaves
+
+
+class _RowsHandler(ocp.type_handlers.NumpyHandler):
+  """Writes LeafSpecs whose contents come from an iterable of Chunks."""
+
+  def __init__(self, chunks: Iterable[Chunk]):
+    super().__init__()
+    self._chunks = chunks
+
+  async def serialize(
+    self,
+    values: Sequence[Any],
+    infos: Sequence[ocp.type_handlers.ParamInfo],
+    args: Sequence[ocp.SaveArgs] | None = None,
+  ) -> Sequence[Any]:
+    stores = {}
+    for spec, info in zip(values, infos, strict=True):
+      await info.await_path_creation()
+      where = ocp.type_handlers.get_json_tspec_write(
+        info,
+        use_ocdbt=bool(info.is_ocdbt_checkpoint),
+        global_shape=spec.shape,
+        local_shape=(spec.rows_together, *spec.shape[1:]) if spec.shape else (),
+        dtype=spec.dtype,
+        process_index=0,
+      )
+      stores[info.name] = await tensorstore.open(
+        where, create=True, context=info.ts_context
+      )
+    # One write is under way while the next rows are made.
+    writing = None
+    for name, start, _, array in self._chunks:
+      store = stores[name.replace("/", ".")]
+      target = store[start : start + len(array)] if store.rank else store
+      pending = target.write(array.reshape(target.shape))
+      if writing is not None:
+        await writing
+      writing = pending
+    if writing is not None:
+      await writing
+    return []
+
+
+def write_rows(
+  path: epath.Path, specs: Mapping[str, TensorSpec], chunks: Iterable[Chunk]
+) -> None:
+  """Writes the new item directory `path`; the chunks of each in order."""
+  handler = _RowsHandler(chunks)
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (TensorSpec, handler)
   )
-  return ocp.type_handlers.get_json_tspec_read(info, use_ocdbt=True)
-
-
-def write_spec(
-  info: ocp.type_handlers.ParamInfo,
-  shape: tuple[int, ...],
-  chunk: tuple[int, ...],
-  dtype: np.dtype,
-) -> dict[str, Any]:
-  """A TensorStore spec of a parameter as Orbax would write it."""
-  return ocp.type_handlers.get_json_tspec_write(
-    info,
-    use_ocdbt=bool(info.is_ocdbt_checkpoint),
-    global_shape=shape,
-    local_shape=chunk,
-    dtype=dtype,
-    process_index=_PROCESS,
+  checkpointer = ocp.Checkpointer(
+    ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
   )
+  with contextlib.closing(checkpointer):
+    checkpointer.save(path, args=ocp.args.PyTreeSave(tree_of_leaves(specs)))

@@ -1,17 +1,60 @@
-"""Guards what every verb writes: never over or among what is not ours."""
+"""Guards what every verb writes: never over or among what is not ours.
+
+Only a directory that holds a checkpoint and nothing else may be replaced, so
+whatever is not surely part of a checkpoint is taken for the user's.
+"""
 
 import contextlib
+import functools
+import itertools
+import json
 import os
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
-from jaxmerge.checkpoints.content import (
-  is_step_directory,
-  why_not_a_checkpoint,
-)
-from jaxmerge.errors import Problems, check
+from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
+from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import absolute, replace_directory
+from jaxmerge.formats.records.metadata import (
+  CARRIED_FILES,
+  Metadata,
+  read_metadata,
+)
+from jaxmerge.formats.records.provenance import CODE
+from jaxmerge.huggingface.shards import open_tensors
+from jaxmerge.huggingface.tensors import (
+  CARD,
+  CONFIG,
+  ORIGIN,
+  is_hugging_face,
+  read_origin,
+)
+from jaxmerge.reading import read_json
+
+# What Orbax writes for params and metadata. An optimiser's state, which no
+# command can make again, is not among it.
+_OF_AN_ITEM = r"_CHECKPOINT_METADATA|commit_success\.txt"
+_OCDBT = r"manifest\.ocdbt|d/[0-9a-f]{32}"
+_OF_A_STEP = re.compile(
+  rf"({_OF_AN_ITEM}|metadata/({_OF_AN_ITEM}|metadata)|params/({_OF_AN_ITEM}"
+  rf"|_METADATA|_sharding|array_metadatas/process_\d+|{_OCDBT}"
+  rf"|ocdbt\.process_\d+/({_OCDBT})))"
+)
+_WEIGHTS = re.compile(
+  r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)"
+  r"|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+)
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+# "module.Class", or "owner/repository--module.Class".
+_NAMED = re.compile(r'"(?:[^"]*--)?(\w+)\.[^"]*"')
+_IMPORTED = re.compile(
+  r"^\s*from\s+\.(?:(\w+)\s+import|\s*import\s+(\w+))", re.MULTILINE
+)
+# Names that a message lists.
+_MOST_SHOWN = 4
 
 
 def check_output(
@@ -24,7 +67,6 @@ def check_output(
 
   Args:
     path: what is to be made, or replaced as a whole.
-    overwrite: whether it may be replaced.
     inputs: what is read meanwhile.
 
   Raises:
@@ -57,19 +99,11 @@ def output_directory(
   """Yields a temporary path that becomes `path`, as replace_directory does.
 
   What is replaced is looked at before, and again when the new one is whole.
-
-  Raises:
-    InputError: as check_output and replace_directory.
   """
-
-  def check_again() -> None:
-    check_output(path, overwrite=overwrite)
-
-  check_again()
-  with replace_directory(
-    path, overwrite=overwrite, check=check_again
-  ) as temporary:
-    yield temporary
+  may_replace = functools.partial(check_output, path, overwrite=overwrite)
+  may_replace()
+  with replace_directory(path, overwrite=overwrite, check=may_replace) as new:
+    yield new
 
 
 def check_place(
@@ -90,12 +124,14 @@ def check_place(
     for place in places
     if os.path.islink(place) and not os.path.exists(place)
   ]
-  if any(_is_trail(place) for place in places):
+  if any(
+    p.name == "checkpoints" and (p.parent / "run.json").exists() for p in places
+  ):
     problems.append(
       f"{path} lies among the checkpoints of a run, which could then not go on"
     )
   above = [p for p in places if not _same(p, path)]
-  for place in [p for p in above if is_step_directory(p)][:1]:
+  for place in [p for p in above if _is_step(p)][:1]:
     problems.append(f"{path} lies in the checkpoint {place}")
   problems += [
     f"{path} lies in the input {name}"
@@ -103,10 +139,6 @@ def check_place(
     if any(_same(place, absolute(name)) for place in above)
   ]
   check(problems)
-
-
-def _is_trail(place: epath.Path) -> bool:
-  return place.name == "checkpoints" and (place.parent / "run.json").exists()
 
 
 def _same(one: epath.Path, other: epath.Path) -> bool:
@@ -132,3 +164,98 @@ def _places(path: epath.Path) -> list[epath.Path]:
       names.append(os.path.join(parent, os.readlink(place)))
     found += [n for n in names if n not in found]
   return [epath.Path(place) for place in found]
+
+
+def _is_step(path: epath.Path) -> bool:
+  return (path / "metadata/metadata").exists()
+
+
+def why_not_a_checkpoint(path: epath.Path) -> str:
+  """Says why a directory is no checkpoint; "" if it is one, or empty.
+
+  A step directory of params and metadata that can be read, or a Hugging Face
+  directory of a model, each with no other file, hidden file or link in it.
+  """
+  try:
+    if not path.is_dir():
+      return "it is a file"
+    if not any(path.iterdir()):
+      return ""
+    is_step = _is_step(path)
+    if not is_step and not is_hugging_face(path):
+      return "it has neither metadata of a checkpoint nor a config.json"
+    # Before any is opened: a FIFO would be waited for for ever.
+    odd = _listed(name for name, plain in _files(path) if not plain)
+    if odd:
+      return odd
+    if not is_step:
+      return _why_not_a_model(path)
+    read_metadata(path)
+    return _listed(n for n, _ in _files(path) if not _OF_A_STEP.fullmatch(n))
+  except InputError as error:
+    return error.problems[0]
+  except (OSError, ValueError) as error:
+    return f"it cannot be read ({error})"
+
+
+def _why_not_a_model(path: epath.Path) -> str:
+  config = read_json((path / CONFIG).read_bytes())
+  if not isinstance(config, dict) or not (
+    isinstance(config.get("model_type"), str)
+    or config.get("architectures")
+    or (path / ORIGIN).exists()  # ours, of a model that names itself nowhere
+  ):
+    return f"its {CONFIG} names no model"
+  if (path / CARD).exists() and not _is_our_card((path / CARD).read_bytes()):
+    return f"its {CARD} is not one that jaxmerge has written"
+  read_origin(path, Metadata("imported", {}))
+  open_tensors(path)
+  names = {*CARRIED_FILES, TOKENIZER_JSON, CARD, ORIGIN, *_code(path, config)}
+  if (path / ORIGIN).exists():
+    listed = read_json((path / ORIGIN).read_bytes()).get(CODE)
+    code = map(str, listed if isinstance(listed, list) else [])
+    names |= set(filter(re.compile(r"[^/]+\.py").fullmatch, code))
+  found = (name for name, _ in _files(path) if name not in names)
+  return _listed(name for name in found if not _WEIGHTS.fullmatch(name))
+
+
+def _is_our_card(text: bytes) -> bool:
+  return text.startswith(b"---\n") and b"\nWritten by jaxmerge " in text
+
+
+def _code(path: epath.Path, config: dict[str, Any]) -> set[str]:
+  """Files of code that the model or its tokenizer names, or these import."""
+  configs = [config]
+  if (path / _TOKENIZER_CONFIG).exists():
+    configs.append(read_json((path / _TOKENIZER_CONFIG).read_bytes()))
+  maps = [c.get("auto_map") for c in configs if isinstance(c, dict)]
+  todo = _NAMED.findall(json.dumps(maps))
+  found: set[str] = set()
+  while todo:
+    file = f"{todo.pop()}.py"
+    if file not in found and (path / file).exists():
+      found.add(file)
+      text = (path / file).read_bytes().decode(errors="replace")
+      todo += [a or b for a, b in _IMPORTED.findall(text)]
+  return found
+
+
+def _listed(found: Iterator[str]) -> str:
+  """Names the first few files that do not belong there."""
+  names = list(itertools.islice(found, _MOST_SHOWN + 1))
+  more = ["more"] if len(names) > _MOST_SHOWN else []
+  shown = ", ".join([*map(repr, names[:_MOST_SHOWN]), *more])
+  return shown and f"it holds {shown}"
+
+
+def _files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, bool]]:
+  """Names of all files, and whether each is plain: no link, not hidden."""
+  for path in sorted(folder.iterdir()):
+    name = prefix + path.name
+    local = "://" not in str(path)
+    if path.name.startswith(".") or (local and os.path.islink(path)):
+      yield name, False
+    elif path.is_dir():
+      yield from _files(path, f"{name}/")
+    else:
+      yield name, not local or os.path.isfile(path)

@@ -16,8 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxmerge.checkpoints.orbax_adapter import silence_orbax
-from jaxmerge.checkpoints.orbax_rows import write_rows
+from jaxmerge.checkpoints.orbax_adapter import silence_orbax, write_rows
 from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import absolute
@@ -51,7 +50,7 @@ def open_manager(workdir: epath.PathLike) -> ocp.CheckpointManager:
   )
 
 
-def iterator_digest(iterator: grain.DatasetIterator) -> str:
+def _iterator_digest(iterator: grain.DatasetIterator) -> str:
   state = iterator.get_state()
   return hash_text(state.decode() if isinstance(state, bytes) else str(state))
 
@@ -66,19 +65,16 @@ def save_step(
 ) -> None:
   """Starts saving one step; the arrays may be donated right afterwards.
 
-  Args:
-    describe: gives the metadata, from the step, the leaves and the iterator.
+  `describe` gives the metadata, of the step, the leaves and the iterator.
 
   Raises:
     InputError: this or the save before it could not be written.
     Diverged: a parameter is not finite.
   """
   items = {"params": params, "opt_state": opt_state}
-  metadata = describe(
-    step=step,
-    leaves={name: describe_leaves(tree) for name, tree in items.items()},
-    iterator=iterator_digest(iterator),
-  )
+  leaves = {name: describe_leaves(tree) for name, tree in items.items()}
+  position = _iterator_digest(iterator)
+  metadata = describe(step=step, leaves=leaves, iterator=position)
   for name, leaf in metadata.leaves["params"].items():
     if leaf["norm"] is None:
       raise Diverged(f"the run has diverged: at step {step} {name} has NaN")
@@ -95,14 +91,13 @@ def save_step(
 
 
 def _in_parts(params: Any) -> Any:
-  """Orbax's arguments for saving parameters."""
-
-  def save_args(path: Any, leaf: Any) -> ocp.SaveArgs:
-    del leaf
-    layers = (0,) if is_stacked(leaf_name(path)) else ()
-    return ocp.SaveArgs(chunk_byte_size=PART_BYTES, shard_axes=layers)
-
-  return jax.tree_util.tree_map_with_path(save_args, params)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: ocp.SaveArgs(
+      chunk_byte_size=PART_BYTES,
+      shard_axes=(0,) if is_stacked(leaf_name(path)) else (),
+    ),
+    params,
+  )
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
@@ -143,9 +138,8 @@ def _new_step(
   ):
 
     def save(metadata: Metadata, **items: ocp.args.CheckpointArgs) -> None:
-      item = ocp.args.JsonSave(to_json(metadata))
-      args = ocp.args.Composite(metadata=item, **items)
-      checkpointer.save(temporary, args=args)
+      items["metadata"] = ocp.args.JsonSave(to_json(metadata))
+      checkpointer.save(temporary, args=ocp.args.Composite(**items))
 
     yield temporary, save
 
@@ -159,9 +153,7 @@ def save_params(
 ) -> None:
   """Saves a step directory of params and metadata only, whole or not at all.
 
-  Raises:
-    InputError: `path` exists and is not to be overwritten, or cannot be
-      written.
+  InputError if `path` cannot be written, or exists and is to stay.
   """
   with _new_step(path, overwrite=overwrite) as (_, save):
     parts = _in_parts(params)
@@ -179,8 +171,6 @@ def save_rows(
   """Like save_params, of a tree that may be larger than memory.
 
   Args:
-    path, overwrite: as for save_params.
-    specs: of each parameter, by name.
     chunks: of all parameters, of each in order.
     metadata: called when all chunks are written.
   """
@@ -194,44 +184,36 @@ def save_rows(
 @contextlib.contextmanager
 def _reading(path: epath.Path, item: str) -> Iterator[None]:
   """Turns whatever a damaged item makes Orbax raise into an InputError."""
-  reason = ""
   silence_orbax()
   try:
     yield
+    return
   except Exception as error:  # noqa: BLE001  (Orbax raises Exception itself)
     reason = str(error).partition(". ")[0].partition("\n")[0][:160]
     reason = reason or type(error).__name__
-  if reason:
-    _drop_unfinished_reads()
-    raise InputError(f"{path} is damaged: its {item} cannot be read ({reason})")
-
-
-def _drop_unfinished_reads() -> None:
-  """Collects the reads that Orbax left open, without their tracebacks."""
-  hook = sys.unraisablehook
-  sys.unraisablehook = lambda unraisable: None
+  # Collects the reads that Orbax left open, without their tracebacks.
+  hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", RuntimeWarning)
       gc.collect()
   finally:
     sys.unraisablehook = hook
+  raise InputError(f"{path} is damaged: its {item} cannot be read ({reason})")
 
 
-def _restore(path: epath.Path, item: str, target: Any) -> Any:
+def _restore(
+  path: epath.Path, item: str, target: Any, metadata: Metadata
+) -> Any:
   with _reading(path, item), ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(path / item, target)
-
-
-def _verify(
-  path: epath.Path, item: str, tree: Any, leaves: Mapping[str, Any]
-) -> None:
-  found = digests(tree)
+    tree = checkpointer.restore(path / item, target)
+  found, leaves = digests(tree), metadata.leaves.get(item, {})
   check(
     f"{path} is damaged: {item} {name} does not match its digest"
     for name in sorted(found.keys() | leaves.keys())
     if name not in leaves or found.get(name) != leaves[name]["digest"]
   )
+  return tree
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
@@ -246,12 +228,8 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
 def restore_params(path: epath.PathLike, shardings: Any = None) -> Any:
   """The params of a step directory, checked leaf by leaf.
 
-  Args:
-    path: a step directory.
-    shardings: a tree like the params; None: the first local device.
-
-  Raises:
-    InputError: the directory is damaged; the message names the leaves.
+  `shardings` is a tree like the params; None: the first local device.
+  InputError names the leaves that are damaged.
   """
   path = absolute(path)
   metadata = read_metadata(path)
@@ -259,9 +237,8 @@ def restore_params(path: epath.PathLike, shardings: Any = None) -> Any:
   if shardings is None:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, abstract)
-  params = _restore(path, "params", with_shardings(abstract, shardings))
-  _verify(path, "params", params, metadata.leaves["params"])
-  return params
+  target = with_shardings(abstract, shardings)
+  return _restore(path, "params", target, metadata)
 
 
 def restore_training(
@@ -270,20 +247,14 @@ def restore_training(
   """The optimiser state of a step; the iterator moves to the saved position.
 
   Args:
-    path: a step directory.
     opt_state: tree of ShapeDtypeStruct with shardings, as it will be restored.
     iterator: a new iterator over the same data.
-
-  Raises:
-    InputError: the directory is damaged, or its tree is another one.
   """
   path = absolute(path)
   metadata = read_metadata(path)
-  restored = _restore(path, "opt_state", opt_state)
-  leaves = metadata.leaves.get("opt_state", {})
-  _verify(path, "opt_state", restored, leaves)
-  positions = [p.stem for p in (path / "data").glob("process_*-of-*.json")]
-  counts = {int(name.rpartition("-")[2]) for name in positions}
+  restored = _restore(path, "opt_state", opt_state, metadata)
+  positions = (path / "data").glob("process_*-of-*.json")
+  counts = {int(p.stem.rpartition("-")[2]) for p in positions}
   if counts and jax.process_count() not in counts:
     raise InputError(
       f"{path} was saved by {max(counts)} processes and cannot be resumed by "
@@ -295,6 +266,6 @@ def restore_training(
   ):
     position = grain.checkpoint.CheckpointRestore(iterator)
     manager.restore(int(path.name), args=ocp.args.Composite(data=position))
-  if iterator_digest(iterator) != metadata.iterator:
+  if _iterator_digest(iterator) != metadata.iterator:
     raise InputError(f"{path} is damaged: its data position was changed")
   return restored

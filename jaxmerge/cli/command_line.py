@@ -5,6 +5,7 @@ own; everything that is wrong with the words is told at once.
 """
 
 import functools
+import importlib.util
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,18 +15,13 @@ from absl import flags
 from ml_collections import config_dict
 from ml_collections.config_flags import tuple_parser
 
-from jaxmerge.cli.config_files import (
-  config_class,
-  filled,
-  run_config_file,
-  strings_of,
-)
-from jaxmerge.cli.flag_values import text_problems
-from jaxmerge.cli.help import Config, Text, help_text
+from jaxmerge.cli.config_docs import Config, Text, help_text
+from jaxmerge.cli.config_files import config_class, filled, run_config_file
 from jaxmerge.config_fields import Row, all_rows, flatten, rows
 from jaxmerge.config_reading import structure_problems, unknown_key
-from jaxmerge.errors import Problems
+from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import expanded
+from jaxmerge.redaction import without_secrets
 
 # Flags that absl takes for its own, and reads files for.
 _OF_ABSL = re.compile("--(flagfile|undefok)(=|$)")
@@ -35,8 +31,15 @@ _DEFINE: Mapping[Any, Callable[..., Any]] = {
   float: flags.DEFINE_float,
   str: flags.DEFINE_string,
 }
-# Flags that name one path; --inputs names several.
-_PATHS = ("workdir", "output", "input", "init_from")
+_PATHS = ("workdir", "output", "input", "inputs", "init_from")
+# Help of a verb's flag --inputs.
+INPUTS = (
+  "step directories, workdir@step or Hugging Face folders, comma-separated"
+)
+_LONGEST_NAME = 255
+_LONGEST_PATH = 4095
+# Schemes of object stores: the package that opens each, and our extra.
+_STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
 
 def parse(
@@ -46,7 +49,7 @@ def parse(
   configs: Mapping[str, Config],
   strings: Mapping[str, Text],
   booleans: Mapping[str, str],
-  read: Mapping[str, Callable[[str, str], Any]] = types.MappingProxyType({}),
+  records: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> types.SimpleNamespace:
   """Parses a verb's command line.
 
@@ -55,10 +58,10 @@ def parse(
     doc: printed by --help.
     configs: config flags with the verb whose config it is and their default
       file, None: required.
-    strings: string flags with default and help; default None: required.
+    strings: string flags with default and help; default None: required. The
+      text of `inputs` and the like becomes a list.
     booleans: boolean flags, all false by default, with help.
-    read: for string flags that are no plain text, functions of the flag's name
-      and text, as `split_list`; the text may be empty.
+    records: whose summaries --help lists behind doc.
 
   Returns:
     One attribute per flag; a config flag's is its ConfigDict of all keys.
@@ -67,47 +70,59 @@ def parse(
     InputError: lists every unknown flag, unknown config key and missing flag.
     SystemExit: --help was asked for.
   """
-  if {"--help", "-h", "--helpfull"} & set(argv):
-    print(help_text(doc, configs, strings, booleans))
-    raise SystemExit(0)
   defaults = {name: file for name, (_, file) in configs.items()}
   defaults |= {name: default for name, (default, _) in strings.items()}
-  words = _Words(argv, defaults)
-  for name, default in defaults.items():
-    words.define(str, name, default)
-  for name in booleans:
-    words.define(bool, name, False)
-  words.take()
-  given = {name: words.value(name) for name in [*strings, *booleans]}
+  words = _Words(argv, defaults, booleans)
+  if {"--help", "-h", "--helpfull"} & set(argv):
+    problems = Problems()
+    for name, (verb, _) in configs.items():  # they may register records
+      if words.value(name):
+        problems(functools.partial(run_config_file, words.value(name), verb))
+    print(help_text(doc, records, configs, strings, booleans))
+    problems.check()
+    raise SystemExit(0)
   problems = words.problems
   found = {
     name: _config(words, name, verb) for name, (verb, _) in configs.items()
   }
   words.refuse_the_rest(found)
   for name, default in defaults.items():
-    if name not in read or default is None:
-      words.refuse_empty(name, default)
+    text = words.value(name) or ""
+    if default is None and not text.strip():
+      problems.add(f"flag --{name} is required")
+    elif default and not text and name not in _READ:
+      problems.add(f"flag --{name} is empty; its default is {default}")
   for name, config in found.items():
-    problems.extend(text_problems(strings_of(config or {}, name)))
+    for key, value in flatten(config or {}).items():
+      texts = value if isinstance(value, tuple) else (value,)
+      problems.extend(text_problems(f"{name}.{key}", texts))
+  given = {name: words.value(name) for name in [*strings, *booleans]}
   for name in strings:
-    given[name] = _at_home(name, given[name] or "", problems)
-    parts = given[name].split(",")
-    problems.extend(text_problems((f"--{name}", part) for part in parts))
-  for name, reader in read.items():
-    given[name] = problems(functools.partial(reader, name, given[name]))
+    given[name] = _read(name, given[name] or "", problems)
   problems.check()
   return types.SimpleNamespace(**given, **found)
 
 
+def _read(name: str, text: str, problems: Problems) -> Any:
+  """A flag's value from its text."""
+  parts = text.split(",") if name in _READ else [text]
+  if name in _PATHS:  # the shell leaves a ~ behind a "="
+    homes = [problems(functools.partial(expanded, part)) for part in parts]
+    parts = [home or part for home, part in zip(homes, parts)]
+  problems.extend(text_problems(f"--{name}", parts))
+  text = ",".join(parts)
+  return problems(lambda: _READ[name](name, text)) if name in _READ else text
+
+
 class _Words:
-  """The words that are typed, and the flags that they may set.
+  """The words that are typed, and the flags that they may set."""
 
-  Args:
-    argv: the words.
-    names: of the flags that take a value, which may be the next word.
-  """
-
-  def __init__(self, argv: Sequence[str], names: Iterable[str]):
+  def __init__(
+    self,
+    argv: Sequence[str],
+    texts: Mapping[str, str | None],
+    booleans: Iterable[str],
+  ):
     self.problems = Problems()
     self._flags = flags.FlagValues()
     self._left: list[str] = []
@@ -115,16 +130,22 @@ class _Words:
     for word in argv:
       name = previous.lstrip("-").partition(".")[0]
       takes_value = previous.startswith("-") and "=" not in previous
-      if takes_value and name in names and not word.startswith("--"):
+      # The value of one of these flags may be the next word.
+      if takes_value and name in texts and not word.startswith("--"):
         self._left[-1] += f"={word}"
       else:
         dashes = "--" if word.startswith("-") else ""
         self._left.append(dashes + word.lstrip("-"))
       previous = self._left[-1]
-    bare = re.compile(rf"--({'|'.join(names)})\.[^=]*")
+    bare = re.compile(rf"--({'|'.join(texts)})\.[^=]*")
     for word in filter(bare.fullmatch, self._left):
       self.problems.add(f"write {word}=VALUE")
     self._left = [word for word in self._left if not bare.fullmatch(word)]
+    for name, default in texts.items():
+      self.define(str, name, default)
+    for name in booleans:
+      self.define(bool, name, False)
+    self.take()
 
   def define(self, kind: Any, name: str, default: Any = None) -> None:
     """Defines a flag of a type, or of a tuple of it."""
@@ -149,13 +170,12 @@ class _Words:
   def value(self, name: str) -> Any:
     return self._flags[name].value
 
-  def keys(self, config: str, found: Iterable[Row]) -> dict[str, Any]:
+  def keys(self, config: str, found: Sequence[Row]) -> dict[str, Any]:
     """Values of a config's keys that are typed, by name."""
-    names = [row.name for row in found]
     for row in found:
       self.define(row.kind, f"{config}.{row.name}")
     self.take()
-    typed = {name: self.value(f"{config}.{name}") for name in names}
+    typed = {row.name: self.value(f"{config}.{row.name}") for row in found}
     return {name: value for name, value in typed.items() if value is not None}
 
   def refuse_the_rest(
@@ -171,21 +191,13 @@ class _Words:
       elif (config := configs[name]) is not None:
         self.problems.add(unknown_key(flag, flatten(config)))
 
-  def refuse_empty(self, name: str, default: str | None) -> None:
-    text = self.value(name) or ""
-    if default is None and not text.strip():
-      self.problems.add(f"flag --{name} is required")
-    elif default and not text:
-      self.problems.add(f"flag --{name} is empty; its default is {default}")
-
 
 def _config(
   words: _Words, name: str, verb: str
 ) -> config_dict.ConfigDict | None:
   """The config of a flag with every key, as its file and the words say them.
 
-  Returns:
-    None where the file is at fault, which the words' problems then tell.
+  None where the file is at fault, which the words' problems then tell.
   """
   path = words.value(name) or ""
   if not path.strip():
@@ -196,22 +208,77 @@ def _config(
     return None
   # Other keys depend on those such as --config.optimizer.name.
   flat |= words.keys(name, [row for row in rows(cls) if not row.record])
-  wrong = structure_problems(cls, flat, f"{name}.")
-  if wrong:
+  if wrong := structure_problems(cls, flat, f"{name}."):
     problems.extend(wrong)
     return None
   knobs = [row for row in all_rows(cls, flat).values() if row.record]
   return filled(cls, flat | words.keys(name, knobs))
 
 
-def _at_home(name: str, text: str, problems: Problems) -> str:
-  """A flag's text with the home directory for the `~` of each path in it.
-
-  The shell leaves it where it stands behind a "=".
-  """
-  if name not in _PATHS and name != "inputs":
-    return text
-  paths = text.split(",") if name == "inputs" else [text]
-  return ",".join(
-    problems(functools.partial(expanded, path)) or path for path in paths
+def _split_list(flag: str, text: str) -> list[str]:
+  """The words of a comma-separated flag; InputError where one is empty."""
+  words = text.split(",") if text else []
+  check(
+    f"--{flag}: entry {number} of {text!r} is empty"
+    for number, word in enumerate(words, start=1)
+    if not word.strip()
   )
+  return words
+
+
+def _numbers(flag: str, text: str) -> list[float]:
+  """Reads the words of _split_list as numbers."""
+  found: list[float] = []
+  problems: list[str] = []
+  for word in _split_list(flag, text):
+    try:
+      found.append(float(word.replace("_", "?")))  # Python takes 1_0 for 10
+    except ValueError:
+      problems.append(f"--{flag}: {word!r} is not a number")
+  check(problems)
+  return found
+
+
+def _number(flag: str, text: str) -> float:
+  """Reads one number; InputError where it is none, or several."""
+  found = _numbers(flag, text)
+  if len(found) != 1:
+    raise InputError(f"--{flag}: {text!r} is not a number")
+  return found[0]
+
+
+def text_problems(name: str, texts: Iterable[Any]) -> list[str]:
+  """Lists texts that no file system takes, and addresses of no known store."""
+  problems = []
+  for text in (text for text in texts if isinstance(text, str)):
+    if "\0" in text or re.search("[\ud800-\udfff]", text):
+      problems.append(f"{name}: {text!r} is not UTF-8 without zero bytes")
+    if name.endswith(".storage") and "://" in text:
+      continue  # a study opens an address in ways of its own
+    sizes = [len(part.encode(errors="replace")) for part in text.split("/")]
+    if max(sizes) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
+      problems.append(
+        f"{name}: {without_secrets(text)[:40]}... is too long for a path"
+      )
+    for scheme in re.findall(r"([A-Za-z][\w+.\-]*)://", text):
+      if scheme not in _STORES:
+        problems.append(
+          f"{name}: {without_secrets(text)} is no place for files; a path, "
+          "gs:// and s3:// are"
+        )
+        continue
+      module, extra = _STORES[scheme]
+      if importlib.util.find_spec(module) is None:
+        problems.append(
+          f"{name}: {scheme}:// needs the package {module}: pip install "
+          f'"jaxmerge[{extra}]"'
+        )
+  return problems
+
+
+# Flags whose text is no plain one.
+_READ: Mapping[str, Callable[[str, str], Any]] = {
+  "inputs": _split_list,
+  "weights": _numbers,
+  "memory_budget_gb": _number,
+}

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -40,20 +40,14 @@ def config_path(name: str) -> tuple[pathlib.Path, str]:
   """Finds a config file: as typed, or among those that jaxmerge carries.
 
   `configs/pretrain/quickstart.py` names the same file in a checkout and in an
-  installed wheel.
-
-  Returns:
-    The file, and the argument for get_config that follows it behind a ":".
-
-  Raises:
-    InputError: there is no such file.
+  installed wheel. Returns it with the argument for get_config that follows it
+  behind a ":"; InputError where there is no such file.
   """
   file, _, argument = expanded(name).partition(":")
   package = pathlib.Path(jaxmerge.__file__).parent
-  relative = pathlib.PurePath(file)
   places = [pathlib.Path(file)]
-  if relative.parts[:1] == ("configs",):
-    places += [package / relative, package.parent / relative]
+  if places[0].parts[:1] == ("configs",):
+    places += [package / file, package.parent / file]
   try:
     found = [place for place in places if place.exists()]
   except OSError as error:
@@ -62,11 +56,8 @@ def config_path(name: str) -> tuple[pathlib.Path, str]:
   for place in found:
     if place.is_file():
       return place, argument
-  raise InputError(
-    f"config file {file} is not a file"
-    if found
-    else f"config file {file} does not exist"
-  )
+  reason = "is not a file" if found else "does not exist"
+  raise InputError(f"config file {file} {reason}")
 
 
 def load_config(name: str, verb: str = "") -> config_dict.ConfigDict:
@@ -99,17 +90,10 @@ def load_config(name: str, verb: str = "") -> config_dict.ConfigDict:
 
 
 def run_config_file(name: str, verb: str) -> dict[str, Any]:
-  """Runs the function get_config of a file; its keys are not checked.
+  """Runs get_config of a file; returns the config, flat and not yet checked.
 
-  Args:
-    name: of the file, as for load_config.
-    verb: whose config it is, for other files that it loads.
-
-  Returns:
-    The config, flat.
-
-  Raises:
-    InputError: there is no such file, it does not run or gives no ConfigDict.
+  The verb is for other files that it loads. InputError where there is no such
+  file, it does not run or gives no ConfigDict.
   """
   file, argument = config_path(name)
   spec = importlib.util.spec_from_file_location("jaxmerge_config", file)
@@ -149,11 +133,11 @@ def run_config_file(name: str, verb: str) -> dict[str, Any]:
 def filled(
   cls: type, config: Mapping[str, Any], *, knobs: bool = True
 ) -> config_dict.ConfigDict:
-  """A config with every key of a verb: its own values, else the defaults.
+  """A flat config of right keys and types, with the defaults of the others.
 
   Args:
     cls: the verb's config.
-    config: of right keys and types, flat.
+    config: its values.
     knobs: with those of all records, or only those that `config` says.
   """
   full: dict[str, Any] = {}
@@ -167,13 +151,3 @@ def filled(
     else:
       full[name] = row.default
   return config_dict.ConfigDict(nested(full))
-
-
-def strings_of(
-  config: Mapping[str, Any], prefix: str
-) -> Iterator[tuple[str, str]]:
-  """Yields the strings of a config by name, those in tuples too."""
-  for name, value in flatten(config).items():
-    for part in value if isinstance(value, tuple) else [value]:
-      if isinstance(part, str):
-        yield f"{prefix}.{name}", part

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from etils import epath
 
+from jaxmerge.cli.command_line import INPUTS as INPUTS
 from jaxmerge.cli.command_line import parse as parse
 from jaxmerge.cli.config_files import load_config as load_config
-from jaxmerge.cli.help import columns as columns
 from jaxmerge.cli.terminal import TerminalProgress as TerminalProgress
 from jaxmerge.errors import Diverged, InputError, describe_interrupt
 from jaxmerge.files import cache_root

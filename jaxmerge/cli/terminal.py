@@ -69,11 +69,8 @@ class TerminalProgress:
     if not done_before < done < of:
       return ""
     seconds_a_step = (self._clock() - start) / (done - done_before)
-    minutes, seconds = divmod(round(seconds_a_step * (of - done)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-      return f"ETA {hours}:{minutes:02}:{seconds:02}"
-    return f"ETA {minutes}:{seconds:02}"
+    left = tqdm.tqdm.format_interval(round(seconds_a_step * (of - done)))
+    return f"ETA {left.removeprefix('0')}"
 
   def _print_line(self, *, final: bool) -> None:
     assert self._bar is not None

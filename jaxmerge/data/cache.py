@@ -1,10 +1,22 @@
-"""Tokens of a corpus, made once.
+"""Tokens of a corpus, made once, checked whenever they are opened.
 
-A cache directory is named by everything that decides its content, and appears
-whole or not at all; token_files.py says what lies in it.
+A cache is one directory, named by everything that decides its content, whole
+or absent:
+
+    tokenizer.json or tokenizer.model
+    meta.json
+    <split>.tokens     uint16 or uint32, little-endian: every document's tokens
+                       behind one end-of-text token, document after document
+    <split>.offsets    int64: where each document starts, then the end
+    <split>.ids        one JSON string a line: the documents' ids
+
+T: tokens of a split. D: its documents.
 """
 
 import contextlib
+import dataclasses
+import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,25 +27,107 @@ import numpy as np
 from jaxmerge.data import splits as splits_lib
 from jaxmerge.data.config import DataConfig
 from jaxmerge.data.corpora import Corpus, Document, load_corpus
-from jaxmerge.data.file_hashes import sha256_of_json
-from jaxmerge.data.skipped import Skipped
+from jaxmerge.data.documents import Skipped, from_json
+from jaxmerge.data.file_hashes import sha256_of_file, sha256_of_json
 from jaxmerge.data.splits import SPLIT_NAMES
-from jaxmerge.data.token_files import (
-  VERSION,
-  SplitWriter,
-  TokenizedCorpus,
-  cache_problems,
-  open_cache,
-  write_meta,
-)
 from jaxmerge.data.tokenizers.hugging_face import SAMPLE_BYTES, train_tokenizer
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.data.tokenizers.protocol import Tokenizer
-from jaxmerge.errors import InputError
-from jaxmerge.files import make_directory, replace_directory, write_bytes
+from jaxmerge.errors import InputError, Problems, check
+from jaxmerge.files import (
+  make_directory,
+  replace_directory,
+  write_bytes,
+  write_json,
+)
+from jaxmerge.reading import read_json
 
+VERSION = 1  # of the layout above
+_KINDS = ("tokens", "offsets", "ids")
+_META = "meta.json"
 _BATCH_BYTES = 1 << 20
 _SECONDS_BETWEEN_LINES = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitTokens:
+  """The tokens of one split, which `name` names.
+
+  Attributes:
+    tokens_T: uint16 or uint32[T], a read-only memory map.
+    offsets_D1: int64[D + 1], document d is tokens_T[offsets[d]:offsets[d + 1]]
+      and starts with the token `end_of_text`.
+    ids_path: the file of the documents' ids.
+  """
+
+  name: str
+  tokens_T: np.ndarray = dataclasses.field(repr=False)
+  offsets_D1: np.ndarray = dataclasses.field(repr=False)
+  end_of_text: int
+  ids_path: Path
+
+  def document_ids(self) -> tuple[str, ...]:
+    with open(self.ids_path, encoding="utf-8") as lines:
+      return tuple(json.loads(line) for line in lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedCorpus:
+  """An open token cache; `splits` by the names in SPLIT_NAMES.
+
+  Attributes:
+    identity: sha256 of the cache's content and of where it came from.
+    skipped: what of the corpus is not in it, by reason.
+  """
+
+  tokenizer_path: Path
+  tokenizer: Tokenizer = dataclasses.field(repr=False)
+  splits: dict[str, SplitTokens]
+  identity: str
+  skipped: Skipped
+
+
+def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
+  """Opens a token cache after reading all of it (about 1 GB/s).
+
+  InputError lists the files of it that are missing or damaged.
+  """
+  directory = Path(directory)
+  try:
+    meta = read_json((directory / _META).read_bytes())
+    content = meta["content"]
+    identity, found = meta["fingerprint"], sha256_of_json(content)
+    # An older cache has their number alone.
+    skipped = from_json(meta.get("skipped", content["skipped_documents"]))
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    raise InputError(f"{directory / _META} cannot be read: {error}") from error
+  if identity != found:
+    raise InputError(
+      f"{directory / _META} is damaged: its own hash does not agree"
+    )
+  problems = []
+  for name, digest in content["sha256"].items():
+    file = directory / name
+    if not file.is_file():
+      problems.append(f"{file} is missing")
+    elif sha256_of_file(file) != digest:
+      problems.append(f"{file} is damaged: its sha256 is not the recorded one")
+  check(problems)
+  name, *_ = content["sha256"]  # _build names the tokenizer first
+  tokenizer = load_tokenizer(directory / name)
+  splits = {
+    name: SplitTokens(
+      name=name,
+      tokens_T=np.memmap(
+        directory / f"{name}.tokens", f"<u{said['token_size']}", mode="r"
+      ),
+      offsets_D1=np.fromfile(directory / f"{name}.offsets", "<i8"),
+      end_of_text=tokenizer.end_of_text,
+      ids_path=directory / f"{name}.ids",
+    )
+    for name, said in content["splits"].items()
+  }
+  return TokenizedCorpus(directory / name, tokenizer, splits, identity, skipped)
 
 
 def _batches(
@@ -58,23 +152,40 @@ def _write_splits(
   tokenizer: Tokenizer,
   skipped: Skipped,
   progress: Callable[[str], None],
-) -> dict[str, SplitWriter]:
-  """Tokenizes the whole corpus; what is left out goes to `skipped`."""
+) -> dict[str, dict[str, int]]:
+  """Tokenizes the whole corpus; returns the `splits` of meta.json.
+
+  What is left out goes to `skipped`.
+  """
   dtype = np.dtype("<u2" if tokenizer.size <= 2**16 else "<u4")
+  start = {"documents": 0, "tokens": 0, "token_size": dtype.itemsize}
+  counts = {name: dict(start) for name in SPLIT_NAMES}
   done, said = 0, 0.0
-  with contextlib.ExitStack() as files:
-    writers = {
-      name: SplitWriter(directory, name, dtype, files) for name in SPLIT_NAMES
+  with contextlib.ExitStack() as stack:
+    files = {
+      name: [
+        stack.enter_context(open(directory / f"{name}.{kind}", "wb"))
+        for kind in _KINDS
+      ]
+      for name in SPLIT_NAMES
     }
+    for _, offsets, _ in files.values():
+      offsets.write(bytes(8))
     for batch in _batches(splits_lib.assigned_documents(corpus, skipped)):
       texts = [document.text for _, document in batch]
       for (name, document), ids in zip(batch, tokenizer.encode_batch(texts)):
-        writers[name].add(document.id, [tokenizer.end_of_text, *ids])
+        count, (tokens, offsets, names) = counts[name], files[name]
+        whole = np.asarray([tokenizer.end_of_text, *ids], dtype)
+        count["documents"] += 1
+        count["tokens"] += len(whole)
+        tokens.write(whole.tobytes())
+        offsets.write(count["tokens"].to_bytes(8, "little"))
+        names.write(json.dumps(document.id).encode() + b"\n")
       done += sum(len(text) for text in texts)
       if time.monotonic() > said + _SECONDS_BETWEEN_LINES:
         said = time.monotonic()
         progress(f"tokenizing {corpus.source}: {done / 1e6:.1f} M characters")
-  return writers
+  return counts
 
 
 def _trained(
@@ -106,25 +217,37 @@ def _build(
   tokenizer: Tokenizer,
   progress: Callable[[str], None],
 ) -> None:
-  with replace_directory(directory) as path:
-    path.mkdir()
-    temporary = Path(path)
-    tokenizer.save(temporary)
-    skipped = Skipped(corpus.skipped)
-    writers = _write_splits(temporary, corpus, tokenizer, skipped, progress)
-    documents = {name: writer.documents for name, writer in writers.items()}
-    splits_lib.check_filled(corpus, documents, skipped)
-    about = {
-      "source": corpus.source,
-      "corpus": corpus.identity,
-      "skipped_documents": corpus.skipped.total,
-      "tokenizer": tokenizer.hash,
-      "fractions": list(splits_lib.FRACTIONS.values()),
-      "splits": {name: writer.counts() for name, writer in writers.items()},
-    }
-    write_meta(temporary, tokenizer.file_name, about, skipped)
-    if not cache_problems(directory):
-      raise InputError("another process has finished the same")
+  try:
+    with replace_directory(directory) as path:
+      path.mkdir()
+      temporary = Path(path)
+      tokenizer.save(temporary)
+      skipped = Skipped(corpus.skipped)
+      counts = _write_splits(temporary, corpus, tokenizer, skipped, progress)
+      documents = {name: count["documents"] for name, count in counts.items()}
+      splits_lib.check_filled(corpus, documents, skipped)
+      names = [f"{name}.{kind}" for name in SPLIT_NAMES for kind in _KINDS]
+      files = [temporary / name for name in [tokenizer.file_name, *names]]
+      content = {
+        "source": corpus.source,
+        "corpus": corpus.identity,
+        "skipped_documents": corpus.skipped.total,
+        "tokenizer": tokenizer.hash,
+        "fractions": list(splits_lib.FRACTIONS.values()),
+        "splits": counts,
+        "version": VERSION,
+        "sha256": {file.name: sha256_of_file(file) for file in files},
+      }
+      # The reasons of what was skipped are no part of the identity: the
+      # documents that are there are, and how many of the files' were not.
+      meta = {"fingerprint": sha256_of_json(content), "content": content}
+      write_json(temporary / _META, {**meta, "skipped": skipped})
+      if Problems()(lambda: open_cache(directory)):
+        raise InputError("another process has finished the same")
+  except InputError:
+    if not Problems()(lambda: open_cache(directory)):
+      raise
+    progress(f"another process wrote {directory}")
 
 
 def _key(corpus: Corpus, made_with: list[int | str]) -> str:
@@ -141,15 +264,8 @@ def open_corpus(
 
   Killed at any moment and repeated, or run by several processes at once, it
   gives the same bytes. A damaged cache is built anew. Memory is bounded by a
-  batch of 1 MiB of text, or by the longest document.
-
-  Args:
-    config: of the corpus and its tokenizer.
-    progress: called with a line of text as the work goes on.
-
-  Raises:
-    InputError: anything wrong with the corpus or the tokenizer; a split
-      without a document; a directory that cannot be written.
+  batch of 1 MiB of text, or by the longest document. InputError if a split has
+  no document, and for anything wrong with the corpus or the tokenizer.
   """
   path = config.tokenizer_path
   given = load_tokenizer(path) if path else None
@@ -158,19 +274,12 @@ def open_corpus(
   tokenizer = given or _trained(home, corpus, config.vocab_size, progress)
   name = re.sub(r"\W+", "-", config.source)
   directory = home / "tokens" / f"{name}-{_key(corpus, [tokenizer.hash])}"
-  tokens = None
-  if directory.exists():
-    try:
-      tokens = open_cache(directory)
-    except InputError as damage:
-      progress(f"building the token cache anew: {damage.problems[0]}")
+  problems = Problems()
+  tokens = problems(lambda: open_cache(directory))
   if tokens is None:
-    try:
-      _build(directory, corpus, tokenizer, progress)
-    except InputError:
-      if cache_problems(directory):
-        raise
-      progress(f"another process wrote {directory}")
+    if directory.exists():
+      progress(f"building the token cache anew: {problems[0]}")
+    _build(directory, corpus, tokenizer, progress)
     tokens = open_cache(directory)
   if tokens.skipped:
     count = sum(len(split.offsets_D1) - 1 for split in tokens.splits.values())

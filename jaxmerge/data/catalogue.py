@@ -29,7 +29,6 @@ _REACH_SECONDS = 4.0
 
 
 def _reason_unreachable(url: str) -> str | None:
-  """Says why the host of `url` gives no answer at all; None if it does."""
   request = urllib.request.Request(url, method="HEAD")
   try:
     with urllib.request.urlopen(request, timeout=_REACH_SECONDS):
@@ -43,7 +42,7 @@ def _reason_unreachable(url: str) -> str | None:
 
 
 def why_unreachable(url: str) -> str | None:
-  """As above, within seconds even where the name server does not answer."""
+  """Says why a host gives no answer, also where the name server gives none."""
   if not url.startswith(("http://", "https://", "ftp://")):
     return "only http, https and ftp can be downloaded without TensorFlow"
   answer: list[str | None] = []
@@ -86,9 +85,6 @@ def prepare_builder(builder: Any, progress: Callable[[str], None]) -> None:
 
   TFDS writes into a temporary directory and renames it. Another process that
   was faster is taken at its word.
-
-  Raises:
-    InputError: the data cannot be downloaded or built, with the reason.
   """
 
   def check_reachable(url: str) -> None:
@@ -132,10 +128,6 @@ def catalogue_builder(
   Args:
     name: `name`, `name/config` or `name/config:version`.
     data_dir: where prepared data lies or is written; "" is TFDS's default.
-    progress: called with a line of text before the data is prepared.
-
-  Raises:
-    InputError: unknown name, or data that cannot be read or built.
   """
   builder = prepared_builder(name, data_dir)
   if builder is None:

@@ -38,7 +38,6 @@ class CorpusConfig:
   )
 
   def problems(self, prefix: str) -> list[str]:
-    """Lists what is given without a source, where it means nothing."""
     unused = ("globs", "data_dir", "split", "max_documents", "cache_dir")
     return [
       f"{prefix}{name} means nothing without {prefix}source"

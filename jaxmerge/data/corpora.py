@@ -15,14 +15,15 @@ import tensorflow_datasets as tfds
 
 from jaxmerge.data import catalogue
 from jaxmerge.data.config import CorpusConfig
-from jaxmerge.data.file_hashes import sha256_of_json
-from jaxmerge.data.local_documents import (
+from jaxmerge.data.documents import (
   LocalFile,
+  Skipped,
   decoded,
+  from_json,
   reason_to_skip,
 )
+from jaxmerge.data.file_hashes import sha256_of_json
 from jaxmerge.data.local_text import LOCAL_SOURCES, LocalText, local_files
-from jaxmerge.data.skipped import Skipped, from_json
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import make_directory
 
@@ -46,7 +47,6 @@ class Corpus:
   them are a sample of all.
 
   Attributes:
-    source: the name it was asked for.
     identity: sha256 of what decides the documents and their order.
     skipped: documents of local files that were left out when they were
       prepared; a catalogue's are told by `read`.
@@ -57,7 +57,7 @@ class Corpus:
   identity: str
   skipped: Skipped
   directory: str
-  records: Sequence[Any] = dataclasses.field(repr=False)
+  records: Any = dataclasses.field(repr=False)
   size: int
   text_feature: str
   id_feature: str | None
@@ -71,8 +71,12 @@ class Corpus:
   def read(self, skipped: Skipped) -> Iterator[Document]:
     """Yields every document; a catalogue's that are none go to `skipped`."""
     for start in range(0, self.size, _READ_AT_ONCE):
-      stop = min(start + _READ_AT_ONCE, self.size)
-      for index, record in enumerate(self._read(start, stop), start):
+      indices = range(start, min(start + _READ_AT_ONCE, self.size))
+      try:
+        records = self.records.__getitems__(list(indices))
+      except (RuntimeError, IndexError, OSError) as error:
+        raise _damaged(self.directory, error) from error
+      for index, record in zip(indices, records, strict=True):
         content = record[self.text_feature]
         if content is None:  # what is read past the end of a file cut short
           raise _damaged(self.directory, "a record is empty")
@@ -81,13 +85,6 @@ class Corpus:
           skipped.add(reason, f"record {index}")
         else:
           yield Document(self._name(record), text or "")
-
-  def _read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
-    records: Any = self.records
-    try:
-      return records.__getitems__(list(range(start, stop)))
-    except (RuntimeError, IndexError, OSError) as error:
-      raise _damaged(self.directory, error) from error
 
   def _name(self, record: dict[str, Any]) -> str:
     if self.id_feature is None:
@@ -119,13 +116,11 @@ def _shard_identity(path: str) -> list[Any]:
 
 
 def _catalogue_identity(builder: Any, split: str) -> list[Any]:
-  return [
-    builder.info.full_name,
-    [
-      [*_shard_identity(os.fspath(part.filename)), part.skip, part.take]
-      for part in builder.info.splits[split].file_instructions
-    ],
+  shards = [
+    [*_shard_identity(os.fspath(part.filename)), part.skip, part.take]
+    for part in builder.info.splits[split].file_instructions
   ]
+  return [builder.info.full_name, shards]
 
 
 def _hash_of_files(files: Sequence[LocalFile]) -> str:
@@ -135,14 +130,7 @@ def _hash_of_files(files: Sequence[LocalFile]) -> str:
 
 
 def content_hash(config: CorpusConfig) -> str:
-  """Hashes a corpus's text as it lies there; prepares nothing.
-
-  Returns:
-    "" for a catalogue's text that is not prepared yet.
-
-  Raises:
-    InputError: as load_corpus, but for what only preparing can tell.
-  """
+  """Hashes a corpus's text as it lies there; "" if a catalogue's is not yet."""
   _check_arguments(config)
   if config.source in LOCAL_SOURCES:
     return _hash_of_files(local_files(config.source, config.globs))
@@ -150,15 +138,16 @@ def content_hash(config: CorpusConfig) -> str:
   if builder is None:
     return ""
   split = config.split or "train"
+  # These refuse a feature and a split that are none.
   _id_feature(builder, config.text_feature)
-  _records(builder, split)  # refuses a split that is none
+  _records(builder, split)
   return sha256_of_json(_catalogue_identity(builder, split))
 
 
 def _skipped(builder: Any) -> Skipped:
   try:
     return from_json(builder.info.metadata["skipped"])
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise _damaged(builder.data_path, error) from error
 
 
@@ -177,7 +166,7 @@ def _id_feature(builder: Any, text_feature: str) -> str | None:
   return next((name for name in _ID_FEATURES if name in texts), None)
 
 
-def _records(builder: Any, split: str) -> Sequence[Any]:
+def _records(builder: Any, split: str) -> Any:
   try:
     return builder.as_data_source(split=split)
   except (ValueError, KeyError, AssertionError) as error:
@@ -206,9 +195,6 @@ def load_corpus(
   .jsonl.gz is one: {"text": ..., "id": optional}. Files that TFDS would
   download are taken from `downloads/manual` of its data_dir if they are there
   and have the checksums that it knows.
-
-  Raises:
-    InputError: anything wrong with the config; a download while offline.
   """
   _check_arguments(config)
   source, split = config.source, config.split or "train"

@@ -32,11 +32,7 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 
 
 def sha256_of_files(paths: Iterable[str]) -> dict[str, str]:
-  """Gives the SHA-256 of each file, as it is kept where nothing has changed.
-
-  Raises:
-    OSError: a file cannot be read.
-  """
+  """The SHA-256 of each file, as it is kept where nothing has changed."""
   try:
     kept = dict(read_json(read_file(cache_root() / _NAME)))
   except (OSError, ValueError, TypeError):

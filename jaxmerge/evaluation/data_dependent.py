@@ -7,125 +7,101 @@ from typing import Any
 from etils import epath
 from flax import nnx
 
-from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.inputs import DECODER, Checkpoint
-from jaxmerge.checkpoints.merged import describe_merged, identity, save_merged
+from jaxmerge.checkpoints.merged import save_merged
 from jaxmerge.checkpoints.model_inputs import as_model, load_params
+from jaxmerge.data.config import CorpusConfig
+from jaxmerge.data.heldout import HeldOut
 from jaxmerge.errors import Problems
-from jaxmerge.evaluation.evaluator import Setting
+from jaxmerge.evaluation.evaluator import Evaluator, Setting
+from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import (
   check_batch,
   open_scorer,
   text_of,
 )
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss
-from jaxmerge.formats.records.metadata import abstract_params, describe_leaves
-from jaxmerge.formats.records.provenance import Provenance
-from jaxmerge.merging.config import MergeConfig
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.merge_plan import MergePlan, run_streamed
 from jaxmerge.merging.resident import choose_placement, open_trees
-from jaxmerge.model.config import DecoderConfig
-from jaxmerge.parallel.mesh import make_mesh
-from jaxmerge.parallel.rules import shardings
+from jaxmerge.parallel.mesh import MeshConfig, make_mesh
 from jaxmerge.progress import Progress
 
 
 def check_measurable(
   sources: Sequence[Checkpoint],
-  config: MergeConfig,
-  *,
+  sizes: MeshConfig,
+  batch_size: int,
+  data: CorpusConfig,
+  seq_len: int,
   allow_unrelated: bool,
-) -> None:
+) -> Setting:
   """Refuses what cannot be measured; tokenizes nothing and reads no tensor.
+
+  The other arguments are those of the Setting that it returns.
 
   Raises:
     InputError: a source is of no known model, or it cannot be scored.
   """
   problems = Problems()
   models = [problems(functools.partial(as_model, s)) for s in sources]
-  mesh = problems(lambda: make_mesh(**vars(config.mesh)))
+  mesh = problems(lambda: make_mesh(**vars(sizes)))
   if mesh is not None:
-    problems(functools.partial(check_batch, config.batch_size, mesh))
-  latest = models[-1]
-  if latest is not None:
-    text = latest.metadata, config.data, config.seq_len, allow_unrelated
-    problems(lambda: text_of(*text))
+    problems(functools.partial(check_batch, batch_size, mesh))
+  if (latest := models[-1]) is not None:
+    placed = latest.metadata, mesh or make_mesh()  # any will do for the text
+    setting = Setting(*placed, batch_size, data, seq_len, allow_unrelated)
+    problems(lambda: text_of(setting))
   problems.check()
+  return setting
 
 
 def run_measured(
   plan: MergePlan,
-  config: MergeConfig,
+  setting: Setting,
+  sequences: int,
   output: epath.PathLike,
   *,
   overwrite: bool,
-  allow_unrelated: bool,
   progress: Progress,
 ) -> None:
   """Merges checkpoints by a method that needs the search split.
 
-  Args:
-    plan: of such a method.
-    config, overwrite, allow_unrelated: of the merge verb.
-    output: the new directory, of the inputs' format.
-    progress: told how far the work is.
+  The setting is that of check_measurable; so many sequences are measured.
 
   Raises:
     InputError: a source is damaged or cannot be measured, or the output cannot
       be written.
   """
   sources = [as_model(source) for source in plan.sources]
-  mesh = make_mesh(**vars(config.mesh))
-  where = shardings(abstract_params(sources[0].metadata), mesh)
+  where = setting.shardings
   scorer = open_scorer(
-    Setting.of(sources[-1].metadata, mesh, config, allow_unrelated),
-    lambda text: progress.note("data", text),
+    setting, lambda text: progress.note("data", text), heldout_loss
   )
-  split = scorer.on("search", config.search_sequences)
   if plan.method.acts == "on losses":
+    split = scorer.on("search", sequences)
     weights = _weights_by_loss(plan, sources, split, where)
     found = plan._replace(weights=weights, is_average=True)
     run_streamed(found, output, overwrite=overwrite, progress=progress)
     return
+  held = scorer.sequences("search", sequences)
   trees = []
   for source in sources:
     trees.append(load_params(source, where))
     progress.stage("merge", len(trees), len(sources), source.name)
-  merged = _by_answers(plan, trees, scorer.graph, split, progress)
-  if plan.sources[0].layout == DECODER:
-    save_merged(output, merged, sources, plan.provenance, overwrite=overwrite)
-  else:
-    _export(output, merged, sources, plan.provenance, overwrite=overwrite)
-
-
-def _export(
-  output: epath.PathLike,
-  merged: Any,
-  sources: Sequence[Checkpoint],
-  provenance: Provenance,
-  *,
-  overwrite: bool,
-) -> None:
-  """Saves a Hugging Face directory."""
-  hashes = [identity(source) for source in sources]
-  metadata = describe_merged(
-    sources, provenance, describe_leaves(merged), hashes
+  save_merged(
+    output,
+    _by_answers(plan, trees, scorer.graph, held, progress),
+    sources,
+    plan.provenance,
+    format="orbax" if plan.sources[0].layout == DECODER else "hf",
+    overwrite=overwrite,
   )
-  saved = models.SavedModel(
-    merged,
-    DecoderConfig.from_dict(metadata.model),
-    metadata.tokenizer,
-    metadata,
-    metadata.files,
-  )
-  models.save(saved, output, "hf", overwrite=overwrite)
 
 
 def _weights_by_loss(
   plan: MergePlan,
   sources: Sequence[Checkpoint],
-  split: HeldOutLoss,
+  split: Evaluator,
   where: Any,
 ) -> list[float]:
   """Weights of a method that needs losses; of trees where they fit."""
@@ -145,11 +121,11 @@ def _by_answers(
   plan: MergePlan,
   trees: Sequence[Any],
   graph: nnx.GraphDef,
-  split: HeldOutLoss,
+  held: HeldOut,
   progress: Progress,
 ) -> Any:
   """The merged tree of a method that asks each model."""
-  method, knobs, held = plan.method, plan.knobs, split.split
+  method, knobs = plan.method, plan.knobs
   assert method.ask is not None
   answers: list[Any] = []
   for tree in trees:

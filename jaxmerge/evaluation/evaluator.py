@@ -1,9 +1,9 @@
 """The protocol of evaluators, which score parameters, and their records.
 
-N items (sequences, questions).
+N items (sequences, questions), D directions of the parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.evaluation.score import Direction, Score
-from jaxmerge.formats.records.metadata import Metadata
+from jaxmerge.formats.records.metadata import Metadata, abstract_params
+from jaxmerge.parallel.rules import shardings
 from jaxmerge.registry import Registry
 
+DEFAULT_EVALUATOR = "heldout_loss"
 # What a derivative costs in forward passes (docs/results/search.md).
 JVP_PASSES = 3
 VJP_PASSES = 6
@@ -48,6 +50,31 @@ class Differentiable(Protocol):
     """The score and d sum(values_N) / d params, in float32."""
 
 
+@runtime_checkable
+class ItemDifferentiable(Protocol):
+  """An evaluator with the gradient of each item by the parameters."""
+
+  def item_gradients(self, params: Any) -> Iterator[tuple[Score, Any]]:
+    """Yields each item's own score and d value / d params, in float32.
+
+    In order, a tree at a time; their sum is that of Differentiable.gradient.
+    """
+
+
+@runtime_checkable
+class Curved(Protocol):
+  """An evaluator with a curvature of its values along D directions."""
+
+  def curvature(
+    self, params: Any, tangents_D: Sequence[Any], upto: int | None = None
+  ) -> tuple[Score, np.ndarray]:
+    """The score of the first items, and t_i' H t_j (float64[D, D]).
+
+    H is the Gauss-Newton matrix of sum(values_N) by the parameters; over
+    sum(weights_N) it is that of the mean. A tangent is a tree like params.
+    """
+
+
 class Setting(NamedTuple):
   """Models, devices and text that an evaluator is opened for.
 
@@ -69,18 +96,10 @@ class Setting(NamedTuple):
   allow_unrelated: bool = False
   knobs: Any = None
 
-  @classmethod
-  def of(
-    cls,
-    metadata: Metadata,
-    mesh: Mesh,
-    config: Any,
-    allow_unrelated: bool = False,
-  ) -> "Setting":
-    """Takes the rest from a config that has these keys."""
-    knobs = getattr(config, "evaluator_knobs", None)
-    size, data, length = config.batch_size, config.data, config.seq_len
-    return cls(metadata, mesh, size, data, length, allow_unrelated, knobs)
+  @property
+  def shardings(self) -> Any:
+    """The shardings of a parameter tree on the mesh."""
+    return shardings(abstract_params(self.metadata), self.mesh)
 
 
 class Opened(Protocol):

@@ -2,20 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxmerge.data.cache import open_corpus
+from jaxmerge.data.cache import TokenizedCorpus, open_corpus
 from jaxmerge.data.config import CorpusConfig, from_metadata
 from jaxmerge.data.corpora import content_hash
 from jaxmerge.data.heldout import HeldOut, held_out
-from jaxmerge.data.token_files import TokenizedCorpus
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.evaluator import Evaluator, EvaluatorRecord, Setting
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.score import Direction
 from jaxmerge.files import cache_root, write_bytes
 from jaxmerge.formats.records.metadata import Metadata
@@ -26,23 +24,28 @@ from jaxmerge.parallel.rules import batch_shards
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-  """Scores checkpoints of one model on the splits of one corpus."""
+  """The splits of one corpus, to score checkpoints of one model on.
+
+  It is an evaluator.Opened.
+  """
 
   graph: nnx.GraphDef
   mesh: Mesh
   corpus: TokenizedCorpus
   seq_len: int
   batch_size: int
+  source: str
+  build: Callable[["Scorer", HeldOut], Evaluator]
 
-  def on(self, split: str, max_sequences: int) -> HeldOutLoss:
-    """The loss on a split; see sequences."""
-    return self.loss(self.sequences(split, max_sequences))
+  @property
+  def content(self) -> str:
+    return self.corpus.identity
 
-  def loss(self, sequences: HeldOut) -> HeldOutLoss:
-    return HeldOutLoss(self.graph, self.mesh, sequences, self.batch_size)
+  def on(self, split: str, count: int) -> Evaluator:
+    return self.build(self, self.sequences(split, count))
 
   def sequences(self, split: str, max_sequences: int) -> HeldOut:
-    """Sequences of a split: "search", "report" or "validation".
+    """Sequences of a split.
 
     Raises:
       InputError: the chosen sequences are of fewer than two documents, so
@@ -62,6 +65,9 @@ class Scorer:
     return sequences
 
 
+Build = Callable[[Scorer, HeldOut, Any], Evaluator]
+
+
 def tokenizer_of(metadata: Metadata) -> Tokenizer:
   """The tokenizer of a checkpoint; InputError for none or an unusable one."""
   for tokenizer in metadata.tokenizers():
@@ -69,43 +75,24 @@ def tokenizer_of(metadata: Metadata) -> Tokenizer:
   raise InputError("the checkpoint carries no tokenizer to score text with")
 
 
-class Text(NamedTuple):
-  """The text that a checkpoint is scored on.
-
-  Attributes:
-    tokenizer: the checkpoint's own.
-    data: of the corpus, with the checkpoint's tokenizer to come.
-    seq_len: targets in a sequence.
-    is_own: the corpus is that of the checkpoint's run.
-  """
-
-  tokenizer: Tokenizer
-  data: CorpusConfig
-  seq_len: int
-  is_own: bool
-
-
-def text_of(
-  metadata: Metadata,
-  data: CorpusConfig | None,
-  seq_len: int,
-  allow_unrelated: bool,
-) -> Text:
+def text_of(setting: Setting) -> tuple[Tokenizer, CorpusConfig, int]:
   """Finds the text for a checkpoint; hashes files, prepares and writes nothing.
 
-  Args:
-    metadata, data, seq_len, allow_unrelated: as in Setting.
+  Returns:
+    The checkpoint's own tokenizer, the corpus (the setting's own object where
+    that names one) and the targets in a sequence.
 
   Raises:
     InputError: the checkpoint names no corpus or tokenizer and none is given,
       or its corpus is no longer what it was trained on.
   """
+  metadata, data = setting.metadata, setting.data
   trained = metadata.data
   is_own = data is None or not data.source
   if is_own:
     data = from_metadata(trained) if trained else None
   tokenizer = tokenizer_of(metadata)
-  seq_len = seq_len or trained.get("seq_len", 0)
+  seq_len = setting.seq_len or trained.get("seq_len", 0)
   check(
     f"the checkpoint names no {what}; give config.{key}"
     for what, key, given in (
@@ -116,47 +103,42 @@ def text_of(
   )
   assert data is not None
   before, now = trained.get("content", ""), content_hash(data)
-  if is_own and not allow_unrelated and before and now:
+  if is_own and not setting.allow_unrelated and before and now:
     _check_unchanged(metadata, before, now)
-  return Text(tokenizer, data, seq_len, is_own)
+  return tokenizer, data, seq_len
 
 
-def open_scorer(setting: Setting, progress: Callable[[str], None]) -> Scorer:
+def open_scorer(
+  setting: Setting, progress: Callable[[str], None], build: Build
+) -> Scorer:
   """A scorer for a checkpoint, with the checkpoint's own tokenizer.
+
+  Args:
+    setting, progress: as for EvaluatorRecord.open.
+    build: makes the evaluator, of what to score with, sequences and the knobs.
 
   Raises:
     InputError: as text_of, or the batch does not fit the mesh.
   """
   check_batch(setting.batch_size, setting.mesh)
   metadata = setting.metadata
-  text = text_of(
-    metadata, setting.data, setting.seq_len, setting.allow_unrelated
-  )
-  tokenizer = text.tokenizer
+  tokenizer, data, seq_len = text_of(setting)
   path = cache_root() / "tokenizers" / tokenizer.hash / tokenizer.file_name
   path.parent.mkdir(parents=True, exist_ok=True)
   write_bytes(path, tokenizer.content)
-  corpus = open_corpus(text.data.with_tokenizer(str(path)), progress=progress)
-  if text.is_own and not setting.allow_unrelated:
+  corpus = open_corpus(data.with_tokenizer(str(path)), progress=progress)
+  if data is not setting.data and not setting.allow_unrelated:
     _check_unchanged(metadata, metadata.corpus, corpus.identity)
   graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))
-  return Scorer(graph, setting.mesh, corpus, text.seq_len, setting.batch_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class _OpenText:
-  """The sequences of a corpus for an evaluator (evaluator.Opened)."""
-
-  scorer: Scorer
-  source: str
-  build: Callable[[Scorer, HeldOut], Evaluator]
-
-  @property
-  def content(self) -> str:
-    return self.scorer.corpus.identity
-
-  def on(self, split: str, count: int) -> Evaluator:
-    return self.build(self.scorer, self.scorer.sequences(split, count))
+  return Scorer(
+    graph,
+    setting.mesh,
+    corpus,
+    seq_len,
+    setting.batch_size,
+    data.source,
+    lambda scorer, held: build(scorer, held, setting.knobs),
+  )
 
 
 def text_evaluator(
@@ -164,7 +146,7 @@ def text_evaluator(
   summary: str,
   direction: Direction,
   knobs: type,
-  build: Callable[[Scorer, HeldOut, Any], Evaluator],
+  build: Build,
   *,
   is_differentiable: bool = False,
 ) -> EvaluatorRecord:
@@ -172,23 +154,21 @@ def text_evaluator(
 
   Args:
     name, summary, direction, knobs, is_differentiable: of EvaluatorRecord.
-    build: given what to score with, the sequences and the knobs.
+    build: as for open_scorer.
   """
 
   def check_text(setting: Setting) -> int:
     check_batch(setting.batch_size, setting.mesh)
-    return text_of(
-      setting.metadata, setting.data, setting.seq_len, setting.allow_unrelated
-    ).seq_len
-
-  def open_text(setting: Setting, progress: Callable[[str], None]) -> _OpenText:
-    scorer = open_scorer(setting, progress)
-    own = setting.metadata.data.get("source", "")
-    source = (setting.data and setting.data.source) or own
-    return _OpenText(scorer, source, lambda s, h: build(s, h, setting.knobs))
+    return text_of(setting)[2]
 
   return EvaluatorRecord(
-    name, summary, direction, knobs, check_text, open_text, is_differentiable
+    name,
+    summary,
+    direction,
+    knobs,
+    check_text,
+    lambda setting, progress: open_scorer(setting, progress, build),
+    is_differentiable,
   )
 
 

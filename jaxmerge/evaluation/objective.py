@@ -20,7 +20,7 @@ from jaxmerge.evaluation import statistics
 from jaxmerge.evaluation.evaluator import Differentiable, Evaluator, Resumable
 from jaxmerge.evaluation.score import Score, as_loss, noun
 from jaxmerge.merging.groups import Groups
-from jaxmerge.merging.resident import Trees
+from jaxmerge.merging.resident import Trees, Weights
 from jaxmerge.simplex.bounds import Bounds, weights_from_unit
 
 WEIGHTS = "weights"
@@ -28,8 +28,6 @@ WEIGHTS = "weights"
 # standard errors it must be beaten.
 _RUNGS = (0.25, 0.5)
 _BEATEN = 3.0
-
-Weights = Sequence[Sequence[float]]
 
 
 class Domain(NamedTuple):
@@ -62,10 +60,7 @@ class Domain(NamedTuple):
 
   def mean_weights(self, params: dict[str, float]) -> list[float]:
     """The weights of all parameters together: those of the groups by size."""
-    rows = self.weights(params)
-    if len(rows) == 1:
-      return rows[0]
-    return self.groups.mean_weights(rows)
+    return self.groups.mean_weights(self.weights(params))
 
 
 class MergedLoss:

@@ -1,169 +1,113 @@
 """Checks what a search is to merge, and says how long it may take."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import timeit
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from optuna.study import Study
 
 from jaxmerge.bayesopt.study.storage import check_storage
-from jaxmerge.checkpoints.inputs import (
-  Checkpoint,
-  check_mergeable,
-  open_steps,
-  saved_steps,
-)
+from jaxmerge.checkpoints.inputs import Checkpoint, open_steps, saved_steps
 from jaxmerge.checkpoints.model_inputs import as_model, numbered, open_models
 from jaxmerge.checkpoints.outputs import check_output, check_place
-from jaxmerge.errors import InputError, Problems, check
-from jaxmerge.evaluation.config import SearchConfig
-from jaxmerge.evaluation.cost import trial_seconds
+from jaxmerge.errors import InputError, Problems
 from jaxmerge.evaluation.evaluator import (
-  EVALUATORS,
+  JVP_PASSES,
+  VJP_PASSES,
   EvaluatorRecord,
   Setting,
 )
-from jaxmerge.evaluation.objective import Domain
-from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.formats.records.metadata import abstract_params
-from jaxmerge.merging.groups import layer_groups, one_group
-from jaxmerge.merging.resident import Placement, choose_placement
-from jaxmerge.parallel.mesh import make_mesh
-from jaxmerge.parallel.rules import named_leaves, shardings
+from jaxmerge.merging.resident import IN_STORAGE, Placement
+from jaxmerge.parallel.rules import named_leaves
 from jaxmerge.progress import Progress
-from jaxmerge.simplex.bounds import Bounds
 
-CheckReport = Callable[[epath.Path], None]
+# Bytes a second of trees that are read for every merge (docs/results/merge.md).
+_STORAGE_BYTES_A_SECOND = 400e6
+# Of a matrix product's speed, what a whole forward pass reaches.
+_EFFICIENCY = 0.5
+_SIZE = 1024
+
+
+class Places(NamedTuple):
+  """Places that a search reads and writes; storage "": a journal of its own."""
+
+  workdir: epath.Path
+  study_name: str
+  storage: str
+  report: epath.Path
+
+  @property
+  def study(self) -> str:
+    return self.storage or str(self._directory / "study.journal")
+
+  @property
+  def merged(self) -> epath.Path:
+    """The directory of merged checkpoints, by step."""
+    return self._directory / "merged"
+
+  @property
+  def _directory(self) -> epath.Path:
+    return self.workdir / "search" / self.study_name
 
 
 class Prepared(NamedTuple):
   """A search whose inputs and places have been checked.
 
   Attributes:
-    config, workdir: as for prepare.
     checkpoints: to merge, by step.
     trail: of the run (the inputs, where they were given), by step.
-    search: decides which weights are tried.
-    evaluator: of the merges.
-    setting: to open it in.
-    where: shardings of a parameter tree.
-    place: of the trees.
+    setting: to open the evaluator in.
     tokens: that a trial scores, about.
+    place: of the trees.
   """
 
-  config: SearchConfig
-  workdir: epath.Path
+  places: Places
   checkpoints: Sequence[Checkpoint]
   trail: Sequence[Checkpoint]
   search: WeightSearch
+  baselines: Sequence[str]
   evaluator: EvaluatorRecord
   setting: Setting
-  where: Any
-  place: Placement
+  search_sequences: int
+  report_sequences: int
   tokens: int
+  place: Placement
 
   @property
   def output(self) -> epath.Path:
     """The merged checkpoint's step directory."""
-    return _merged_path(self.config, self.workdir, self.checkpoints)
-
-  @property
-  def report(self) -> epath.Path:
-    """The report's directory."""
-    return self.workdir / self.config.report_dir
+    return self.places.merged / str(self.search.domain.steps[-1])
 
 
-def prepare(
-  config: SearchConfig,
+def open_checkpoints(
   workdir: epath.Path,
+  steps: Sequence[int],
   inputs: Sequence[str],
-  allow_unrelated: bool,
-  check_report: CheckReport,
-  progress: Progress,
-) -> Prepared:
-  """Checks inputs, places and devices; InputError lists what is wrong.
-
-  Args:
-    config, workdir, inputs, allow_unrelated: as for search.
-    check_report: refuses a directory that a report must not be written to.
-    progress: told of checkpoints that are left out.
-  """
-  checkpoints, trail = _checkpoints(
-    config, workdir, inputs, check_report, progress
-  )
-  check_mergeable(checkpoints, allow_unrelated=allow_unrelated)
-  mesh = make_mesh(**vars(config.mesh))
-  abstract = abstract_params(checkpoints[-1].metadata)
-  where = shardings(abstract, mesh)
-  bands = config.layer_groups
-  groups = layer_groups(abstract, int(bands)) if bands else one_group(abstract)
-  search = WeightSearch(
-    Domain(
-      [c.metadata.step for c in checkpoints],
-      groups,
-      Bounds(config.alpha, config.beta),
-    ),
-    SEARCH_METHODS[config.search_method],
-    config.method_knobs,
-    config.seed,
-    config.num_trials,
-  )
-  place = choose_placement(
-    checkpoints,
-    where,
-    # A gradient is as much again in float32, and a tangent or a spare tree.
-    merged_trees=5 if search.use_gradients else 2,
-    memory_budget_gb=config.memory_budget_gb,
-  )
-  evaluator = EVALUATORS[config.evaluator]
-  setting = Setting.of(checkpoints[-1].metadata, mesh, config, allow_unrelated)
-  return Prepared(
-    config,
-    workdir,
-    checkpoints,
-    trail,
-    search,
-    evaluator,
-    setting,
-    where,
-    place,
-    config.search_sequences * evaluator.check(setting),
-  )
-
-
-def study_address(config: SearchConfig, workdir: epath.Path) -> str:
-  own = workdir / "search" / config.study_name / "study.journal"
-  return config.storage or str(own)
-
-
-def _merged_path(
-  config: SearchConfig, workdir: epath.Path, checkpoints: Sequence[Checkpoint]
-) -> epath.Path:
-  step = checkpoints[-1].metadata.step
-  return workdir / "search" / config.study_name / "merged" / str(step)
-
-
-def _checkpoints(
-  config: SearchConfig,
-  workdir: epath.Path,
-  inputs: Sequence[str],
-  check_report: CheckReport,
   progress: Progress,
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
-  """The checkpoints to merge and the whole trail, both by step.
+  """Opens the checkpoints to merge and the whole trail, both by step.
 
+  Those to merge are of some steps of the run, of its last two, or the inputs.
   A damaged checkpoint that is not to be merged is left out of the trail.
   """
   if inputs:
     chosen = numbered(open_models(inputs))
     trail = chosen
+    if steps:
+      given = f"config.checkpoint_steps {steps} give way to --inputs"
+      progress.note("search", given)
   else:
     saved = saved_steps(workdir)
-    steps = sorted(set(config.checkpoint_steps)) or saved[-2:]
-    chosen = [as_model(c) for c in open_steps(workdir, steps)]
+    wanted = sorted(set(steps)) or saved[-2:]
+    chosen = [as_model(c) for c in open_steps(workdir, wanted)]
     trail = []
     for step in saved:
       try:
@@ -171,92 +115,114 @@ def _checkpoints(
       except InputError as damage:
         progress.note("search", f"left out: {damage.problems[0]}")
   chosen.sort(key=lambda c: c.metadata.step)
-  steps = [c.metadata.step for c in chosen]
+  return chosen, trail
+
+
+def step_problems(steps: Sequence[int], baselines: Sequence[str]) -> list[str]:
+  """Says why checkpoints of such steps cannot be searched."""
   problems = []
-  if len(chosen) < 2:
+  if len(steps) < 2:
     problems.append(f"a search merges two checkpoints or more, got {steps}")
   if len(set(steps)) < len(steps):
     problems.append(f"two inputs are of the same step: {steps}")
-  if len(chosen) == 2 and "cma_es" in config.baselines:
+  if len(steps) == 2 and "cma_es" in baselines:
     problems.append(
       "config.baselines: cma_es is for three checkpoints or more (of a pair "
       "it would be a random search)"
     )
-  if inputs and config.checkpoint_steps:
-    given = f"config.checkpoint_steps {config.checkpoint_steps}"
-    progress.note("search", f"{given} give way to --inputs")
-  check(problems + output_problems(config, workdir, chosen, check_report))
-  return chosen, trail
+  return problems
 
 
 def output_problems(
-  config: SearchConfig,
-  workdir: epath.Path,
-  checkpoints: Sequence[Checkpoint],
-  check_report: CheckReport,
+  places: Places, checkpoints: Sequence[Checkpoint] = ()
 ) -> list[str]:
   """Says why merge, report or study must not be where they would be.
 
-  There are no checkpoints yet before a run; for the rest see prepare.
+  There are no checkpoints yet before a run.
   """
   read = [checkpoint.path for checkpoint in checkpoints]
-  report = workdir / config.report_dir
-  study = study_address(config, workdir)
   problems = Problems()
-  merged = workdir / "search" / config.study_name / "merged"
-  problems(lambda: check_can_make(merged))
+  problems(lambda: check_can_make(places.merged))
   is_blocked = bool(problems)
   if checkpoints:
-    path = _merged_path(config, workdir, checkpoints)
+    path = places.merged / str(checkpoints[-1].metadata.step)
     problems(lambda: check_output(path, overwrite=True, inputs=read))
-  problems(lambda: check_place(report / "report.html", inputs=read))
-  problems(lambda: check_report(report))
-  if "://" not in study:
-    problems(lambda: check_place(study, inputs=read))
-  if config.storage or not is_blocked:
-    problems(lambda: check_storage(study))
+  problems(lambda: check_place(places.report / "report.html", inputs=read))
+  if "://" not in places.study:
+    problems(lambda: check_place(places.study, inputs=read))
+  if places.storage or not is_blocked:
+    problems(lambda: check_storage(places.study))
   return problems.found
 
 
 def plan(ready: Prepared, before: Study | None) -> str:
   """Says what a search will do, a line a fact."""
-  config, search, place = ready.config, ready.search, ready.place
+  search, place, bounds = ready.search, ready.place, ready.search.domain.bounds
   leaves = named_leaves(abstract_params(ready.checkpoints[0].metadata)).values()
+  parameters = sum(math.prod(x.shape) for x in leaves)
   size = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
   count, groups = len(ready.checkpoints), len(search.domain.groups.names_G)
-  done = len(ended(before, config.num_trials)) if before else 0
-  left = config.num_trials - done
-  scoring = trial_seconds(
-    parameters=sum(math.prod(x.shape) for x in leaves),
-    tree_bytes=size,
-    count=count,
-    tokens=ready.tokens,
-    use_gradients=search.use_gradients,
-    where=place.where,
-  )
-  seconds = scoring + search.method.asking_seconds(
-    groups * count, groups, search.num_trials, search.knobs
+  num_trials = search.num_trials
+  done = len(ended(before, num_trials)) if before else 0
+  left = num_trials - done
+  seconds = _trial_seconds(ready, parameters, size)
+  seconds += search.method.asking_seconds(
+    groups * count, groups, num_trials, search.knobs
   )
   methods = [
     f"{search.method.title}, the first {len(search.starts)} given",
-    *config.baselines,
+    *ready.baselines,
   ]
   rows = {
     "merge": ", ".join(c.name for c in ready.checkpoints),
-    "weights": f"{groups} x {count}, the last from {config.alpha:g} to "
-    f"{1 + config.beta:g}",
-    "evaluations": "; ".join(f"{config.num_trials} by {m}" for m in methods),
-    "study": f"{done} of {config.num_trials} trials are finished",
+    "weights": f"{groups} x {count}, the last from {bounds.alpha:g} to "
+    f"{1 + bounds.beta:g}",
+    "evaluations": "; ".join(f"{num_trials} by {m}" for m in methods),
+    "study": f"{done} of {num_trials} trials are finished",
     "time": f"about {_rounded(seconds)} s a trial x {left} = "
     f"{_rounded(seconds * left)} s, compiling and baselines apart",
     "read": human_bytes(size * count),
     "trees": place.where,
     "memory": f"{human_bytes(place.needed)} for parameters",
     "write": f"{ready.output}",
-    "report": f"{ready.report}",
+    "report": f"{ready.places.report}",
   }
   return "\n".join(f"{name:>16}: {value}" for name, value in rows.items())
 
 
 def _rounded(seconds: float) -> str:
   return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
+
+
+def _trial_seconds(
+  ready: Prepared, parameters: int, tree_bytes: float
+) -> float:
+  """Seconds to merge once and to score the merge, within a factor of two.
+
+  A forward pass takes two operations a parameter and token.
+  """
+  flops, bytes_a_second = _speeds()
+  if ready.place.where == IN_STORAGE:
+    bytes_a_second = _STORAGE_BYTES_A_SECOND
+  count, passes = len(ready.checkpoints), 1
+  if ready.search.use_gradients:
+    passes = JVP_PASSES if count == 2 else VJP_PASSES
+  scoring = passes * 2 * parameters * ready.tokens / (_EFFICIENCY * flops)
+  return scoring + count * tree_bytes / bytes_a_second
+
+
+def _speeds() -> tuple[float, float]:
+  """Operations and bytes a second of all devices of this process."""
+  devices = len(jax.local_devices())
+  if jax.default_backend() == "cpu":
+    devices = 1  # they share the host's cores
+  matrix = jnp.asarray(np.ones((_SIZE, _SIZE), np.float32))
+  product = _fastest(jax.jit(jnp.dot), matrix, matrix)
+  add = _fastest(jax.jit(jnp.add), matrix, matrix)
+  return devices * 2 * _SIZE**3 / product, devices * 3 * matrix.nbytes / add
+
+
+def _fastest(function: jax.stages.Wrapped, *arrays: jax.Array) -> float:
+  """Seconds of the fastest of a few calls, after one that compiles."""
+  call = lambda: jax.block_until_ready(function(*arrays))
+  return min(timeit.repeat(call, number=1, repeat=6)[1:])

@@ -13,11 +13,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.space import simplices_of
-from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.bayesopt.study.study import Ending, open_study, run_study
 from jaxmerge.bayesopt.trials import GRADIENT
+from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.config_fields import identity
 from jaxmerge.errors import InputError, check
+from jaxmerge.evaluation.config import WeightsConfig
 from jaxmerge.evaluation.objective import (
   WEIGHTS,
   Domain,
@@ -27,24 +29,50 @@ from jaxmerge.evaluation.objective import (
 from jaxmerge.evaluation.score import Direction
 from jaxmerge.evaluation.search_method import (
   DEFAULT_METHOD,
+  SEARCH_METHODS,
   Findings,
   SearchMethod,
 )
+from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging import weight_rules
-from jaxmerge.simplex.bounds import is_same, unit_from_weights
+from jaxmerge.merging.groups import layer_groups, one_group
+from jaxmerge.merging.method import bands_of
+from jaxmerge.simplex.bounds import Bounds, is_same, unit_from_weights
 
 _STARTS = "starts"
 _MEASURES = (GRADIENT,)
 
 
 class WeightSearch(NamedTuple):
-  """Decides which weights a search tries: `num_trials`, by a method."""
+  """Decides which weights a search tries: `num_trials`, by a method.
+
+  With `early_stop` it scores no further what the best trial so far beats beyond
+  noise.
+  """
 
   domain: Domain
   method: SearchMethod
   knobs: Any
   seed: int
   num_trials: int
+  early_stop: bool = False
+
+  @classmethod
+  def of(
+    cls, config: WeightsConfig, checkpoints: Sequence[Checkpoint]
+  ) -> "WeightSearch":
+    """The search of a config, among checkpoints by step."""
+    steps = [checkpoint.metadata.step for checkpoint in checkpoints]
+    tree, bands = abstract_params(checkpoints[-1].metadata), bands_of(config)
+    groups = layer_groups(tree, bands) if bands else one_group(tree)
+    return cls(
+      Domain(steps, groups, Bounds(config.alpha, config.beta)),
+      SEARCH_METHODS[config.search_method],
+      config.method_knobs,
+      config.seed,
+      config.num_trials,
+      config.early_stop,
+    )
 
   @property
   def use_gradients(self) -> bool:
@@ -169,17 +197,11 @@ def run_weight_study(
   search: WeightSearch,
   *,
   limits: Budget,
-  early_stop: bool,
   on_trial: Callable[[FrozenTrial], None],
 ) -> Ending:
-  """Runs what is left of the budget; see run_study.
+  """Runs what is left of the budget of a study from open_weight_study.
 
-  Args:
-    study: from open_weight_study.
-    merged: scores merges.
-    search: of the study.
-    limits, on_trial: as for run_study.
-    early_stop: score no further what the best trial so far beats beyond noise.
+  `limits` and `on_trial` are as for run_study.
 
   Raises:
     InputError: the study is of scores of the other direction.
@@ -198,7 +220,7 @@ def run_weight_study(
     merged,
     search.domain,
     search.use_gradients,
-    incumbent if early_stop else None,
+    incumbent if search.early_stop else None,
   )
   return run_study(
     study,

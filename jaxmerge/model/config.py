@@ -51,6 +51,7 @@ class ModelConfig:
   remat: bool = key(
     False, "recompute each layer in the backward pass to save memory"
   )
+  # These came later: see DecoderConfig.to_dict.
   head_dim: int = key(
     0, "size of a head; 0: hidden_size / num_attention_heads", at_least=0
   )
@@ -132,39 +133,31 @@ class ModelConfig:
     return problems
 
 
-# `to_dict` always names these; of the rest only what differs from its default,
-# so that what an older version has saved stays equal to what it was.
-_ALWAYS = (
-  "vocab_size",
-  "hidden_size",
-  "num_hidden_layers",
-  "num_attention_heads",
-  "num_key_value_heads",
-  "intermediate_size",
-  "rope_theta",
-  "rms_norm_eps",
-  "tie_word_embeddings",
-  "dtype",
-  "vocab_multiple",
-  "remat",
-)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig(ModelConfig):
-  """A whole decoder.
-
-  Attributes:
-    vocab_size: tokens of the tokenizer; logits have this many columns.
-    rope_scaling: how positions are stretched for a longer context; of models
-      that were trained before.
-  """
+  """A whole decoder, perhaps one that was trained before."""
 
   vocab_size: int = key(help="tokens of the tokenizer", at_least=1)
   rope_scaling: RopeScaling | None = None
 
   def __post_init__(self) -> None:
-    check(_problems(self))
+    problems = range_problems(self, "model.")
+    scaling = self.rope_scaling
+    if isinstance(scaling, RopeScaling):
+      problems += [f"model.{p}" for p in scaling.problems()]
+    elif scaling is not None:
+      problems.append(
+        "model.rope_scaling must be a jaxmerge.model.rope.RopeScaling, got "
+        f"{scaling!r}"
+      )
+    check(problems)
+    problems = self.problems()
+    rotated = int(self.head_size * self.rotary_fraction)
+    if scaling and scaling.kind == "yarn" and self.rope_theta <= 1:
+      problems.append("model.rope_scaling yarn needs a rope_theta above 1")
+    if scaling and scaling.kind == "dynamic" and rotated == 2:
+      problems.append("model.rope_scaling dynamic needs heads of more than 2")
+    check(problems)
 
   @property
   def padded_vocab_size(self) -> int:
@@ -172,11 +165,7 @@ class DecoderConfig(ModelConfig):
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "DecoderConfig":
-    """Builds a config from plain values, under their names of any version.
-
-    Raises:
-      InputError: lists what is wrong with keys and values.
-    """
+    """Builds a config from plain values, under their names of any version."""
     values = renamed(values, "model")
     scaling = values.get("rope_scaling")
     problems = _type_problems("model", cls, values)
@@ -188,12 +177,18 @@ class DecoderConfig(ModelConfig):
     return cls(**values)
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain values, as `from_dict` reads them."""
+    """Plain values, as `from_dict` reads them.
+
+    Of keys that came later only those that differ from their defaults, so that
+    what an older version has saved stays equal to what it was.
+    """
     defaults = {f.name: f.default for f in dataclasses.fields(self)}
+    names = list(defaults)
+    later = names[names.index("head_dim") :]
     return {
       name: value
       for name, value in dataclasses.asdict(self).items()
-      if name in _ALWAYS or value != defaults[name]
+      if name not in later or value != defaults[name]
     }
 
 
@@ -224,24 +219,3 @@ def _is_a(value: Any, kind: Any) -> bool:
   if kind in (int, float):
     return type(value) in (int, kind) and abs(value) < _LARGEST
   return kind not in (str, bool) or type(value) is kind
-
-
-def _problems(config: DecoderConfig) -> list[str]:
-  problems = range_problems(config, "model.")
-  scaling = config.rope_scaling
-  if isinstance(scaling, RopeScaling):
-    problems += [f"model.{p}" for p in scaling.problems()]
-  elif scaling is not None:
-    problems.append(
-      "model.rope_scaling must be a jaxmerge.model.rope.RopeScaling, got "
-      f"{scaling!r}"
-    )
-  if problems:
-    return problems
-  problems = config.problems()
-  rotated = int(config.head_size * config.rotary_fraction)
-  if scaling and scaling.kind == "yarn" and config.rope_theta <= 1:
-    problems.append("model.rope_scaling yarn needs a rope_theta above 1")
-  if scaling and scaling.kind == "dynamic" and rotated == 2:
-    problems.append("model.rope_scaling dynamic needs heads of more than 2")
-  return problems

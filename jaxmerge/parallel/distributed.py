@@ -36,12 +36,10 @@ def start() -> None:
       num_processes=int(numbers[0]),
       process_id=int(numbers[1]),
     )
-  elif any(_several(os.environ.get(name, "")) for name in _CLUSTERS):
+    return
+  sizes = [os.environ.get(name, "") for name in _CLUSTERS]
+  if any("," in size or (size.isdigit() and int(size) > 1) for size in sizes):
     jax.distributed.initialize()
-
-
-def _several(value: str) -> bool:
-  return "," in value or (value.isdigit() and int(value) > 1)
 
 
 def is_first_process() -> bool:
@@ -51,11 +49,8 @@ def is_first_process() -> bool:
 def on_first_process(action: Callable[[], _T]) -> _T | None:
   """Acts in the first process; every process goes on after it.
 
-  Returns:
-    The action's value, None in the other processes.
-
-  Raises:
-    Exception: in the first process as the action, in the others InputError.
+  Returns the action's value, None in the other processes. What the action
+  raises, the first process raises, and the others InputError.
   """
   raised: Exception | None = None
   found: _T | None = None

@@ -34,7 +34,6 @@ class MeshConfig:
   )
 
   def problems(self, prefix: str) -> list[str]:
-    """Lists sizes that no axis can have."""
     return [
       f"{prefix}{axis} must be positive, or -1, got {size}"
       for axis, size in dataclasses.asdict(self).items()
@@ -47,9 +46,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
   Axes are Auto: the compiler propagates the shardings given for parameters
   and batches (`jax.make_mesh` alone would make them Explicit).
-
-  Raises:
-    InputError: the sizes do not multiply to the number of devices.
   """
   sizes = [data, fsdp, tensor]
   devices = jax.device_count()
@@ -66,12 +62,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
 
 def device_budget(memory_budget_gb: float = 0.0) -> float:
-  """Bytes that may be used on each device.
+  """Bytes that may be used on each device, of MEMORY_BUDGET.
 
-  Args:
-    memory_budget_gb: GiB on all devices together; 0: seven tenths of what is
-      free. Devices of a CPU share the host's memory; a device that does not
-      say what it has is taken to have enough.
+  Devices of a CPU share the host's memory; a device that does not say what it
+  has is taken to have enough.
   """
   if memory_budget_gb:
     return memory_budget_gb * 2**30 / jax.device_count()

@@ -16,10 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxmerge.errors import InputError, check
 
 P = PartitionSpec
-Rules = Sequence[tuple[str, PartitionSpec]]
 
 # Stacked layers lead with the layer axis, which is never sharded.
-DECODER_RULES: Rules = (
+DECODER_RULES: Sequence[tuple[str, PartitionSpec]] = (
   (r"embed/embedding", P("tensor", "fsdp")),
   (r"layers/.*norm/(scale|bias)", P(None, None)),
   (
@@ -53,29 +52,26 @@ def named_leaves(tree: Any) -> dict[str, Any]:
   return {leaf_name(path): leaf for path, leaf in leaves}
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules = DECODER_RULES) -> Any:
+def shardings(tree: Any, mesh: Mesh) -> Any:
   """A NamedSharding for each leaf of a tree of arrays or shapes.
 
-  Raises:
-    InputError: names without a rule, or sizes that a mesh axis does not divide.
+  InputError lists names without a rule, and sizes that no axis divides.
   """
   problems: list[str] = []
 
   def sharding(path: Sequence[Any], leaf: Any) -> NamedSharding:
     name = leaf_name(path)
-    spec = next(
-      (s for pattern, s in rules if re.fullmatch(pattern, name)), None
-    )
-    if spec is None:
+    matching = [s for rule, s in DECODER_RULES if re.fullmatch(rule, name)]
+    if not matching:
       problems.append(f"no sharding rule matches parameter {name!r}")
       return replicated(mesh)
-    for size, axis in zip(leaf.shape, spec):
+    for size, axis in zip(leaf.shape, matching[0]):
       if axis is not None and size % mesh.shape[axis]:
         problems.append(
           f"{name}: size {size} is not a multiple of mesh axis "
           f"{axis}={mesh.shape[axis]}"
         )
-    return NamedSharding(mesh, spec)
+    return NamedSharding(mesh, matching[0])
 
   result = jax.tree_util.tree_map_with_path(sharding, tree)
   check(problems)
@@ -95,10 +91,7 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
   """The share of every batch that this process feeds: (index, of how many).
 
   Processes that only the tensor axis tells apart feed the same share.
-
-  Raises:
-    InputError: the mesh gives this process sequences that do not follow each
-      other.
+  InputError if a process's sequences do not follow each other.
   """
   shards = batch_shards(mesh)
   places = batch_sharding(mesh).addressable_devices_indices_map((shards,))
@@ -114,11 +107,7 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
 
 def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
   """The whole batch on the devices, from the share that this process feeds."""
-  _, count = batch_share(mesh)
-  shape = (count * local.shape[0], *local.shape[1:])
-  return jax.make_array_from_process_local_data(
-    batch_sharding(mesh), local, shape
-  )
+  return jax.make_array_from_process_local_data(batch_sharding(mesh), local)
 
 
 def batch_shards(mesh: Mesh) -> int:

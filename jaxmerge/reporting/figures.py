@@ -31,8 +31,8 @@ def training_curve(
     results: of the search. Tokens saved are an arrow from the merged model to
       the run's own curve.
   """
-  train_tokens_N, train_loss_N = _columns(training)
-  check_tokens_N, check_loss_N = _columns(checkpoints)
+  _, train_tokens_N, train_loss_N = np.array(training, np.float64).T
+  _, check_tokens_N, check_loss_N = np.array(checkpoints, np.float64).T
   most = max(train_tokens_N[-1], check_tokens_N[-1])
   unit, name = next((u, name) for u, name in _UNITS if most >= u or u == 1)
   merged = results.merged.report_loss
@@ -77,12 +77,6 @@ def smooth(values_N: np.ndarray) -> np.ndarray:
   return (sums[high_N] - sums[low_N]) / (high_N - low_N)
 
 
-def _columns(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens and losses."""
-  columns = np.array(points, np.float64).T
-  return columns[1], columns[2]
-
-
 def _zoom(
   axes: Axes, checkpoints: Sequence[Point], results: Results, unit: int
 ) -> None:
@@ -95,7 +89,8 @@ def _zoom(
   # With the crossing known, one checkpoint beyond it closes the picture.
   inside = [p for p in after if p.tokens < end]
   near = before + (after[: len(inside) + 2] if saved else after)
-  tokens_N, loss_N = _columns([*near, Point(0, start, merged)])
+  shown = [*near, Point(0, start, merged)]
+  _, tokens_N, loss_N = np.array(shown, np.float64).T
   axes.set_xlim(*style.padded(tokens_N / unit, 0.12))
   axes.set_ylim(*style.padded(loss_N, 0.16))
   axes.set_title("Around the merge")

@@ -71,10 +71,8 @@ def pair(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
       kept_N = best_N <= np.minimum.accumulate(best_N)
     kept = list(itertools.compress(trials, kept_N))
     _number_below(axes, asked_N[kept_N], loss_N[kept_N], kept, strip)
-    axes.set_xlabel(
-      rf"$\lambda$, weight of step {later}"
-      rf" (step {earlier} has $1 - \lambda$)"
-    )
+    other = rf"(step {earlier} has $1 - \lambda$)"
+    axes.set_xlabel(rf"$\lambda$, weight of step {later} {other}")
     axes.set_ylabel(f"search {results.noun} ({results.unit})")
     style.legend_above(figure)
     return style.png(figure)
@@ -122,12 +120,10 @@ def slices(posteriors: Sequence[Posterior], results: Results) -> bytes:
   columns = min(len(kept), 4)
   rows = -(-len(kept) // columns)
   # The posterior far from the chosen weights may be of another scale.
-  mean = [results.as_loss(posteriors[k].mean_M) for k in kept]
-  low, high = _shown(np.concatenate(mean))
-  lowest = [
-    np.min(mean_M - 2 * posteriors[k].std_M) for mean_M, k in zip(mean, kept)
-  ]
-  low = min(low, results.as_loss(chosen.loss), *lowest)
+  mean_A = results.as_loss(np.concatenate([posteriors[k].mean_M for k in kept]))
+  std_A = np.concatenate([posteriors[k].std_M for k in kept])
+  low, high = _shown(mean_A)
+  low = min(low, results.as_loss(chosen.loss), np.min(mean_A - 2 * std_A))
   limits = np.array([results.as_loss(low), results.as_loss(high)])
   with style.figure(7.2, 0.9 + 2.0 * rows) as figure:
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -160,12 +156,9 @@ def ternary(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
   The posterior's weights cover the triangle of the bounds.
   """
   trials, steps = results.scored, results.steps
-  numbers = [trial.number for trial in trials]
-  points_Nx2 = _on_paper(
-    np.array([[t.weights.get(step, 0.0) for step in steps] for t in trials]),
-    bounds,
-  )
-  points_Mx2 = _on_paper(posterior.weights_MxK, bounds)
+  asked = [[t.weights.get(step, 0.0) for step in steps] for t in trials]
+  points_Nx2 = _on_paper(asked, bounds)
+  points_Mx2 = _on_paper(posterior.weights_MxK.tolist(), bounds)
   with style.figure(7.2, 4.6) as figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.8, 1))
     expected = f"Expected search {results.noun}"
@@ -178,19 +171,20 @@ def ternary(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
       axes.set_xlim(-margin, 1 + margin)
       axes.text(0.5, 1.05, title, ha="center", fontsize=10)
     style.plot_trials(left, results, trials, *points_Nx2.T)
-    [(x, y)] = _on_paper(np.array([results.chosen_weights]), bounds)
+    [(x, y)] = _on_paper([results.chosen_weights], bounds)
     style.ring(left, x, y, results.best)
     right.plot(*points_Nx2.T, ls="", marker=".", ms=3, color=style.BLACK)
-    _number_beside(left, points_Nx2, numbers)
+    if len(trials) <= _MOST_IN_TRIANGLE:
+      _number_beside(left, points_Nx2, trials)
     for axes in (left, right):
       _name_corners(axes, steps, bounds)
     style.legend_above(figure)
     return style.png(figure)
 
 
-def _on_paper(weights_Nx3: np.ndarray, bounds: Bounds) -> np.ndarray:
+def _on_paper(weights_Nx3: list[list[float]], bounds: Bounds) -> np.ndarray:
   """Places weights in the triangle that the search may reach."""
-  unit = [unit_from_weights(w, bounds) for w in weights_Nx3.tolist()]
+  unit = [unit_from_weights(weights_3, bounds) for weights_3 in weights_Nx3]
   return np.array(unit) @ _CORNERS_3x2
 
 
@@ -205,8 +199,7 @@ def _triangle(
   """Contours, the darkest for the best values."""
   is_less = direction == _LESS
   limits = _shown(as_loss(values_M, direction))
-  levels = as_loss(np.linspace(*limits, _NUM_LEVELS), direction)
-  levels = levels[:: 1 if is_less else -1]
+  levels = np.sort(as_loss(np.linspace(*limits, _NUM_LEVELS), direction))
   triangles = Triangulation(points_Mx2[:, 0], points_Mx2[:, 1])
   filled = axes.tricontourf(
     triangles,
@@ -230,17 +223,16 @@ def _triangle(
 
 
 def _number_beside(
-  axes: Axes, points_Nx2: np.ndarray, numbers: Sequence[int]
+  axes: Axes, points_Nx2: np.ndarray, trials: Sequence[Trial]
 ) -> None:
   """Trial numbers in a column on either side, each tied to its marker."""
-  if len(numbers) > _MOST_IN_TRIANGLE:
-    return
+  numbers_N = np.array([trial.number for trial in trials])
   left_N = points_Nx2[:, 0] < np.median(points_Nx2[:, 0])
   line = {"color": style.GREY, "lw": 0.5, "shrinkA": 1}
   for side_N, x_text in ((left_N, -0.06), (~left_N, 1.06)):
     points = points_Nx2[side_N]
     at = style.spread(points[:, 1], 0.055, 0.0, _CORNERS_3x2[2, 1])
-    for number, point, y in zip(np.array(numbers)[side_N], points, at):
+    for number, point, y in zip(numbers_N[side_N], points, at):
       style.tie(axes, number, point, (x_text, y), line)
 
 

@@ -1,6 +1,7 @@
 """The numbers of a report: trials, rows of baselines and results.json.
 
-A "loss" is a score in the unit and of the direction of the search's evaluator.
+A "loss" is a score in the unit and of the direction of the search's evaluator;
+weights are of each checkpoint, by training step.
 """
 
 import itertools
@@ -25,7 +26,6 @@ class Trial(NamedTuple):
 
   Attributes:
     number: in the study, from 0.
-    weights: of each checkpoint, by training step.
     loss: search loss; of a trial with a `failure` as far as it came, or nan.
     stderr: paired standard error of `loss` against trial 0.
     asked_by: "start", the name of an acquisition or "explore".
@@ -61,7 +61,6 @@ class Row:
   Attributes:
     name: "last", "step_<n>", "uniform", a baseline's or the search method's.
     evaluations: how many times the search split was scored to choose it.
-    weights: of each checkpoint, by training step, increasing.
     search_loss: on the split used for the choice.
     report_loss: on the split that the choice never saw.
     report_delta_vs_last: report_loss minus that of "last".

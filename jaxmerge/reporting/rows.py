@@ -26,11 +26,7 @@ _NO_LOSS = 1e6
 
 
 class Comparison:
-  """Scores ways to get a model out of K checkpoints against the last one.
-
-  Attributes:
-    unit, direction: of all scores.
-  """
+  """Scores ways to get a model out of K checkpoints against the last one."""
 
   def __init__(self, ready: Prepared, losses: Losses):
     self._ready = ready
@@ -39,9 +35,7 @@ class Comparison:
     self._search = losses.merged.evaluator
     self._report = losses.report_split
     self._groups = one_group(self._trees[-1])
-    self._last_report = self._report.score(self._trees[-1])
-    self.unit = self._last_report.unit
-    self.direction = self._last_report.direction
+    self.last = self._report.score(self._trees[-1])
 
   def rows(
     self, params: dict[str, float], evaluations: int, progress: Progress
@@ -55,7 +49,7 @@ class Comparison:
       evaluations: that it took, and that each baseline gets.
       progress: told how far the work is.
     """
-    config, (domain, method, *_) = self._ready.config, self._ready.search
+    domain, method, *_ = self._ready.search
     count = len(domain.steps)
     last = self._average("last", [0.0] * (count - 1) + [1.0], 1)
     earlier = [
@@ -68,7 +62,7 @@ class Comparison:
       found.append(self._row(name, self._tree(checkpoint), weights, 1))
       progress.stage("baselines", number, len(earlier), name)
     found.append(self._average("uniform", weight_rules.uniform(count), 1))
-    for name in config.baselines:
+    for name in self._ready.baselines:
       found += self._baseline(name, evaluations, progress)
     merged = self._row(
       method.name,
@@ -102,32 +96,32 @@ class Comparison:
     Of equals the point nearer to the last checkpoint wins; no row where no
     point has a finite loss.
     """
-    config, bounds = self._ready.config, self._ready.search.domain.bounds
+    search, direction = self._ready.search, self.last.direction
     found: list[tuple[float, float, list[float]]] = []
     asked = itertools.count(1)
 
     def loss(unit_K: Sequence[float]) -> float:
-      weights_K = weights_from_unit(unit_K, bounds)
+      weights_K = weights_from_unit(unit_K, search.domain.bounds)
       tree = self._trees.average([weights_K], self._groups)
-      value = as_loss(self._search.score(tree).mean, self.direction)
+      value = as_loss(self._search.score(tree).mean, direction)
       if math.isfinite(value):
         found.append((value, -weights_K[-1], weights_K))
-      best = f"no {noun(self.direction)} yet"
+      best = f"no {noun(direction)} yet"
       if found:
-        best = f"best {as_loss(min(found)[0], self.direction):.4f}"
+        best = f"best {as_loss(min(found)[0], direction):.4f}"
       count = next(asked)
       progress.stage(name, count, max(evaluations, count), best)
       # An infinite loss would end a fit or a sampler: as bad as the worst.
       return value if math.isfinite(value) else _NO_LOSS
 
-    BASELINES[name](loss, len(self._steps), evaluations, config.seed)
+    BASELINES[name](loss, len(self._steps), evaluations, search.seed)
     done = next(asked) - 1
     return [self._average(name, min(found)[2], done)] if found else []
 
   def _tree(self, checkpoint: Checkpoint) -> Any:
     if checkpoint.metadata.step in self._steps:
       return self._trees[self._steps.index(checkpoint.metadata.step)]
-    return load_params(checkpoint, self._ready.where)
+    return load_params(checkpoint, self._ready.setting.shardings)
 
   def _average(
     self, name: str, weights_K: Sequence[float], evaluations: int
@@ -141,13 +135,7 @@ class Comparison:
     self, name: str, tree: Any, weights: Mapping[int, float], evaluations: int
   ) -> Row:
     report = self._report.score(tree)
-    delta = difference(report, self._last_report)
-    return Row(
-      name=name,
-      evaluations=evaluations,
-      weights=weights,
-      search_loss=self._search.score(tree).mean,
-      report_loss=report.mean,
-      report_delta_vs_last=delta.mean,
-      report_delta_stderr=delta.stderr,
-    )
+    delta = difference(report, self.last)
+    search_loss = self._search.score(tree).mean
+    losses = search_loss, report.mean, delta.mean, delta.stderr
+    return Row(name, evaluations, weights, *losses)

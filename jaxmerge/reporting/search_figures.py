@@ -29,8 +29,8 @@ def convergence(results: Results) -> bytes:
   loss_N = results.as_loss(np.array([trial.loss for trial in trials]))
   count_N = np.arange(1, len(trials) + 1)
   best_N = np.fmin.accumulate(np.where(scored_N, loss_N, np.nan))
-  lines = [results.as_loss(value) for value in baselines.values()]
-  interesting = np.array([*best_N[~np.isnan(best_N)], *lines])
+  baseline_J = results.as_loss(np.array(list(baselines.values())))
+  interesting = np.array([*best_N[~np.isnan(best_N)], *baseline_J])
   low, high = style.padded(interesting, 0.1)
   # Bad questions would flatten the rest: those off the axes become carets.
   highest = style.padded(loss_N[scored_N], 0.1)[1]
@@ -48,12 +48,14 @@ def convergence(results: Results) -> bytes:
     style.plot_trials(axes, results, inside, count_N[inside_N], y_N)
     edge = results.as_loss(high - 0.02 * (high - low))
     _outside(axes, results, inside_N, edge)
-    axes.set_ylim(*sorted((results.as_loss(low), results.as_loss(high))))
-    axes.set_xlim(0.4, len(trials) + 0.6)
+    axes.set(
+      xlim=(0.4, len(trials) + 0.6),
+      ylim=sorted((results.as_loss(low), results.as_loss(high))),
+      xlabel=f"evaluations of the search {results.noun}",
+      ylabel=f"search {results.noun} ({results.unit})",
+    )
     style.whole_numbers(axes)
     style.label_right(axes, baselines)
-    axes.set_xlabel(f"evaluations of the search {results.noun}")
-    axes.set_ylabel(f"search {results.noun} ({results.unit})")
     style.legend_above(figure)
     return style.png(figure)
 
@@ -88,38 +90,27 @@ def hedge(results: Results) -> bytes:
   marks = style.marks(results.trials)
   names = [name for name in marks if any(name in t.odds for t in asked)]
   number_N = np.array([trial.number for trial in asked])
-  share_NxJ = np.array(
-    [[t.odds.get(name, 0.0) for name in names] for t in asked]
-  )
+  share_NxJ = np.array([[t.odds.get(n, 0.0) for n in names] for t in asked])
   top_NxJ = np.cumsum(share_NxJ, axis=1)
   middle_NxJ = top_NxJ - share_NxJ / 2
   followed = {trial.asked_by for trial in asked}
   with style.figure(7.2, 3.2) as figure:
     axes = figure.subplots()
-    for j, name in enumerate(names):
-      axes.bar(
-        number_N,
-        share_NxJ[:, j],
-        bottom=top_NxJ[:, j] - share_NxJ[:, j],
-        width=1.0,
-        color=marks[name].colour,
-        alpha=0.35,
-        lw=0,
-        # The markers name the rest.
-        label="" if name in followed else marks[name].name,
-      )
+    for name, share_N, top_N in zip(names, share_NxJ.T, top_NxJ.T):
+      # The markers name the rest.
+      label = "" if name in followed else marks[name].name
+      look: Any = {"color": marks[name].colour, "alpha": 0.35, "lw": 0}
+      axes.bar(number_N, share_N, 1.0, top_N - share_N, label=label, **look)
     # A point that no nominee was free for belongs to none of the bars.
     places = (dict(zip(names, middle_J)) for middle_J in middle_NxJ)
     marker_N = np.array(
       [place.get(trial.asked_by, 1.05) for place, trial in zip(places, asked)]
     )
     style.plot_trials(axes, results, asked, number_N, marker_N)
-    axes.set_ylim(0, 1.1)
+    axes.set(ylim=(0, 1.1), xlabel="trial", ylabel="probability")
     axes.set_xlim(number_N[0] - 0.7, number_N[-1] + 0.7)
     style.whole_numbers(axes)
     axes.grid(visible=False)
-    axes.set_xlabel("trial")
-    axes.set_ylabel("probability")
     style.legend_above(figure)
     return style.png(figure)
 
@@ -141,8 +132,7 @@ def calibration(results: Results) -> bytes:
     )
     style.plot_trials(left, results, known, loss_N, mean_N)
     limits = style.padded(np.append(loss_N, mean_N), 0.08)
-    left.set_xlim(limits)
-    left.set_ylim(limits)
+    left.set(xlim=limits, ylim=limits)
     left.xaxis.set_major_locator(MaxNLocator(4))
     left.set_xlabel(f"search {results.noun} ({results.unit})")
     left.set_ylabel(f"predicted (± 2 std, {results.unit})")
@@ -178,8 +168,7 @@ def _standardised(axes: Axes, results: Results, sigmas_N: np.ndarray) -> None:
       x_N = number_N[beyond_N]
       y_N = np.full(len(x_N), sign * 0.97 * _MOST_SIGMAS)
       style.dots(axes, x_N, y_N, marker, style.VERMILION, ms=7)
+  axes.set(xlabel="trial", ylabel="measured minus predicted, in std")
   axes.set_ylim(-_MOST_SIGMAS, _MOST_SIGMAS)
   axes.set_xlim(number_N[0] - 0.7, number_N[-1] + 0.7)
   style.whole_numbers(axes)
-  axes.set_xlabel("trial")
-  axes.set_ylabel("measured minus predicted, in std")

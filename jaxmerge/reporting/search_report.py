@@ -1,30 +1,41 @@
-"""The report of a finished search: rows, figures, page."""
+"""Ends a search: saves its best merge, and writes rows, figures and page.
+
+K checkpoints, M queries of the Gaussian process.
+"""
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge.bayesopt.gp import hedge
+from jaxmerge.bayesopt.gp import surrogate
+from jaxmerge.bayesopt.gp.acquisition import probabilities
+from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.bayesopt.study.study import FAILURE, PARTIAL_VALUE
 from jaxmerge.bayesopt.trials import ASKED, asked_by, observations, stderr_of
+from jaxmerge.checkpoints.merged import save_merged
 from jaxmerge.evaluation.objective import Domain
 from jaxmerge.evaluation.search_method import Findings
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.search_study import Losses
 from jaxmerge.evaluation.weight_search import Choice
+from jaxmerge.files import make_directory
 from jaxmerge.formats.records.metadata import versions
+from jaxmerge.formats.records.provenance import Provenance
+from jaxmerge.locks import exclusive
 from jaxmerge.model.loss import UNIT
 from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
-from jaxmerge.reporting import figures, search_figures
-from jaxmerge.reporting.page import write_report
-from jaxmerge.reporting.posterior_plots import posterior_plots
+from jaxmerge.reporting import figures, posterior_figures, search_figures
+from jaxmerge.reporting.page import text_table, write_report
+from jaxmerge.reporting.posterior_figures import Posterior
 from jaxmerge.reporting.results import (
   STOPPED_EARLY,
   Point,
@@ -33,7 +44,15 @@ from jaxmerge.reporting.results import (
   tokens_saved,
 )
 from jaxmerge.reporting.rows import Comparison
-from jaxmerge.reporting.table import text_table
+from jaxmerge.simplex import points
+from jaxmerge.simplex.bounds import Bounds, unit_from_weights, weights_from_unit
+
+# When a searcher wrote which merge and report, in the study's attributes.
+_WRITTEN = "written"
+_PAIR_POINTS = 201
+_SLICE_POINTS = 64
+# With three slices under 1024 queries, a bucket of the surrogate.
+_TRIANGLE_POINTS = 741
 
 
 class FinishedSearch(NamedTuple):
@@ -53,27 +72,66 @@ class FinishedSearch(NamedTuple):
   commands: Sequence[str]
 
 
-def write_search_report(search: FinishedSearch, progress: Progress) -> None:
+def write(
+  study: Study,
+  ready: Prepared,
+  losses: Losses,
+  best: Choice,
+  began: float,
+  commands: Sequence[str],
+  progress: Progress,
+) -> epath.Path:
+  """Saves the best merge and the report, unless another searcher has."""
+  path, domain, report = ready.output, ready.search.domain, ready.places.report
+  found = ready.search.findings(study)
+  weights_GxK = domain.weights(best.params)
+  folder = make_directory(path.parent.parent)
+  result = {
+    "trials": len(found.trials),
+    "chosen": best.number,
+    "report": report.name,
+    "baselines": list(ready.baselines),
+  }
+  with exclusive(folder / "writer", f"the merge in {folder}", wait=True):
+    at, written = study.user_attrs.get(_WRITTEN, (0.0, None))
+    is_here = path.exists() and report.exists()
+    if is_here and at > began and written == result:
+      progress.note("search", f"another searcher has written {path}")
+      return path
+    groups = dict(zip(domain.groups.names_G, weights_GxK))
+    provenance = Provenance(
+      ready.search.method.name,
+      domain.mean_weights(best.params),
+      groups=groups if len(groups) > 1 else {},
+    )
+    merged = losses.merged.merge(weights_GxK)
+    save_merged(path, merged, ready.checkpoints, provenance, overwrite=True)
+    _report(FinishedSearch(ready, losses, found, best, commands), progress)
+    study.set_user_attr(_WRITTEN, (time.time(), result))
+  return path
+
+
+def _report(search: FinishedSearch, progress: Progress) -> None:
   """Scores the baselines and writes report.html, figures and results.json."""
   ready = search.ready
   domain = ready.search.domain
   comparison = Comparison(ready, search.losses)
-  direction = comparison.direction
+  unit, direction = comparison.last.unit, comparison.last.direction
   rows = comparison.rows(search.best.params, len(search.found.trials), progress)
-  points = comparison.points(rows, progress)
-  later = [p for p in points if p.step >= domain.steps[-1]]
+  trail = comparison.points(rows, progress)
+  later = [p for p in trail if p.step >= domain.steps[-1]]
   tokens = later[0].tokens if later else 0
   # Checkpoints of others may not say how many tokens they have seen.
   merged = rows[-1].report_loss
   saved = tokens_saved(merged, later, direction) if tokens else None
   trials = [report_trial(trial, domain) for trial in search.found.trials]
-  best, unit = search.best.number, comparison.unit
+  best = search.best.number
   results = Results(rows, trials, best, tokens, saved, unit, direction)
   page = write_report(
-    ready.report,
-    title=f"Merging {ready.workdir.name}",
+    ready.places.report,
+    title=f"Merging {ready.places.workdir.name}",
     results=results,
-    figures=_figures(search, results, points),
+    figures=_figures(search, results, trail),
     facts=_facts(search),
     commands=search.commands,
   )
@@ -83,19 +141,17 @@ def write_search_report(search: FinishedSearch, progress: Progress) -> None:
 
 def report_trial(trial: FrozenTrial, domain: Domain) -> Trial:
   """Describes a trial that has ended; of several groups by mean weights."""
-  loss, failure = math.nan, ""
-  if trial.state == TrialState.COMPLETE:
-    assert trial.value is not None
-    loss = trial.value
-  elif trial.state == TrialState.PRUNED:
+  loss, failure = trial.value, ""
+  if trial.state == TrialState.PRUNED:
     loss = float(trial.user_attrs.get(PARTIAL_VALUE, math.nan))
     failure = STOPPED_EARLY
-  else:
+  elif loss is None:
+    loss = math.nan
     failure = str(trial.user_attrs.get(FAILURE, "no reason recorded"))
   stderr = stderr_of(trial)
   record = trial.system_attrs.get(ASKED, {})
   gains = record.get("gains", {})
-  odds_J = hedge.probabilities(np.array(list(gains.values()))) if gains else ()
+  odds_J = probabilities(np.array(list(gains.values()))) if gains else ()
   predicted = record.get("predicted")
   return Trial(
     number=trial.number,
@@ -130,17 +186,17 @@ def training_losses(workdir: epath.Path) -> list[Point]:
 
 
 def _figures(
-  search: FinishedSearch, results: Results, points: Sequence[Point]
+  search: FinishedSearch, results: Results, trail: Sequence[Point]
 ) -> dict[str, bytes]:
   """The PNG figures by name."""
-  asked, workdir = search.ready.search, search.ready.workdir
+  asked, workdir = search.ready.search, search.ready.places.workdir
   found = {
     "baselines": figures.baselines(results),
     "convergence": search_figures.convergence(results),
   }
   training = training_losses(workdir)
   if training and results.unit == UNIT:
-    found["training_curve"] = figures.training_curve(training, points, results)
+    found["training_curve"] = figures.training_curve(training, trail, results)
   if asked.method.has_posterior and len(asked.domain.groups.names_G) == 1:
     told = observations(*search.found, asked.use_gradients)
     assert told is not None, "no trial has a score"
@@ -150,6 +206,58 @@ def _figures(
   if search_figures.predicted(results):
     found["calibration"] = search_figures.calibration(results)
   return {**found, **asked.method.figures(search, results)}
+
+
+def posterior_plots(
+  told: Observations, results: Results, bounds: Bounds
+) -> dict[str, bytes]:
+  """The figure "posterior" for two checkpoints, "slices" for more.
+
+  For three checkpoints there is a "ternary" too. All are one question to the
+  process: one fit, one compilation.
+
+  Args:
+    told: the search's observations, in maximisation sign.
+    results: of the search.
+    bounds: of its weights.
+  """
+  count = len(results.steps)
+  if count == 2:
+    parts = [points.grid(2, _PAIR_POINTS)]
+  else:
+    chosen_K = np.array(unit_from_weights(results.chosen_weights, bounds))
+    parts = [line(chosen_K, k) for k in range(count)]
+  if count == 3:
+    parts.append(points.grid(3, _TRIANGLE_POINTS))
+  mean_M, std_M = surrogate.posterior(told, np.concatenate(parts))
+  mean_M = results.as_loss(-mean_M)
+  weights = [
+    np.array([weights_from_unit(unit_K, bounds) for unit_K in part.tolist()])
+    for part in parts
+  ]
+  ends = np.cumsum([len(part) for part in parts])[:-1]
+  columns = weights, np.split(mean_M, ends), np.split(std_M, ends)
+  answers = list(map(Posterior, *columns))
+  if count == 2:
+    return {"posterior": posterior_figures.pair(answers[0], results, bounds)}
+  found = {"slices": posterior_figures.slices(answers[:count], results)}
+  if count == 3:
+    found["ternary"] = posterior_figures.ternary(answers[3], results, bounds)
+  return found
+
+
+def line(chosen_K: np.ndarray, k: int) -> np.ndarray:
+  """Unit points (MxK) from the chosen one without vertex k to that vertex.
+
+  The others keep the proportions that they have in the chosen point; where
+  that is the vertex itself, they are equal.
+  """
+  vertex_K = np.eye(len(chosen_K))[k]
+  others_K = chosen_K * (1 - vertex_K)
+  if not others_K.any():
+    others_K = 1 - vertex_K
+  share_Mx1 = np.linspace(0.0, 1.0, _SLICE_POINTS)[:, None]
+  return (1 - share_Mx1) * others_K / others_K.sum() + share_Mx1 * vertex_K
 
 
 def _facts(search: FinishedSearch) -> dict[str, str]:

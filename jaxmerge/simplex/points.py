@@ -3,6 +3,7 @@
 K checkpoints (oldest first), C candidates, P grid points, D coordinates.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ def project(points_CxD: Array, groups: int = 1) -> Array:
   return jnp.maximum(points_CxK - threshold, 0).reshape(shape)
 
 
+@functools.cache
 def candidates(
   num_weights: int, num_points: int, seed: int, groups: int = 1
 ) -> np.ndarray:
@@ -73,8 +75,6 @@ def candidates(
   The gaps between K - 1 sorted uniforms are uniform on the simplex. The number
   of points is best a power of two. Points of several groups lie side by side.
   """
-  if num_weights == 1:
-    return np.ones((num_points, groups))
   sobol = qmc.Sobol(groups * (num_weights - 1), scramble=True, rng=seed)
   drawn = sobol.random(num_points).reshape(num_points, groups, -1)
   gaps = np.diff(np.sort(drawn, axis=-1), axis=-1, prepend=0.0, append=1.0)
@@ -87,8 +87,6 @@ def grid(num_weights: int, num_points: int) -> np.ndarray:
   For more checkpoints the largest lattice {w : q w integer} that has at most
   `num_points` points, and never fewer than the K vertices (q = 1).
   """
-  if num_weights == 1:
-    return np.ones((1, 1))
   if num_weights == 2:
     lambdas = np.linspace(0, 1, max(num_points, 2))
     return np.stack([1 - lambdas, lambdas], axis=-1)

@@ -9,16 +9,9 @@ from jaxmerge.model.config import ModelConfig
 from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig
 from jaxmerge.training.optimizer import OptimizerConfig
 
-
-def _count(default: int, help: str, changes_numbers: bool = True) -> Any:
-  """Defines a number that the devices count in 32 bits."""
-  return key(
-    default,
-    help,
-    at_least=1,
-    at_most=2**31 - 1,
-    changes_numbers=changes_numbers,
-  )
+# The devices count in 32 bits.
+_COUNT: Any = {"at_least": 1, "at_most": 2**31 - 1}
+_FREE = _COUNT | {"changes_numbers": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +21,16 @@ class PretrainConfig:
   seed: int = key(
     0, "of parameters and of the order of data", at_least=0, below=2**32
   )
-  num_steps: int = _count(1000, "steps to train", changes_numbers=False)
-  batch_size: int = _count(16, "sequences of a step, over all devices")
-  seq_len: int = _count(128, "targets in a sequence")
-  log_every: int = _count(
-    10, "steps between lines of metrics.jsonl", changes_numbers=False
+  num_steps: int = key(1000, "steps to train", **_FREE)
+  batch_size: int = key(16, "sequences of a step, over all devices", **_COUNT)
+  seq_len: int = key(128, "targets in a sequence", **_COUNT)
+  log_every: int = key(10, "steps between lines of metrics.jsonl", **_FREE)
+  save_every: int = key(100, "steps between checkpoints", **_COUNT)
+  validation_sequences: int = key(
+    64, "scored at each checkpoint, at most", **_COUNT
   )
-  save_every: int = _count(100, "steps between checkpoints")
-  validation_sequences: int = _count(64, "scored at each checkpoint, at most")
-  eval_batch_size: int = _count(
-    16, "sequences scored at once, over all devices", changes_numbers=False
+  eval_batch_size: int = key(
+    16, "sequences scored at once, over all devices", **_FREE
   )
   memory_budget_gb: float = key(
     0.0, MEMORY_BUDGET, at_least=0, changes_numbers=False

@@ -26,15 +26,9 @@ _MOST_NAMED = 5
 class MetricsWriter:
   """Appends records to `<workdir>/metrics.jsonl` and TensorBoard.
 
-  Args:
-    restored_step: records after it are cut: they will be written again.
-    digest: what `digest` was when that step was saved; "" if not known.
-
-  Attributes:
-    cut: how many lines of steps that were not saved have been cut.
-
-  Raises:
-    InputError: as check_saved.
+  Records after `restored_step` are cut, `cut` of them: they will be written
+  again. `digest` is what `sync` gave when that step was saved, "" if not known.
+  InputError as check_saved.
   """
 
   def __init__(
@@ -69,21 +63,12 @@ class MetricsWriter:
           self._events.add_scalar(name, value, int(record["step"]))
     self._events.flush()
 
-  @property
-  def digest(self) -> str:
-    """sha256 of all lines so far."""
-    return self._hash.hexdigest()
-
   def sync(self) -> str:
-    """Brings the lines to the disk, which no checkpoint must outlive.
-
-    Returns:
-      `digest`.
-    """
+    """Brings the lines to the disk, for a checkpoint; returns their sha256."""
     if "://" not in str(self._path) and self._path.exists():
       with self._path.open("rb") as file:
         os.fsync(file.fileno())
-    return self.digest
+    return self._hash.hexdigest()
 
   def close(self) -> None:
     self._events.close()
@@ -94,8 +79,7 @@ def check_saved(
 ) -> tuple[list[bytes], list[bytes]]:
   """The lines of steps 1 to `step`, and what comes after them.
 
-  Raises:
-    InputError: they are not all there, or others than those of the digest.
+  InputError if they are not all there, or others than those of the digest.
   """
   path = epath.Path(workdir) / NAME
   lines = read_file(path).splitlines(keepends=True) if path.exists() else []
@@ -135,11 +119,9 @@ def _step_of(line: bytes) -> int | None:
     return None
   if not isinstance(record, dict) or type(record.get("step")) is not int:
     return None
-  numbers = all(
-    type(value) in (int, float) and math.isfinite(value)
-    for value in record.values()
-  )
-  return record["step"] if numbers else None
+  numbers = [v for v in record.values() if type(v) in (int, float)]
+  whole = len(numbers) == len(record) and all(map(math.isfinite, numbers))
+  return record["step"] if whole else None
 
 
 def _named(steps: Sequence[str]) -> str:

@@ -20,7 +20,11 @@ from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.data.tokenizers.sentence_piece import TOKENIZER_MODEL
 from jaxmerge.errors import Diverged, InputError, check
 from jaxmerge.files import make_directory, write_bytes, write_json
-from jaxmerge.formats.records.metadata import canonical_json, hash_text
+from jaxmerge.formats.records.metadata import (
+  Metadata,
+  canonical_json,
+  hash_text,
+)
 from jaxmerge.old_names import renamed
 from jaxmerge.parallel.distributed import on_first_process
 from jaxmerge.reading import read_file, read_json
@@ -30,24 +34,26 @@ from jaxmerge.training.metrics import NAME as METRICS
 NAME = "run.json"
 # Files that a run keeps in its workdir, beside run.json and checkpoints.
 _OF_A_RUN = (TOKENIZER_JSON, TOKENIZER_MODEL, METRICS)
+_DECIDES = ("config", "parent", "corpus")
 _HASHES = ("content", "corpus", "tokenizer")
+_CHANGED = {
+  "content": "the text of its corpus has changed since",
+  "corpus": "the tokens of its corpus are others now: another text, another "
+  "tokenizer, or another version of the program that made them",
+  "tokenizer": "the tokenizer of config.data.tokenizer_path is another one",
+  "parent": "it started from another --init_from",
+}
 _DERIVED = ("run_id", "vocabulary", "held_out")
 
 
 def known_parts(
-  config: Mapping[str, Any],
-  *,
-  content: str,
-  parent: str,
-  tokenizer: str = "",
+  config: Mapping[str, Any], *, content: str, parent: str, tokenizer: str = ""
 ) -> dict[str, Any]:
   """All that makes a run this run but its tokens, which take long to make.
 
-  Args:
-    config: of the run; of it counts what changes numbers.
-    content: a hash of the corpus's text, "" if not known.
-    parent: a hash of the parameters that it starts from, "" for random ones.
-    tokenizer: a hash of the tokenizer that is given, "" for one to train.
+  That is what of its config changes numbers, and hashes: of the corpus's text,
+  "" if not known; of the parameters that it starts from, "" for random ones;
+  of the tokenizer that is given, "" for one to train.
   """
   return {
     "config": _deciding(flatten(config)),
@@ -61,30 +67,22 @@ def known_parts(
 def identity(
   parts: Mapping[str, Any], *, corpus: str, vocabulary: int
 ) -> dict[str, Any]:
-  """All that makes a run this run, with a hash of it.
-
-  Args:
-    parts: from known_parts.
-    corpus: identity of the tokens.
-    vocabulary: tokens that there are; a short text gives fewer than asked for.
-  """
+  """The parts of known_parts, of the tokens that there are, and a hash."""
   whole = {**parts, "corpus": corpus, "vocabulary": vocabulary}
   return {**whole, "run_id": _run_id(whole)}
 
 
 def _run_id(run: Mapping[str, Any]) -> str:
-  decides = {key: run[key] for key in ("config", "parent", "corpus")}
+  decides = {key: run[key] for key in _DECIDES}
   return hash_text(canonical_json(decides))[:16]
 
 
 def _read(path: epath.Path) -> Mapping[str, Any]:
   """A run.json; ValueError where it is none, or was changed."""
   value = read_json(read_file(path))
-  if not isinstance(value, dict) or not isinstance(value.get("config"), dict):
+  has_all = isinstance(value, dict) and {*_DECIDES, "run_id"} <= value.keys()
+  if not has_all or not isinstance(value["config"], dict):
     raise ValueError("it does not say what run it is of")
-  lacking = [key for key in ("parent", "corpus", "run_id") if key not in value]
-  if lacking:
-    raise ValueError(f"it has no {', '.join(lacking)}")
   if value["run_id"] != _run_id(value):
     raise ValueError(
       "what it says was changed: its run_id is of something else"
@@ -98,7 +96,6 @@ def check_workdir(
   """Refuses a workdir of another run, or of something else; writes nothing.
 
   Args:
-    workdir: may not be there yet.
     run: from known_parts or identity.
 
   Returns:
@@ -128,13 +125,12 @@ def check_workdir(
   except ValueError as error:
     raise InputError(f"{path} is damaged: {error}") from error
   known, now = _comparable(there), _comparable(run)
+  # Hashes that either lacks are not compared.
+  lacking = {k for k in _HASHES if not (known.get(k) and now.get(k))}
   check(
     f"{workdir} is the workdir of another run: {_said(key, known, now)}"
-    for key in sorted(known.keys() | now.keys())
-    if key not in _DERIVED
-    and known.get(key) != now.get(key)
-    # Hashes that either lacks are not compared.
-    and not (key in _HASHES and not (known.get(key) and now.get(key)))
+    for key in sorted((known.keys() | now.keys()) - lacking - {*_DERIVED})
+    if known.get(key) != now.get(key)
   )
   # Made of the names that its keys had then.
   return {**run, "run_id": there["run_id"]}
@@ -162,20 +158,10 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-  if key == "content":
-    return "the text of its corpus has changed since"
-  if key == "corpus":
-    return (
-      "the tokens of its corpus are others now: another text, another "
-      "tokenizer, or another version of the program that made them"
-    )
-  if key == "tokenizer":
-    return "the tokenizer of config.data.tokenizer_path is another one"
-  if key == "parent":
-    if known.get(key):
-      return "it started from another --init_from"
+  if key == "parent" and not known.get(key):
     return "it started from random parameters, not from an --init_from"
-  return f"{key} was {known.get(key)!r}, is now {now.get(key)!r}"
+  changed = f"{key} was {known.get(key)!r}, is now {now.get(key)!r}"
+  return _CHANGED.get(key, changed)
 
 
 def notes_on_validation(workdir: epath.PathLike) -> Iterator[str]:
@@ -188,24 +174,10 @@ def notes_on_validation(workdir: epath.PathLike) -> Iterator[str]:
     )
 
 
-def check_tokenizer(workdir: epath.PathLike, tokenizer: Tokenizer) -> None:
-  """Refuses a run with another tokenizer_path than it began with."""
-  saved = epath.Path(workdir) / tokenizer.file_name
-  if saved.exists() and read_file(saved) != tokenizer.content:
-    raise InputError(
-      f"{workdir} is the workdir of another run: its {saved.name} is not that "
-      "of config.data.tokenizer_path"
-    )
-
-
 def claim(
   workdir: epath.PathLike, run: Mapping[str, Any], tokenizer: Tokenizer
 ) -> None:
-  """Writes run.json and the tokenizer, or checks that they are the run's.
-
-  Raises:
-    InputError: as check_workdir, or the workdir cannot be written.
-  """
+  """Writes run.json and the tokenizer, or checks that they are the run's."""
   run = check_workdir(workdir, run)
   path = make_directory(workdir) / NAME
   saved = path.parent / tokenizer.file_name
@@ -217,6 +189,19 @@ def claim(
       "the same command writes it again"
     )
   write_bytes(saved, tokenizer.content)
+
+
+def check_resumable(
+  path: epath.Path, metadata: Metadata, run_id: str = ""
+) -> None:
+  """Refuses a step that the run (of a run_id, if known) cannot go on from."""
+  if metadata.kind != "trained":
+    raise InputError(
+      f"{path} is {metadata.kind}, not trained: a run cannot resume from it "
+      "(it may be an --init_from)"
+    )
+  if run_id and metadata.run_id != run_id:
+    raise InputError(f"{path} is of another run ({metadata.run_id})")
 
 
 def _lock(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:
@@ -235,15 +220,10 @@ def check_free(workdir: epath.Path) -> None:
 def taken(
   workdir: epath.Path, run: Mapping[str, Any], tokenizer: Tokenizer
 ) -> Iterator[CheckpointManager]:
-  """Claims a workdir and keeps other processes out of it.
+  """Claims a workdir, keeps others out, yields the manager of its checkpoints.
 
   An error that ends the run early gets a note: which checkpoint is its last.
-
-  Yields:
-    The manager of its checkpoints.
-
-  Raises:
-    InputError: as `claim`, or another process is at work there.
+  InputError as `claim`, or if another process is at work there.
   """
   with contextlib.ExitStack() as stack:
     on_first_process(lambda: stack.enter_context(_lock(workdir)))
@@ -255,13 +235,10 @@ def taken(
     except (Diverged, KeyboardInterrupt) as error:
       with contextlib.suppress(InputError):  # what counts is what is there
         store.finish(manager)
-      steps = inputs.steps_in(workdir)
-      if not steps:
-        error.add_note("no checkpoint has been saved: the run begins anew")
-      elif isinstance(error, Diverged):
-        error.add_note(f"its last good checkpoint is {workdir}@{steps[-1]}")
-      else:
-        error.add_note(
-          f"step {steps[-1]} is saved, and the same command goes on from there"
-        )
+      note = "no checkpoint has been saved: the run begins anew"
+      for step in inputs.steps_in(workdir)[-1:]:
+        note = f"step {step} is saved, and the same command goes on from there"
+        if isinstance(error, Diverged):
+          note = f"its last good checkpoint is {workdir}@{step}"
+      error.add_note(note)
       raise

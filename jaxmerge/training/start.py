@@ -1,41 +1,132 @@
-"""Checks of a run before a text is tokenized: where it starts, or goes on."""
+"""Checks of a run before a text is tokenized: sizes, where it starts."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
 from typing import Any
 
+import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from jaxmerge.checkpoints import inputs, merged
 from jaxmerge.checkpoints.inputs import HOW_IT_RUNS, Checkpoint
 from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_place
-from jaxmerge.data.config import DataConfig
+from jaxmerge.config_fields import to_flat
+from jaxmerge.config_reading import read
 from jaxmerge.data.corpora import content_hash
+from jaxmerge.data.tokenizers.hugging_face import SMALLEST_VOCABULARY
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, Problems
-from jaxmerge.files import check_can_make
+from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.formats.records.metadata import Metadata, read_metadata
 from jaxmerge.model.config import DecoderConfig
-from jaxmerge.training import run
+from jaxmerge.model.decoder import abstract_decoder
+from jaxmerge.parallel.mesh import device_budget, make_mesh
+from jaxmerge.parallel.rules import batch_shards
+from jaxmerge.reading import read_file
+from jaxmerge.training import optimizer, run
+from jaxmerge.training.config import PretrainConfig
+from jaxmerge.training.loop import Plan
 from jaxmerge.training.metrics import check_saved
+from jaxmerge.training.trainer import Trainer
+
+
+def check_config(given: Any) -> tuple[PretrainConfig, Trainer]:
+  """A config, and the trainer that it asks for; refuses what is wrong."""
+  config = read(PretrainConfig, given)
+  problems = Problems()
+  mesh = problems(lambda: make_mesh(**vars(config.mesh)))
+  model = problems(lambda: _decoder_of(config))
+  problems.check()
+  assert mesh is not None
+  assert model is not None
+  shards = batch_shards(mesh)
+  problems += [
+    f"config.{name} {size} is not a multiple of {shards} devices"
+    for name in ("batch_size", "eval_batch_size")
+    if (size := getattr(config, name)) % shards
+  ]
+  limit = device_budget(config.memory_budget_gb)
+  state = _state_bytes(model, mesh, config.optimizer.state_bytes)
+  # One activation and its gradient; a step needs many more.
+  sequences = config.batch_size / shards
+  batch = 8 * model.hidden_size * sequences * config.seq_len
+  if state + batch > limit:
+    problems.add(
+      f"the run needs {human_bytes(state)} for parameters, gradients and "
+      f"moments and {human_bytes(batch)} or more for a batch on each device, "
+      f"of which {human_bytes(limit)} may be used; see config.memory_budget_gb"
+    )
+  problems.check()
+  built = optimizer.build(config.optimizer, config.num_steps)
+  return config, Trainer.build(model, mesh, *built)
+
+
+def _decoder_of(config: PretrainConfig) -> DecoderConfig:
+  """With the vocabulary asked for, of which a short text may give less."""
+  data, size = config.data, config.data.vocab_size
+  if data.tokenizer_path:
+    size = load_tokenizer(data.tokenizer_path).size
+    if data.vocab_size not in (0, size):
+      raise InputError(
+        f"config.data.vocab_size is {data.vocab_size}, but the tokenizer of "
+        f"config.data.tokenizer_path has {size} tokens; 0 takes what it has"
+      )
+  elif size < SMALLEST_VOCABULARY:
+    raise InputError(
+      f"config.data.vocab_size must be at least {SMALLEST_VOCABULARY} (256 "
+      f"bytes and the end of text), got {size}; 0 goes with a "
+      "config.data.tokenizer_path"
+    )
+  return DecoderConfig(vocab_size=size, **vars(config.model))
+
+
+def _num_parameters(model: DecoderConfig) -> int:
+  _, abstract = abstract_decoder(model)
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
+
+
+def _state_bytes(model: DecoderConfig, mesh: Mesh, state_bytes: float) -> float:
+  """Bytes on each device of parameters, gradients and the optimiser's state."""
+  shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
+  return (8 + state_bytes) * _num_parameters(model) / shards
+
+
+def plan_text(
+  trainer: Trainer, plan: Plan, state_bytes: float, trains_tokenizer: bool
+) -> str:
+  """Parameters, memory and disk of a run, for --dry_run."""
+  model, mesh = trainer.config, trainer.mesh
+  count = _num_parameters(model)
+  fewer = ", or what the text gives" if trains_tokenizer else ""
+  state = human_bytes(_state_bytes(model, mesh, state_bytes))
+  saves = -(-plan.num_steps // plan.save_every)
+  tokens = plan.num_steps * plan.tokens_per_step
+  rows = {
+    "parameters": f"{count:,}",
+    "vocabulary": f"{model.vocab_size:,} tokens{fewer}",
+    "steps to train": f"{plan.num_steps:,} ({tokens:,} tokens)",
+    "state per device": f"{state} (params, gradients, optimizer)",
+    "checkpoints to save": (
+      f"{saves}, {human_bytes((4 + state_bytes) * count)} each"
+    ),
+    "mesh": ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()),
+  }
+  return "\n".join(f"{name:>20}: {value}" for name, value in rows.items())
 
 
 def check_start(
   workdir: epath.Path,
   init_from: str,
-  *,
-  config: Mapping[str, Any],
-  data: DataConfig,
+  config: PretrainConfig,
   model: DecoderConfig,
 ) -> tuple[Checkpoint | None, dict[str, Any]]:
   """Refuses what can be known before a text is tokenized; writes nothing.
 
   Args:
-    workdir: may not be there yet.
     init_from: an input, "" for random parameters.
-    config: of the run, flat, for its identity.
     model: of the run, with the vocabulary that is asked for.
 
   Returns:
@@ -46,22 +137,30 @@ def check_start(
   problems(lambda: check_place(workdir))
   opened = problems(lambda: open_models([init_from])) if init_from else []
   parent = opened[0] if opened else None
-  path = data.tokenizer_path
+  path = config.data.tokenizer_path
   tokenizer = load_tokenizer(path) if path else None
   if parent is not None:
     problems.extend(start_problems(parent, model, tokenizer))
-  content = problems(lambda: content_hash(data))
+  content = problems(lambda: content_hash(config.data))
   problems.check()
   parts = run.known_parts(
-    config,
+    to_flat(config),
     content=content or "",
     parent=merged.identity(parent) if parent else "",
     tokenizer=tokenizer.hash if tokenizer else "",
   )
   run.check_workdir(workdir, parts)
   if tokenizer is not None:
-    run.check_tokenizer(workdir, tokenizer)
-  check_trail(workdir)
+    saved = workdir / tokenizer.file_name
+    if saved.exists() and read_file(saved) != tokenizer.content:
+      raise InputError(
+        f"{workdir} is the workdir of another run: its {saved.name} is not "
+        "that of config.data.tokenizer_path"
+      )
+  for step in inputs.steps_in(workdir)[-1:]:  # reads no array
+    metadata = read_metadata(inputs.step_path(workdir, step))
+    run.check_resumable(inputs.step_path(workdir, step), metadata)
+    check_saved(workdir, step, metadata.metrics)
   return parent, parts
 
 
@@ -72,10 +171,8 @@ def start_problems(
 ) -> list[str]:
   """Says why a run cannot start from the parameters of a checkpoint.
 
-  Args:
-    config: of the run's model.
-    tokenizer: the run's; None while it is not known, and with it the size of
-      the vocabulary.
+  The tokenizer is the run's; None while it is not known, and with it the size
+  of the vocabulary.
   """
   name = f"--init_from {checkpoint.name}"
   saved = dataclasses.asdict(DecoderConfig.from_dict(checkpoint.metadata.model))
@@ -103,30 +200,3 @@ def _has_other_tokenizer(metadata: Metadata, tokenizer: Tokenizer) -> bool:
       return kept.hash != tokenizer.hash
     is_other = kept.vocabulary != tokenizer.vocabulary
   return is_other
-
-
-def check_trail(workdir: epath.PathLike) -> None:
-  """Refuses a run that cannot go on from its last step; reads no array."""
-  steps = inputs.steps_in(workdir)
-  if steps:
-    path = inputs.step_path(workdir, steps[-1])
-    metadata = read_metadata(path)
-    check_resumable(path, metadata)
-    check_saved(workdir, steps[-1], metadata.metrics)
-
-
-def check_resumable(
-  path: epath.Path, metadata: Metadata, run_id: str = ""
-) -> None:
-  """Refuses a step that the run cannot go on from.
-
-  Args:
-    run_id: of the run, "" if not known yet.
-  """
-  if metadata.kind != "trained":
-    raise InputError(
-      f"{path} is {metadata.kind}, not trained: a run cannot resume from it "
-      "(it may be an --init_from)"
-    )
-  if run_id and metadata.run_id != run_id:
-    raise InputError(f"{path} is of another run ({metadata.run_id})")

@@ -23,7 +23,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from jaxmerge.bayesopt.study import leases
-from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.bayesopt.study.study import Observation, open_study, run_study
 
 

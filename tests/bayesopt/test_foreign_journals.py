@@ -197,7 +197,7 @@ def test_a_torn_end_is_not_mended_before_the_rest_was_looked_at(tmp_path):
   path = tmp_path / "journal"
   path.write_bytes(_RECORD + b"not a record\n" + b'{"op_code":8,"wor')
   before = seen(tmp_path)
-  with pytest.raises(InputError, match="damaged at line 2: it is no record"):
+  with pytest.raises(InputError, match="damaged at line 2: it is no JSON"):
     open_storage(path)
   assert seen(tmp_path).keys() == before.keys()
   assert path.read_bytes() == before[str(path)][-1]

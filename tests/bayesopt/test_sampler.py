@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from jaxmerge.bayesopt.gp import hedge
+from jaxmerge.bayesopt.gp import acquisition
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.trials import ASKED, asked_by, recommended
 from jaxmerge.errors import InputError
@@ -115,7 +115,9 @@ def test_gains_add_rewards_and_choose_the_acquisition():
   for number, record in enumerate(records[2:], start=2):
     names = list(record["gains"])
     rng = np.random.default_rng([0, number])
-    drawn = hedge.preference(np.array(list(record["gains"].values())), rng)[0]
+    drawn = acquisition.preference(
+      np.array(list(record["gains"].values())), rng
+    )[0]
     if record["asked_by"] != "explore":
       assert record["params"] == record["nominees"][record["asked_by"]]
     fresh = record["asked_by"] == names[drawn]

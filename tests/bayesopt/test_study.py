@@ -14,13 +14,8 @@ from optuna.trial import TrialState
 
 from jaxmerge import process_liveness
 from jaxmerge.bayesopt.study import leases
-from jaxmerge.bayesopt.study.budget import Budget
-from jaxmerge.bayesopt.study.study import (
-  EvaluationFailed,
-  Observation,
-  open_study,
-  run_study,
-)
+from jaxmerge.bayesopt.study.scheduler import Budget
+from jaxmerge.bayesopt.study.study import Observation, open_study, run_study
 from jaxmerge.errors import InputError
 
 _ELSEWHERE = process_liveness.Owner("elsewhere", 7, 1.0)
@@ -221,11 +216,6 @@ def test_a_password_is_not_shown(tmp_path):
   assert "secret" not in str(caught.value)
 
 
-def test_num_trials_must_be_positive(tmp_path):
-  with pytest.raises(InputError, match="num_trials"):
-    _open(tmp_path / "journal", 0)
-
-
 # One that ended before this process had its number, or a lease of an earlier
 # version, which told the start in the words of the operating system.
 @pytest.mark.parametrize("start", [0.0, "12345"])
@@ -391,7 +381,7 @@ def test_a_lease_that_cannot_be_renewed_costs_no_evaluation(
 def test_failed_and_pruned_evaluations_cost_their_unit(tmp_path):
   def objective(number, params):
     if number == 0:
-      raise EvaluationFailed("out of memory", tokens=5)
+      return Observation(math.nan, tokens=5)
     if number == 1:
       return Observation(2.0, 0.1, {"kept": 1}, tokens=3, pruned=True)
     return Observation(math.nan if number == 2 else 1.0, pruned=number == 2)
@@ -400,7 +390,7 @@ def test_failed_and_pruned_evaluations_cost_their_unit(tmp_path):
   assert run_study(study, objective, num_trials=4) == "done"
   states = [t.state.name for t in study.trials]
   assert states == ["FAIL", "PRUNED", "FAIL", "COMPLETE"]
-  assert study.trials[0].user_attrs["failure"] == "out of memory"
+  assert "not finite" in study.trials[0].user_attrs["failure"]
   assert [t.user_attrs["tokens"] for t in study.trials] == [5, 3, 0, 0]
   assert study.trials[1].user_attrs["partial_value"] == 2.0
   assert study.trials[1].user_attrs["kept"] == 1
@@ -504,11 +494,6 @@ def test_the_last_unit_of_a_limit_is_given_once(tmp_path, monkeypatch):
   assert beside == [True, False]
 
 
-def test_limits_must_be_positive():
-  with pytest.raises(InputError, match="seconds.*positive(.|\n)*tokens"):
-    Budget(seconds=0, tokens=-1)
-
-
 def test_a_sampler_without_a_space_needs_one(tmp_path):
   study = open_study(
     tmp_path / "journal",
@@ -519,5 +504,3 @@ def test_a_sampler_without_a_space_needs_one(tmp_path):
   )
   with pytest.raises(InputError, match="search space"):
     run_study(study, _objective, num_trials=2)
-  run_study(study, _objective, num_trials=2, space=_SPACE)
-  assert all(0 <= t.params["x"] <= 1 for t in study.trials)

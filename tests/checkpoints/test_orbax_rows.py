@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxmerge.checkpoints.orbax_rows import open_orbax, write_rows
+from jaxmerge.checkpoints.orbax_adapter import open_orbax, write_rows
 from jaxmerge.checkpoints.store import restore_params, save_rows
 from jaxmerge.errors import InputError
 from jaxmerge.formats.integrity import checksums

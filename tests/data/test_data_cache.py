@@ -14,11 +14,10 @@ import tokenizers
 
 from jaxmerge.data import cache as cache_lib
 from jaxmerge.data import splits as splits_lib
-from jaxmerge.data.cache import open_corpus
+from jaxmerge.data.cache import open_cache, open_corpus
 from jaxmerge.data.config import CorpusConfig, DataConfig
 from jaxmerge.data.corpora import load_corpus
 from jaxmerge.data.splits import SPLIT_NAMES
-from jaxmerge.data.token_files import cache_problems, open_cache
 from jaxmerge.errors import InputError
 
 
@@ -197,7 +196,8 @@ def test_a_damaged_list_of_digests(texts, tmp_path, content):
   if content is None:
     content = meta.read_text().replace('"token_size": 2', '"token_size": 4')
   meta.write_text(content)
-  assert "meta.json" in cache_problems(meta.parent)[0]
+  with pytest.raises(InputError, match="meta.json"):
+    open_cache(meta.parent)
   assert _prepare(texts, tmp_path).identity == corpus.identity
 
 
@@ -213,7 +213,7 @@ def test_an_error_in_the_middle_leaves_nothing(texts, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from jaxmerge.data.cache import open_corpus
+from jaxmerge.data.cache import open_cache, open_corpus
 from jaxmerge.data.config import DataConfig
 texts, cache, moment = sys.argv[1:]
 def die(text):
@@ -275,7 +275,7 @@ def test_a_directory_that_cannot_be_renamed_to(texts, tmp_path, monkeypatch):
   def full(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(cache_lib, "write_meta", full)
+  monkeypatch.setattr(cache_lib, "write_json", full)
   with pytest.raises(InputError, match="No space left on device"):
     _prepare(texts, tmp_path)
   assert list((tmp_path / "tokens").iterdir()) == []

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxmerge.data.cache import SplitTokens
 from jaxmerge.data.heldout import held_out
-from jaxmerge.data.token_files import SplitTokens
 from jaxmerge.errors import InputError
 
 LENGTHS = [1, 4, 5, 9, 2, 12]  # tokens of each document, end of text aside

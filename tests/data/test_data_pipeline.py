@@ -8,8 +8,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxmerge.data.pipeline import Windows, train_iterator
-from jaxmerge.data.token_files import SplitTokens
+from jaxmerge.data.cache import SplitTokens
+from jaxmerge.data.pipeline import train_iterator
 from jaxmerge.errors import InputError
 
 L = 8
@@ -43,18 +43,23 @@ def _starts(batches):
 
 
 def test_windows_lose_no_token():
-  windows = Windows(SPLIT.tokens_T, L)
-  rows = np.stack([windows[i]["tokens"] for i in range(len(windows))])
-  assert rows.shape == (40, L + 1)
-  assert rows.dtype == np.int32
+  [batch] = _take(_iterator(batch_size=40), 1)
+  assert batch.shape == (40, L + 1)
+  assert batch.dtype == np.int32
+  rows = batch[np.argsort(batch[:, 0])]
   np.testing.assert_array_equal(rows[:, 1:].ravel(), np.arange(1, 40 * L + 1))
   np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])
-  assert [len(Windows(np.arange(n), L)) for n in (0, 1, L, L + 1)] == [
-    0,
-    0,
-    0,
-    1,
-  ]
+
+
+@pytest.mark.parametrize("count", [0, 1, L, L + 1])
+def test_a_window_needs_a_token_more_than_it_has_targets(count):
+  arguments = {"seq_len": L, "batch_size": 1, "seed": 0}
+  if count > L:
+    [batch] = _take(train_iterator(_split(count), **arguments), 1)
+    assert batch.tolist() == [list(range(L + 1))]
+  else:
+    with pytest.raises(InputError, match="has 0 sequences"):
+      train_iterator(_split(count), **arguments)
 
 
 def test_batches_and_epochs():

@@ -8,11 +8,11 @@ import random
 
 import pytest
 
-from jaxmerge.data import local_text, token_files
-from jaxmerge.data.cache import open_corpus
+from jaxmerge.data import local_text
+from jaxmerge.data.cache import TokenizedCorpus, open_corpus
 from jaxmerge.data.config import CorpusConfig, DataConfig
 from jaxmerge.data.corpora import Corpus, load_corpus
-from jaxmerge.data.skipped import Skip, Skipped, from_json
+from jaxmerge.data.documents import Skip, Skipped, from_json
 from jaxmerge.data.splits import assigned_documents
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.errors import InputError
@@ -183,7 +183,7 @@ def mixed(tmp_path_factory) -> tuple[pathlib.Path, list[list[str]]]:
   return folder, said
 
 
-def again(folder: pathlib.Path, told: list[str]) -> token_files.TokenizedCorpus:
+def again(folder: pathlib.Path, told: list[str]) -> TokenizedCorpus:
   config = DataConfig(
     source="text_files",
     globs=(f"{folder}/in/*.txt",),

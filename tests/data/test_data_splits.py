@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxmerge.data import splits
 from jaxmerge.data.corpora import Corpus, Document
-from jaxmerge.data.skipped import Skipped
+from jaxmerge.data.documents import Skipped
 from jaxmerge.data.splits import (
   FRACTIONS,
   SPLIT_NAMES,

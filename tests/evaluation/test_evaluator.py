@@ -8,8 +8,8 @@ import optuna
 import pytest
 
 from jaxmerge import evaluate, search
-from jaxmerge.bayesopt.study.budget import Budget
 from jaxmerge.bayesopt.study.journal import open_journal
+from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.evaluator import EVALUATORS
@@ -115,7 +115,7 @@ def _trials(folder, direction):
     merged = MergedLoss(trees, _Negated(), domain.groups)
   method = SEARCH_METHODS["gp_hedge"]
   knobs = method.knobs(acquisitions=("ei", "ucb"))
-  searched = WeightSearch(domain, method, knobs, 0, 8)
+  searched = WeightSearch(domain, method, knobs, 0, 8, True)
   study = weight_search.open_weight_study(
     folder / "study.journal",
     "search",
@@ -128,7 +128,6 @@ def _trials(folder, direction):
     merged,
     searched,
     limits=Budget(),
-    early_stop=True,
     on_trial=lambda trial: None,
   )
   best = weight_search.choose(study, searched)

@@ -15,6 +15,7 @@ from jaxmerge.checkpoints.inputs import check_comparable, open_inputs
 from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.evaluator import Setting
+from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import open_scorer, tokenizer_of
 from jaxmerge.files import write_json
 from jaxmerge.formats.lazy_tensors import leaves_of
@@ -96,7 +97,7 @@ def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
   assert alone.tokenizer_hash != metadata.tokenizer_hash
   mesh = make_mesh(data=-1, fsdp=1, tensor=1)
   setting = Setting(alone, mesh, 8, allow_unrelated=True)
-  scorer = open_scorer(setting, lambda text: None)
+  scorer = open_scorer(setting, lambda text: None, heldout_loss)
   assert scorer.corpus.tokenizer.bytes_per_token_V.shape == (400,)
   assert scorer.corpus.splits["search"].end_of_text == 2
 

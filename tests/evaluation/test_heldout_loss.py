@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 
 from jaxmerge.data.heldout import HeldOut
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss, _batch_losses
+from jaxmerge.evaluation.evaluators.heldout_loss import (
+  HeldOutLoss,
+  _batch_losses,
+)
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.model.loss import token_losses
 from jaxmerge.parallel.mesh import make_mesh

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import statistics, weight_search
-from jaxmerge.evaluation.heldout_loss import HeldOutLoss
+from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.objective import Domain, MergedLoss, Objective
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
@@ -276,7 +276,7 @@ def _stopped_search(folder, restarts):
     merged, domain = _setting(3, batch_size=1)
     method = SEARCH_METHODS["gp_hedge"]
     knobs = method.knobs(acquisitions=("ei", "ucb"))
-    searched = WeightSearch(domain, method, knobs, 0, budget)
+    searched = WeightSearch(domain, method, knobs, 0, budget, True)
     study = weight_search.open_weight_study(
       folder / "study.journal", "search", searched, identity={}
     )
@@ -286,7 +286,6 @@ def _stopped_search(folder, restarts):
         merged,
         searched,
         limits=Budget(tokens=5 * int(merged.last.weights_N.sum())),
-        early_stop=True,
         on_trial=kill,
       )
     except Killed:

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from jaxmerge.bayesopt.asking import SimplexSampler
-from jaxmerge.bayesopt.study.budget import Budget
+from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.bayesopt.study.study import Observation, run_study
 from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmerge import merge, process_liveness
-from jaxmerge.checkpoints import orbax_rows
+from jaxmerge.checkpoints import orbax_adapter
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
@@ -511,7 +511,7 @@ def nothing_is_read(monkeypatch):
     raise AssertionError("a tensor was read")
 
   for kind in (
-    orbax_rows.OrbaxLeaf,
+    orbax_adapter.OrbaxLeaf,
     safetensors.StoredTensor,
     torch_bin.TorchTensor,
   ):
@@ -590,9 +590,9 @@ def test_a_stack_larger_than_the_budget_is_merged_by_layers(
     for i, t in enumerate(trees)
   ]
   read = []
-  rows = orbax_rows.OrbaxLeaf.rows
+  rows = orbax_adapter.OrbaxLeaf.rows
   monkeypatch.setattr(
-    orbax_rows.OrbaxLeaf,
+    orbax_adapter.OrbaxLeaf,
     "rows",
     lambda leaf, a, b: read.append(b - a) or rows(leaf, a, b),
   )

@@ -99,9 +99,10 @@ def test_a_parameter_without_a_rule_is_an_error():
     rules.shardings(tree, make_mesh())
 
 
-def test_the_first_rule_that_matches_decides():
+def test_the_first_rule_that_matches_decides(monkeypatch):
   table = (("a/.*", PartitionSpec("data")), ("a/b", PartitionSpec("fsdp")))
-  placed = rules.shardings({"a": {"b": np.zeros(4)}}, make_mesh(), table)
+  monkeypatch.setattr(rules, "DECODER_RULES", table)
+  placed = rules.shardings({"a": {"b": np.zeros(4)}}, make_mesh())
   assert placed["a"]["b"].spec == PartitionSpec("data")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxmerge.bayesopt.gp import surrogate
 from jaxmerge.bayesopt.gp.padding import Observations
-from jaxmerge.reporting import posterior_figures, posterior_plots
+from jaxmerge.reporting import posterior_figures, search_report
 from jaxmerge.simplex.bounds import Bounds, unit_from_weights
 
 STEPS = (450, 600, 750)
@@ -48,7 +48,7 @@ def draw(results):
   def draw(trials, steps, bounds, best) -> list[str]:
     weights = {step: trials[best].weights.get(step, 0.0) for step in steps}
     row = dataclasses.replace(results.merged, weights=weights)
-    found = posterior_plots.posterior_plots(
+    found = search_report.posterior_plots(
       _told(trials, steps, bounds),
       dataclasses.replace(results, rows=[row], trials=trials, best=best),
       bounds,
@@ -87,7 +87,7 @@ def test_more_checkpoints_have_slices_alone(draw, three, asked):
 
 def test_a_line_goes_through_the_chosen_point_to_the_vertex():
   chosen_K = np.array([0.2, 0.3, 0.5])
-  points_MxK = posterior_plots.line(chosen_K, 1)
+  points_MxK = search_report.line(chosen_K, 1)
   np.testing.assert_allclose(points_MxK[0], np.array([2, 0, 5]) / 7)
   np.testing.assert_allclose(points_MxK[-1], [0, 1, 0], atol=1e-12)
   np.testing.assert_allclose(points_MxK.sum(axis=1), 1)
@@ -98,7 +98,7 @@ def test_a_line_goes_through_the_chosen_point_to_the_vertex():
 
 
 def test_a_line_to_the_chosen_vertex_treats_the_others_alike():
-  points_MxK = posterior_plots.line(np.array([0.0, 0.0, 1.0]), 2)
+  points_MxK = search_report.line(np.array([0.0, 0.0, 1.0]), 2)
   np.testing.assert_allclose(points_MxK[0], [0.5, 0.5, 0])
   np.testing.assert_allclose(points_MxK[-1], [0, 0, 1])
 
@@ -135,7 +135,7 @@ def test_of_scores_the_mean_is_as_told(results, trials, mirror, monkeypatch):
   )
   told = _told(trials, (600, 750), Bounds())
   for search in (results, mirror(results)):
-    posterior_plots.posterior_plots(told, search, Bounds())
+    search_report.posterior_plots(told, search, Bounds())
   losses, scores = seen
   np.testing.assert_array_equal(scores.mean_M, scores.std_M)
   np.testing.assert_array_equal(losses.mean_M, -losses.std_M)

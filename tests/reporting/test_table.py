@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from jaxmerge.reporting.results import Results
-from jaxmerge.reporting.table import (
+from jaxmerge.reporting.page import (
   cells,
   format_weights,
   headline,
   runner_up,
   text_table,
 )
+from jaxmerge.reporting.results import Results
 from jaxmerge.simplex.labels import all_weights
 
 

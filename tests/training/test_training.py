@@ -139,7 +139,7 @@ def test_a_run_goes_on_only_behind_the_lines_it_was_saved_with(
   rows = [{"step": s, "tokens": 8 * s, "loss": 1.0 / s} for s in range(1, 7)]
   writer = MetricsWriter(tmp_path, restored_step=0)
   writer.write(rows[:4], {})
-  digest = writer.digest
+  digest = writer.sync()
   writer.write(rows[4:], {})
   writer.close()
   file = tmp_path / "metrics.jsonl"
@@ -251,10 +251,9 @@ def test_the_rate_in_the_metrics_is_that_of_the_steps_own_update(tmp_path):
   seen = [jax.device_get(state.params)]
   writer = MetricsWriter(tmp_path, restored_step=0)
   train(
+    trainer,
     state,
-    trainer.train_step(),
     itertools.repeat({"tokens": TOKENS_BxL1}),
-    make_mesh(),
     Plan(0, 6, tokens_per_step=18, log_every=3, save_every=1),
     save=lambda step, state: seen.append(jax.device_get(state.params)),
     validate=lambda state: 0.0,

@@ -1,13 +1,20 @@
-"""Acquisition functions of a Gaussian posterior, in maximisation form.
+"""Acquisition functions of a Gaussian posterior; which one GP-Hedge follows.
 
-Q queries; `best` is the value to improve on. Everything here is a pure function
-of arrays and can be jitted.
+Q queries, J acquisitions; `best` is the value to improve on, in maximisation
+form. Acquisitions are pure functions of arrays and can be jitted.
+
+Hoffman, Brochu and de Freitas, "Portfolio Allocation for Bayesian
+Optimization", UAI 2011, algorithm 2: after each refit the gain of acquisition j
+grows by the posterior mean at its previous nominee, evaluated or not. Gains are
+in standardised units and maximisation sign: in the raw units of an accuracy
+they would never part (a fair coin).
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import log_ndtr, ndtr
 from jax.scipy.stats import norm
@@ -76,8 +83,8 @@ class Acquisition(NamedTuple):
     name: in a config.
     summary: one line, with the reference.
     utility: of the posterior's mean and standard deviation at queries and the
-      best mean so far, in JAX; the portfolio maximises it. None: the maximiser
-      of one joint draw from the posterior is asked.
+      best mean so far, in JAX; it is maximised. None: one joint draw from the
+      posterior is.
   """
 
   name: str
@@ -87,14 +94,24 @@ class Acquisition(NamedTuple):
 
 ACQUISITIONS: Registry[Acquisition] = Registry("acquisition")
 # Monotone in EI, PI and UCB, never flat.
-for _name, _summary, _utility in (
-  ("ei", "log expected improvement (2310.20708)", log_expected_improvement),
-  ("pi", "log probability of improvement", log_probability_of_improvement),
-  (
-    "ucb",
-    f"upper confidence bound, kappa {KAPPA}",
-    upper_confidence_bound,
-  ),
-  ("thompson", "one joint draw (Thompson 1933)", None),
+for _name, _utility, _summary in (
+  ("ei", log_expected_improvement, "log expected improvement (2310.20708)"),
+  ("pi", log_probability_of_improvement, "log probability of improvement"),
+  ("ucb", upper_confidence_bound, f"upper confidence bound, kappa {KAPPA}"),
+  ("thompson", None, "one joint draw (Thompson 1933)"),
 ):
   ACQUISITIONS.register(Acquisition(_name, _summary, _utility))
+
+
+def probabilities(gains_J: np.ndarray) -> np.ndarray:
+  """p = softmax(g), with the paper's eta = 1."""
+  odds_J = np.exp(gains_J - np.max(gains_J))
+  return odds_J / odds_J.sum()
+
+
+def preference(gains_J: np.ndarray, rng: np.random.Generator) -> list[int]:
+  """The drawn acquisition first, then the others, likeliest first."""
+  p_J = probabilities(gains_J)
+  chosen = int(rng.choice(len(p_J), p=p_J))
+  by_odds = np.argsort(-p_J, kind="stable").tolist()
+  return [chosen, *(j for j in by_odds if j != chosen)]

@@ -24,8 +24,7 @@ _SMALLEST_NOISE_STD = 1e-6
 # Added to the variance of every row until the covariance can be factored.
 _LADDER = (0.0, 1e-8, 1e-6, 1e-4, 1e-2)
 
-
-# Log-normal priors: the median, and the standard deviation of the logarithm. In
+# Log-normal priors: the median, and the standard deviation of the logarithm, in
 # units of a simplex's diameter (of the box's) and of the targets' standard
 # deviation. They keep three points from being explained by noise alone or by
 # one wiggle per point.
@@ -75,11 +74,6 @@ def gpjax() -> Any:
   return gpjax
 
 
-def _has_ard(dimension: int, groups: int) -> bool:
-  """Not for one pair or one coordinate, which have one distance."""
-  return dimension > (2 if groups else 1)
-
-
 def hyperparameters(
   unit_T: Array, dimension: int, groups: int
 ) -> Hyperparameters:
@@ -89,9 +83,8 @@ def hyperparameters(
     jnp.exp(jnp.log(median) + spread * unit_T[i])
     for i, (median, spread) in enumerate(_PRIORS)
   )
-  own_D = jnp.zeros(dimension)
-  if _has_ard(dimension, groups):
-    own_D = _ARD_SPREAD * unit_T[len(_PRIORS) :]
+  own = unit_T[len(_PRIORS) :]
+  own_D = _ARD_SPREAD * own if len(own) else jnp.zeros(dimension)
   lengthscales_D = lengthscale * diameter * jnp.exp(own_D)
   return Hyperparameters(lengthscales_D, *others)
 
@@ -113,18 +106,11 @@ def _matern_slope(u: Array) -> Array:
   return -5 / 6 * (1 + s) * jnp.exp(-s)
 
 
-@_matern.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-  (u,), (du,) = primals, tangents
-  return _matern(u), _matern_slope(u) * du
-
-
-@_matern_slope.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-  (u,), (du,) = primals, tangents
+_matern.defjvps(lambda du, _, u: _matern_slope(u) * du)
+_matern_slope.defjvps(
   # A third derivative is asked for only where u moves; 1e-16 keeps it finite.
-  bend = 25 / 12 * jnp.exp(-jnp.sqrt(5 * u + 1e-16))
-  return _matern_slope(u), bend * du
+  lambda du, _, u: 25 / 12 * jnp.exp(-jnp.sqrt(5 * u + 1e-16)) * du
+)
 
 
 @functools.cache
@@ -267,7 +253,8 @@ def fit(data: Padded, dimension: int, groups: int) -> Hyperparameters:
       gtol=1e-3,
     )
 
-  own = dimension if _has_ard(dimension, groups) else 0
+  # One pair, or one coordinate, has one distance.
+  own = dimension if dimension > (2 if groups else 1) else 0
   starts_SxT = jnp.pad(jnp.asarray(_STARTS), ((0, 0), (0, own)))
   units_SxT, losses_S = jax.vmap(descend)(starts_SxT)
   losses_S = jnp.where(jnp.isfinite(losses_S), losses_S, jnp.inf)

@@ -4,6 +4,7 @@ N points, D coordinates, P directions of slopes; R rows, padded to a power of
 two; E columns of a row (model.py says which).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ class Observations(NamedTuple):
   stderrs_N: np.ndarray
   gradients_NxD: np.ndarray | None = None
   gradient_stderrs_N: np.ndarray | None = None
-  pending_MxD: np.ndarray | None = None
+  pending_MxD: np.ndarray | Sequence[np.ndarray] = ()
 
 
 class Padded(NamedTuple):
@@ -80,14 +81,12 @@ def standardisation(
 def _with_slopes(
   known: Observations, num_values: int, num_slopes: int
 ) -> np.ndarray:
-  """The trials whose slopes are used: the best, as many as rows allow."""
+  """Indices of the trials whose slopes are used: the best that rows allow."""
   assert known.gradients_NxD is not None
   has_N = np.isfinite(known.gradients_NxD).all(axis=1)
   most = max((MOST_ROWS - num_values) // num_slopes, 1)
   ranked = np.argsort(np.where(has_N, -known.values_N, np.inf), kind="stable")
-  kept_N = np.zeros(len(has_N), bool)
-  kept_N[ranked[:most]] = True
-  return has_N & kept_N
+  return np.sort(ranked[: min(most, int(has_N.sum()))])
 
 
 def pad(
@@ -106,9 +105,7 @@ def pad(
   known = observations
   points_NxD = np.asarray(known.points_NxD, np.float64)
   num_points, dimension = points_NxD.shape
-  pending_MxD = known.pending_MxD
-  if pending_MxD is None:
-    pending_MxD = np.zeros((0, dimension))
+  pending_MxD = np.reshape(known.pending_MxD, (-1, dimension))
   unknown_M = np.zeros(len(pending_MxD))
   points = [points_NxD, pending_MxD]
   values = [(known.values_N - centre) / scale, unknown_M]
@@ -118,14 +115,14 @@ def pad(
   if known.gradients_NxD is not None:
     assert known.gradient_stderrs_N is not None
     num_slopes = len(directions_PxD)
-    has_N = _with_slopes(known, num_values, num_slopes)
-    points.append(np.repeat(points_NxD[has_N], num_slopes, axis=0))
-    along = np.tile(directions_PxD, (int(has_N.sum()), 1))
+    used = _with_slopes(known, num_values, num_slopes)
+    points.append(np.repeat(points_NxD[used], num_slopes, axis=0))
+    along = np.tile(directions_PxD, (len(used), 1))
     along_RxD = np.concatenate([np.zeros((num_values, dimension)), along])
     rest = [np.ones((len(along_RxD), 1)), along_RxD]
-    slopes_NxP = known.gradients_NxD[has_N] @ directions_PxD.T / scale
+    slopes_NxP = known.gradients_NxD[used] @ directions_PxD.T / scale
     values.append(slopes_NxP.ravel())
-    stderrs_N = known.gradient_stderrs_N[has_N] / scale
+    stderrs_N = known.gradient_stderrs_N[used] / scale
     lengths_P = np.linalg.norm(directions_PxD, axis=1)
     noise.append((stderrs_N[:, None] * lengths_P).ravel() ** 2)
   rows_RxE = np.hstack([np.concatenate(points), *rest])

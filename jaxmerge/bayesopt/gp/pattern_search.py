@@ -19,8 +19,6 @@ _RADIUS = 0.1
 # A poll costs a prediction each: 12 weights in 6 groups would take a minute.
 _MOST_DIRECTIONS = 256
 
-_State = tuple[Array, Array, Array]
-
 
 @functools.cache
 def directions(dimension: int, groups: int) -> np.ndarray:
@@ -73,10 +71,10 @@ def climb(
     score: maps points (JxSxPxD) to the value of function j at each (JxSxP).
     seeds_JxSxD: where to start, inside the domain.
     directions_PxD: from directions().
-    groups: the domain is so many simplices side by side; 0: the unit box.
+    groups: so many simplices side by side; 0: the unit box.
   """
 
-  def step(_: Array, state: _State) -> _State:
+  def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
     points_JxSxD, scores_JxS, radius_JxS = state
     moves = radius_JxS[..., None, None] * directions_PxD
     polled = points.project(points_JxSxD[:, :, None] + moves, groups)

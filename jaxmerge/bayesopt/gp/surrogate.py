@@ -3,30 +3,25 @@
 N points (padded to a power of two), D coordinates, J acquisitions, C
 candidates, Q queries, S seeds, P poll directions.
 
-One program fits the hyperparameters, scores the previous nominees and
-maximises every acquisition. Points, mask, candidates and hyperparameters are
-all arrays in it, so that a bucket and a dimension compile once.
+Points, mask, candidates and hyperparameters are all arrays in them, so that a
+bucket and a dimension compile once. Both run in float64 on the host.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 from jax import Array
+from jax.sharding import AxisType, Mesh
 
-from jaxmerge.bayesopt.gp import model, pattern_search
+from jaxmerge.bayesopt.gp import model, padding, pattern_search
 from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS, Acquisition
-from jaxmerge.bayesopt.gp.padding import (
-  MOST_ROWS,
-  Observations,
-  Padded,
-  bucket_size,
-  pad,
-  standardisation,
-)
-from jaxmerge.bayesopt.gp.precision import float64_on_host
+from jaxmerge.bayesopt.gp.padding import Observations, Padded
 
 # XLA's CPU executor waits for ever for these programs from 128 points on when
 # they are scheduled for concurrency, its default (seen with jax 0.10.2).
@@ -39,6 +34,32 @@ _NUM_SEEDS = 3
 # A Thompson draw is also taken at candidates so much nearer the incumbent.
 _SHRINKS = (0.1, 0.01)
 _NUM_NEAR = 64
+
+
+@functools.cache
+def _libraries() -> threadpoolctl.ThreadpoolController:
+  """Found once: it reads the list of all loaded libraries, for 2 ms."""
+  import scipy.linalg  # noqa: F401  (loads the BLAS that XLA's Cholesky calls)
+
+  return threadpoolctl.ThreadpoolController()
+
+
+@contextlib.contextmanager
+def float64_on_host() -> Iterator[jax.Device]:
+  """Float64 on one CPU device, whatever mesh the caller is in.
+
+  An ambient mesh wins over the devices of the arguments, so a mesh of the one
+  device takes its place (always, or the two cases would compile twice). The
+  rest of the program stays in 32 bits: leave with NumPy arrays only.
+  """
+  # Not jax.devices: in a job of several processes those may be another's.
+  device = jax.local_devices(backend="cpu")[0]
+  mesh = Mesh(np.array([device]), ("host",), axis_types=(AxisType.Auto,))
+  # OpenBLAS splits a 32 x 32 matrix over its threads, which then wait for each
+  # other: on a busy machine of two cores a suggestion took 0.8 s, not 0.05.
+  one_thread = _libraries().limit(limits=1, user_api="blas")
+  with one_thread, jax.set_mesh(mesh), jax.enable_x64(True):
+    yield device
 
 
 class Suggestion(NamedTuple):
@@ -71,23 +92,16 @@ def _observed(data: Padded, dimension: int) -> Padded:
   )
 
 
-def _believe(data: Padded, posterior: Any, dimension: int) -> Padded:
-  """Pending rows observed at their posterior mean (kriging believer).
-
-  Ginsbourger, Le Riche and Carraro 2010, "Kriging is well-suited to
-  parallelize optimization", section 4.
-  """
-  mean_N, _ = model.predict(posterior, data.rows_NxE[:, :dimension])
-  values_N = jnp.where(data.pending_N > 0, mean_N, data.values_N)
-  return data._replace(values_N=values_N)
-
-
-def _near(incumbent_D: Array, candidates_CxD: Array) -> Array:
-  """Candidates, and some of them, evenly, pulled towards the incumbent."""
+def _drawn(
+  posterior: Any, incumbent_D: Array, candidates_CxD: Array, normals: Array
+) -> Array:
+  """The maximiser of a joint draw, at candidates and nearer the incumbent."""
   stride = max(len(candidates_CxD) // _NUM_NEAR, 1)
   some = candidates_CxD[::stride][:_NUM_NEAR]
   pulled = [incumbent_D + r * (some - incumbent_D) for r in _SHRINKS]
-  return jnp.concatenate([candidates_CxD, *pulled])
+  queries_QxD = jnp.concatenate([candidates_CxD, *pulled])
+  drawn_Q = model.draw(posterior, queries_QxD, normals)
+  return queries_QxD[jnp.argmax(drawn_Q)]
 
 
 @functools.partial(
@@ -106,76 +120,55 @@ def _suggest(
   groups: int,
 ) -> Suggestion:
   dimension = candidates_CxD.shape[1]
+  points_NxD = data.rows_NxE[:, :dimension]
   seen = _observed(data, dimension)
   theta = model.fit(seen, dimension, groups)
   conditioned = model.condition_safely(theta, seen, groups)
   rewards_J, _ = model.predict(conditioned, previous_JxD)
-  believed = _believe(data, conditioned, dimension)
-  posterior = model.condition_safely(theta, believed, groups)
+  # Pending rows count as observed at their posterior mean (kriging believer:
+  # Ginsbourger, Le Riche and Carraro 2010, "Kriging is well-suited to
+  # parallelize optimization", section 4).
+  believed_N, _ = model.predict(conditioned, points_NxD)
+  values_N = jnp.where(data.pending_N > 0, believed_N, data.values_N)
+  data = data._replace(values_N=values_N)
+  posterior = model.condition_safely(theta, data, groups)
   mean_C, std_C = model.predict(posterior, candidates_CxD)
   # The incumbent is the best posterior mean at a point asked: the best
   # observed score where scores are exact, not its luckiest one where not.
-  points_NxD = data.rows_NxE[:, :dimension]
   is_slope_N = jnp.any(data.rows_NxE[:, dimension + 1 :] != 0, axis=1)
   is_value_N = (data.rows_NxE[:, dimension] > 0) & ~is_slope_N
   mean_N, _ = model.predict(posterior, points_NxD)
   incumbent = jnp.argmax(jnp.where(is_value_N, mean_N, -jnp.inf))
-  incumbent_D = points_NxD[incumbent]
+  best, incumbent_D = mean_N[incumbent], points_NxD[incumbent]
   utilities = [a.utility for a in acquisitions if a.utility is not None]
-  nominees: list[Array] = []
+
+  def score(points_JxSxPxD: Array) -> Array:
+    queries_QxD = points_JxSxPxD.reshape(-1, dimension)
+    mean_Q, std_Q = model.predict(posterior, queries_QxD)
+    mean = mean_Q.reshape(points_JxSxPxD.shape[:-1])
+    std = std_Q.reshape(mean.shape)
+    return jnp.stack([u(m, s, best) for u, m, s in zip(utilities, mean, std)])
+
+  climbed: list[Array] = []
   if utilities:
-    found_JxD = _climb(
-      posterior,
-      utilities,
-      mean_N[incumbent],
-      incumbent_D,
-      candidates_CxD,
-      directions_PxD,
-      groups,
+    scores_JxC = jnp.stack([u(mean_C, std_C, best) for u in utilities])
+    _, top_JxS = jax.lax.top_k(scores_JxC, _NUM_SEEDS)
+    shape = (len(utilities), 1, dimension)
+    seeds = jnp.concatenate(
+      [candidates_CxD[top_JxS], jnp.broadcast_to(incumbent_D, shape)], axis=1
     )
-    nominees = list(found_JxD)
-  if len(utilities) < len(acquisitions):
-    queries_QxD = _near(incumbent_D, candidates_CxD)
-    drawn_Q = model.draw(posterior, queries_QxD, normals)
-    drawn_D = queries_QxD[jnp.argmax(drawn_Q)]
-    for j, a in enumerate(acquisitions):
-      if a.utility is None:
-        nominees.insert(j, drawn_D)
+    climbed += [*pattern_search.climb(score, seeds, directions_PxD, groups)]
+  nominees = [
+    _drawn(posterior, incumbent_D, candidates_CxD, normals)
+    if a.utility is None
+    else climbed.pop(0)
+    for a in acquisitions
+  ]
   nominees_JxD = jnp.stack(nominees)
   mean_J, std_J = model.predict(conditioned, nominees_JxD)
   return Suggestion(
     nominees_JxD, rewards_J, mean_J, std_J, mean_C, std_C, theta.share
   )
-
-
-def _climb(
-  posterior: Any,
-  utilities: list[Any],
-  best: Array,
-  incumbent_D: Array,
-  candidates_CxD: Array,
-  directions_PxD: Array,
-  groups: int,
-) -> Array:
-  """The maximiser of each utility (JxD)."""
-  mean_C, std_C = model.predict(posterior, candidates_CxD)
-  scores_JxC = jnp.stack([u(mean_C, std_C, best) for u in utilities])
-  _, top_JxS = jax.lax.top_k(scores_JxC, _NUM_SEEDS)
-  shape = (len(utilities), 1, len(incumbent_D))
-  seeds_JxSxD = jnp.concatenate(
-    [candidates_CxD[top_JxS], jnp.broadcast_to(incumbent_D, shape)], axis=1
-  )
-
-  def score(points_JxSxPxD: Array) -> Array:
-    queries_QxD = points_JxSxPxD.reshape(-1, len(incumbent_D))
-    mean_Q, std_Q = model.predict(posterior, queries_QxD)
-    mean = mean_Q.reshape(points_JxSxPxD.shape[:-1])
-    std = std_Q.reshape(mean.shape)
-    return jnp.stack(
-      [u(mean[j], std[j], best) for j, u in enumerate(utilities)]
-    )
-
-  return pattern_search.climb(score, seeds_JxSxD, directions_PxD, groups)
 
 
 def expected_seconds(
@@ -189,7 +182,9 @@ def expected_seconds(
   directions_PxD = pattern_search.directions(dimension, groups)
   tangents_PxD = pattern_search.tangents(dimension, groups)
   slopes = len(tangents_PxD) if use_gradients else 0
-  rows = bucket_size(min(num_trials * (1 + slopes), max(MOST_ROWS, slopes + 1)))
+  rows = padding.bucket_size(
+    min(num_trials * (1 + slopes), max(padding.MOST_ROWS, slopes + 1))
+  )
   polls = pattern_search.ROUNDS * 3 * (_NUM_SEEDS + 1) * len(directions_PxD)
   seconds = 0.03 + 5e-9 * polls * rows * dimension
   if use_gradients:
@@ -215,8 +210,8 @@ def _standardised(
   model.gpjax()  # never imported inside of the float64 block
   dimension = observations.points_NxD.shape[1]
   tangents_PxD = pattern_search.tangents(dimension, groups)
-  centre, scale = standardisation(observations, tangents_PxD)
-  return pad(observations, centre, scale, tangents_PxD), centre, scale
+  centre, scale = padding.standardisation(observations, tangents_PxD)
+  return padding.pad(observations, centre, scale, tangents_PxD), centre, scale
 
 
 def suggest(
@@ -235,8 +230,7 @@ def suggest(
     previous_JxD: earlier nominees to score after this refit.
     candidates_CxD: where the climb starts, and where it is predicted too.
     acquisitions: names in ACQUISITIONS.
-    groups: coordinates are points on so many simplices side by side; 0: in
-      the unit box.
+    groups: so many simplices side by side; 0: the unit box.
     rng: of a Thompson draw.
   """
   padded, centre, scale = _standardised(observations, groups)
@@ -269,19 +263,14 @@ def posterior(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Posterior mean and standard deviation at the queries, in original units.
 
-  The fit is that of a suggestion; the sign of the values does not matter.
-  Queries are padded too: a figure compiles once.
-
-  Args:
-    observations: at least one finite score.
-    queries_MxD: where to predict.
-    groups: as in suggest().
+  The fit and the arguments are those of a suggestion; the sign of the values
+  does not matter. Queries are padded too: a figure compiles once.
   """
   padded, centre, scale = _standardised(observations, groups)
   queries_MxD = np.asarray(queries_MxD, np.float64)
   num_queries = len(queries_MxD)
-  padding = bucket_size(num_queries) - num_queries
-  arrays = (padded, np.pad(queries_MxD, ((0, padding), (0, 0))))
+  unused = padding.bucket_size(num_queries) - num_queries
+  arrays = (padded, np.pad(queries_MxD, ((0, unused), (0, 0))))
   with float64_on_host() as device:
     result = _posterior(*jax.device_put(arrays, device), groups=groups)
     mean_M, std_M = (np.asarray(array)[:num_queries] for array in result)

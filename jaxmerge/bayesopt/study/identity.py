@@ -25,7 +25,6 @@ def check_identity(
   """Compares the identity of an old study; writes that of a new one.
 
   Args:
-    study: new or old.
     identity: JSON values that tell its purpose from others.
     described: what keys whose values are hashes stand for.
     writes: False leaves a study without an identity as it is.
@@ -34,16 +33,17 @@ def check_identity(
   Raises:
     InputError: the study is of another identity; a problem a differing key.
   """
+  named = f"the study {study.study_name!r}"
   wanted = json.loads(json.dumps(dict(identity)))
   # Read before the identity, which another searcher writes before them.
-  has_trials = bool(study.get_trials(deepcopy=False))
+  trials = study.get_trials(deepcopy=False)
   found = study.user_attrs.get(IDENTITY)
   before = study.user_attrs.get(_DESCRIBED, {})
   if found is None:
-    if has_trials:
+    if trials:
       raise InputError(
-        f"the study {study.study_name!r} was not made by this program, or what "
-        "it is for was taken out of it: choose another name"
+        f"{named} was not made by this program, or what it is for was taken "
+        "out of it: choose another name"
       )
     if not writes:  # another searcher may have just begun it
       return
@@ -51,37 +51,26 @@ def check_identity(
     study.set_user_attr(IDENTITY, wanted)
     found = study.user_attrs[IDENTITY]
   if not isinstance(found, dict):
-    raise InputError(
-      f"the study {study.study_name!r} is damaged: its fingerprint is {found!r}"
-    )
+    raise InputError(f"{named} is damaged: its fingerprint is {found!r}")
   found = {k: v for k, v in renamed(found).items() if k not in unknown}
+
+  def change(key: str) -> str:
+    if key not in found:
+      return f"without {key} (now {wanted[key]!r}), or by another version"
+    if key not in wanted:
+      return f"with {key} {found[key]!r} (now without), or by another version"
+    if key not in described:
+      return f"with another {key} ({found[key]!r}, now {wanted[key]!r})"
+    # What tells them apart are hashes, which tell a reader nothing.
+    was = before.get(key)
+    if was is None:  # made before there were descriptions
+      return f"with another {key} (now {described[key]})"
+    if was == described[key]:
+      return f"with another {key} ({was}, whose content was another one)"
+    return f"with another {key} ({was}, now {described[key]})"
+
   check(
-    f"the study {study.study_name!r} was made "
-    f"{_change(key, found, wanted, before, described)}: choose another name or "
-    "go back to it"
+    f"{named} was made {change(key)}: choose another name or go back to it"
     for key in sorted(wanted.keys() | found.keys())
     if key not in wanted or key not in found or wanted[key] != found[key]
   )
-
-
-def _change(
-  key: str,
-  found: Mapping[str, Any],
-  wanted: Mapping[str, Any],
-  before: Any,
-  described: Mapping[str, str],
-) -> str:
-  """For example "with another seed (0, now 1)"."""
-  if key not in found:
-    return f"without {key} (now {wanted[key]!r}), or by another version"
-  if key not in wanted:
-    return f"with {key} {found[key]!r} (now without), or by another version"
-  if key not in described:
-    return f"with another {key} ({found[key]!r}, now {wanted[key]!r})"
-  # What tells them apart are hashes, which tell a reader nothing.
-  was = before.get(key) if isinstance(before, dict) else None
-  if was is None:  # made before there were descriptions
-    return f"with another {key} (now {described[key]})"
-  if was == described[key]:
-    return f"with another {key} ({was}, whose content was another one)"
-  return f"with another {key} ({was}, now {described[key]})"

@@ -3,22 +3,16 @@
 import contextlib
 import json
 import os
-import pathlib
+import stat
 import time
-from collections.abc import Generator, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 
 from jaxmerge import locks, process_liveness
-from jaxmerge.bayesopt.study.contents import check_journal_file
-from jaxmerge.bayesopt.study.records import (
-  bare,
-  parsed,
-  problem_of,
-  sealed_line,
-)
+from jaxmerge.bayesopt.study import records
 from jaxmerge.errors import InputError, check
 
 # Another program's lock that has not changed for this long is of a dead one: a
@@ -27,6 +21,11 @@ _GRACE_SECONDS = 30.0
 _POLL_SECONDS = 0.005
 # Damaged lines that a message names.
 _MOST_SHOWN = 3
+# How Optuna writes a journal's first record.
+_BEGINNING = b'{"op_code":0,"worker_id":"'
+# No first record is as long; a file of another kind may be one long line.
+_LONGEST_FIRST = 2**20
+SQLITE = b"SQLite format 3\0"
 
 
 @contextlib.contextmanager
@@ -84,8 +83,57 @@ def _holder(link: str) -> tuple[str, float] | None:
     ) from error
 
 
-class _MendingBackend(JournalFileBackend):
-  """Seals what it writes, and checks what it reads.
+def is_file(path: str | os.PathLike[str]) -> bool:
+  """Says whether a file is there; InputError where something else is."""
+  try:
+    mode = os.stat(path).st_mode
+  except FileNotFoundError:
+    if os.path.islink(path):
+      raise InputError(
+        f"{path} is a link to {os.readlink(path)}, where nothing is"
+      ) from None
+    return False
+  if not stat.S_ISREG(mode):
+    kind = "a directory" if stat.S_ISDIR(mode) else "no plain file"
+    raise InputError(f"{path} is {kind}, where a study cannot be kept")
+  return True
+
+
+def check_journal_file(path: str | os.PathLike[str]) -> None:
+  """Refuses a path where something else than a journal lies; writes nothing.
+
+  Nothing may be there, an empty file, a file whose first line creates a study,
+  or the beginning of such a line. OSError where it cannot be looked at.
+  """
+  if not is_file(path):
+    return
+  with open(path, "rb") as file:
+    first = file.readline(_LONGEST_FIRST)
+  if first.startswith(SQLITE):
+    raise InputError(
+      f"{path} is a SQLite database, not a journal; a study in it is named "
+      f"sqlite:///{path}"
+    )
+  if first.endswith(b"\n"):
+    record = records.parsed(first)
+    is_ours = records.creates_study(record)
+    if records.is_record(record) and not is_ours:
+      raise InputError(
+        f"the journal {path} is damaged at line 1, which creates no study: "
+        "restore it, or name another place"
+      )
+  else:
+    torn = first[: len(_BEGINNING)]
+    is_ours = _BEGINNING.startswith(torn) and len(first) < _LONGEST_FIRST
+  if not is_ours:
+    raise InputError(
+      f"{path} holds no study: its first line is no record of Optuna's journal."
+      " It is left as it is; name another place, or restore it"
+    )
+
+
+class _FileJournal(BaseJournalBackend):
+  """Optuna's journal, sealed where it is written and checked where it is read.
 
   It mends a line that a searcher died in, before it appends its own: else the
   two records would be glued together, and every searcher of the study, and
@@ -93,85 +141,67 @@ class _MendingBackend(JournalFileBackend):
   """
 
   def __init__(self, path: str):
-    super().__init__(path)
     self._path = path
-    self._counted = (0, 0)  # bytes of the file, and the whole lines in them
+    self._read = (0, 0)  # whole lines that were read, and their bytes
 
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
-    with _locked(self._path):
-      # Nobody has read the torn line: readers leave a line without an end.
-      _cut_torn_line(self._path)
-      with open(self._path, "ab+") as journal:
-        size, count = self._counted
-        if size > os.fstat(journal.fileno()).st_size:  # another file is there
-          size = count = 0
-        journal.seek(size)
-        count += sum(1 for _ in journal)
-        for number, log in enumerate(logs, start=count + 1):
-          journal.write(sealed_line(log, number))
-        self._counted = (journal.tell(), count + len(logs))
-        journal.flush()
-        os.fsync(journal.fileno())
+    with _locked(self._path), open(self._path, "ab+") as journal:
+      for number, log in enumerate(logs, start=self.mend(journal) + 1):
+        line = json.dumps(
+          records.sealed({**log, records.LINE: number}), separators=(",", ":")
+        )
+        journal.write(line.encode() + b"\n")
+      journal.flush()
+      os.fsync(journal.fileno())
 
-  def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
-    line = log_number_from
-    try:
-      for record in super().read_logs(log_number_from):
-        line += 1
-        if problem := problem_of(record, line):
-          raise InputError(_damaged(self._path, line, problem))
-        yield bare(record)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-      line += 1
-      raise InputError(_damaged(self._path, line, "it is no JSON")) from error
+  def mend(self, journal: IO[bytes]) -> int:
+    """Moves a torn last line to <path>.torn; returns the number of others.
 
+    Nobody has read that line: readers leave one without an end.
+    """
+    count, start = self._read
+    if start > os.fstat(journal.fileno()).st_size:  # another file is there
+      count = start = 0
+    journal.seek(start)
+    data = journal.read()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+      check_journal_file(self._path)  # what is not ours is not ours to mend
+      # The tail is safe on disk before the journal loses it.
+      with open(f"{self._path}.torn", "ab") as torn:
+        torn.write(data[end:] + b"\n")
+        torn.flush()
+        os.fsync(torn.fileno())
+      journal.truncate(start + end)
+      os.fsync(journal.fileno())
+    return count + data.count(b"\n")
 
-def _cut_torn_line(path: str) -> None:
-  """Cuts the file back to its last newline; the tail goes to <path>.torn."""
-  with open(path, "ab+") as journal:
-    if journal.tell():
-      journal.seek(-1, os.SEEK_END)
-      if journal.read(1) != b"\n":
-        check_journal_file(path)  # what is not ours is not ours to mend
-        journal.seek(0)
-        data = journal.read()
-        end = data.rfind(b"\n") + 1
-        # The tail is safe on disk before the journal loses it.
-        with open(f"{path}.torn", "ab") as torn:
-          torn.write(data[end:] + b"\n")
-          torn.flush()
-          os.fsync(torn.fileno())
-        journal.truncate(end)
-        os.fsync(journal.fileno())
-
-
-def _check_lines(path: str) -> None:
-  """Refuses a journal with a damaged line; the one that is torn is none."""
-  *lines, _ = pathlib.Path(path).read_bytes().split(b"\n")
-  problems = [
-    _damaged(path, number, problem)
-    for number, line in enumerate(lines, start=1)
-    if (problem := problem_of(parsed(line), number))
-  ]
-  shown = problems[:_MOST_SHOWN]
-  if len(problems) > len(shown):
-    shown.append(f"and {len(problems) - len(shown)} more of its lines")
-  check(shown)
-
-
-def _damaged(path: str | os.PathLike[str], line: int, problem: str) -> str:
-  return (
-    f"the journal {path} is damaged at line {line}: {problem}. Restore it, or "
-    "move it away to start the search anew"
-  )
+  def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+    count, start = self._read
+    if count != log_number_from:
+      count = start = 0
+    with open(self._path, "rb") as journal:
+      journal.seek(start)
+      *lines, _ = journal.read().split(b"\n")
+    found = [records.parsed(line) for line in lines]
+    problems = [
+      f"the journal {self._path} is damaged at line {number}: {problem}. "
+      "Restore it, or move it away to start the search anew"
+      for number, record in enumerate(found, start=count + 1)
+      if (problem := records.problem_of(record, number))
+    ]
+    if more := problems[_MOST_SHOWN:]:
+      problems[_MOST_SHOWN:] = [f"and {len(more)} more of its lines"]
+    check(problems)
+    self._read = (
+      count + len(lines),
+      start + sum(len(line) + 1 for line in lines),
+    )
+    return [records.bare(record) for record in found[log_number_from - count :]]
 
 
 def replay(backend: BaseJournalBackend, name: str) -> JournalStorage:
-  """Opens the storage that a journal's entries build up.
-
-  Raises:
-    InputError: the entries do not fit together.
-  """
+  """Opens the storage that a journal's entries build up, if they fit."""
   try:
     return JournalStorage(backend)
   except InputError:
@@ -195,23 +225,20 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
     check_journal_file(path)
     path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with _locked(path):
-      backend = _MendingBackend(path)
-      _check_lines(path)
-      _cut_torn_line(path)
+    with _locked(path), open(path, "ab+") as file:
+      backend = _FileJournal(path)
+      # All of it is looked at before anything is mended.
+      storage = replay(backend, path)
+      backend.mend(file)
   except OSError as error:
     raise InputError(
       f"cannot open the journal {path}: {error.strerror or error}"
     ) from error
-  return replay(backend, path)
+  return storage
 
 
 def read_journal(path: str | os.PathLike[str]) -> JournalStorage | None:
-  """A journal to look at, None where nothing is there; writes nothing.
-
-  Raises:
-    InputError: the journal is damaged.
-  """
+  """A journal to look at, None where nothing is there; writes nothing."""
   if not os.path.exists(path) or not os.path.getsize(path):
     return None
-  return replay(_MendingBackend(os.fspath(path)), os.fspath(path))
+  return replay(_FileJournal(os.fspath(path)), os.fspath(path))

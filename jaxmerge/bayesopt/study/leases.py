@@ -21,11 +21,10 @@ itself succeeds for one caller only.
 """
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
@@ -43,11 +42,8 @@ EXPIRY_SECONDS = 180.0
 
 
 def _leases(trial: FrozenTrial) -> list[dict[str, Any]]:
-  return [
-    value
-    for key, value in trial.system_attrs.items()
-    if key.startswith(LEASE_PREFIX)
-  ]
+  attrs = trial.system_attrs.items()
+  return [value for key, value in attrs if key.startswith(LEASE_PREFIX)]
 
 
 def _other_turns(trial: FrozenTrial) -> list[int]:
@@ -69,8 +65,7 @@ def is_held_by_another(trial: FrozenTrial) -> bool:
   return bool(_other_turns(trial))
 
 
-@dataclasses.dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
   """This process's lease on one trial; its turn is above all earlier ones."""
 
   study: Study
@@ -78,11 +73,7 @@ class Held:
   turn: int
 
   def renew(self) -> None:
-    """Writes the lease with the present time.
-
-    Raises:
-      UpdateFinishedTrialError: the trial is finished.
-    """
+    """Writes the present time; UpdateFinishedTrialError on a finished trial."""
     self._write(withdrawn=False)
 
   def withdraw(self) -> None:
@@ -139,12 +130,11 @@ def take_over(study: Study, slots: Sequence[FrozenTrial]) -> Held | None:
     if trial.state != TrialState.RUNNING or is_held_by_another(trial):
       continue
     held = take(study, trial)
-    if held is None:
-      continue
-    now = held.trial()
-    if now.state == TrialState.RUNNING and not is_held_by_another(now):
-      return held
-    held.withdraw()
+    if held is not None:
+      now = held.trial()
+      if now.state == TrialState.RUNNING and not is_held_by_another(now):
+        return held
+      held.withdraw()
   return None
 
 

@@ -19,14 +19,8 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from jaxmerge.bayesopt.study import records
 from jaxmerge.bayesopt.study.journal import replay
-from jaxmerge.bayesopt.study.records import (
-  bare,
-  creates_study,
-  parsed,
-  problem_of,
-  sealed,
-)
 from jaxmerge.errors import InputError
 
 SCHEMES = ("gs://", "s3://", "file://")
@@ -90,16 +84,16 @@ class ObjectJournal(BaseJournalBackend):
         if value is None:
           return
         log = self._entry(number, value)["log"]
-        if problem := problem_of(log):
+        if problem := records.problem_of(log):
           raise self._damaged(number, problem)
         number += 1
         self._next = max(self._next, number)
-        yield bare(log)
+        yield records.bare(log)
       count = min(2 * count, _MOST_READ_AT_ONCE)
 
   def append_logs(self, logs: list[dict[str, Any]]) -> None:
     for log in logs:
-      self._append({"id": uuid.uuid4().hex, "log": sealed(log)})
+      self._append({"id": uuid.uuid4().hex, "log": records.sealed(log)})
 
   def _append(self, entry: dict[str, Any]) -> None:
     value = json.dumps(entry, separators=(",", ":"))
@@ -118,7 +112,7 @@ class ObjectJournal(BaseJournalBackend):
         return
 
   def _entry(self, number: int, value: bytes) -> dict[str, Any]:
-    entry = parsed(value)
+    entry = records.parsed(value)
     if not isinstance(entry, dict) or entry.keys() != {"id", "log"}:
       raise self._damaged(number, "it is no entry of a journal")
     return entry
@@ -131,20 +125,19 @@ class ObjectJournal(BaseJournalBackend):
 
   def _is_new(self) -> bool:
     """Says whether no entry is there; InputError where other objects are."""
-    first, *later = self._read(range(_MOST_READ_AT_ONCE))
-    if first is None and any(value is not None for value in later):
-      # Another searcher may have begun in between.
-      [first] = self._read([0])
-      if first is None:
+    later = self._read(range(1, _MOST_READ_AT_ONCE))
+    # Read last: another searcher may begin in between.
+    [first] = self._read([0])
+    if first is None:
+      if any(value is not None for value in later):
         raise InputError(
           f"{self._url} holds objects that are named like the entries of a "
           "journal, but not the first one: choose another place"
         )
-    if first is None:
       return True
-    entry = parsed(first)
+    entry = records.parsed(first)
     log = entry.get("log") if isinstance(entry, dict) else None
-    if not creates_study(log):
+    if not records.creates_study(log):
       raise InputError(
         f"{self._url} holds no study: its {_key(0)} creates none. It is left "
         "as it is; choose another place"

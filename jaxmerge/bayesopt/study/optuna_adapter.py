@@ -14,17 +14,9 @@ which are public (BaseStorage), but not the way to them:
   a trial of our own choice does not pass through `ask`.
 """
 
-from typing import Any
-
-from optuna.distributions import (
-  BaseDistribution,
-  CategoricalDistribution,
-  FloatDistribution,
-  IntDistribution,
-)
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
 
 def storage_of(study: Study) -> BaseStorage:
@@ -41,15 +33,3 @@ def read_trials(study: Study) -> list[FrozenTrial]:
   """All trials as the storage has them; samplers read them anew, too."""
   study._thread_local.cached_all_trials = None
   return study.get_trials(deepcopy=False)
-
-
-def suggest(trial: Trial, name: str, space: BaseDistribution) -> Any:
-  """The value of a parameter, which the sampler is asked for once."""
-  match space:
-    case FloatDistribution(low=low, high=high, step=step, log=log):
-      return trial.suggest_float(name, low, high, step=step, log=log)
-    case IntDistribution(low=low, high=high, step=step, log=log):
-      return trial.suggest_int(name, low, high, step=step, log=log)
-    case CategoricalDistribution(choices=choices):
-      return trial.suggest_categorical(name, choices)
-  raise TypeError(f"{name} has the unknown distribution {space}")

@@ -12,8 +12,7 @@ CHECKSUM = "jaxmerge_checksum"
 # Which line of its file a record is: lines that are missing, doubled or in
 # another order are seen. The checksum is of this too.
 LINE = "jaxmerge_line"
-# Optuna numbers what a record does; the first of the numbers creates a study.
-_NUM_OPERATIONS = 11
+# Optuna numbers what a record does.
 _CREATE_STUDY = 0
 
 
@@ -29,12 +28,6 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
   return {**record, CHECKSUM: _checksum(record)}
 
 
-def sealed_line(record: dict[str, Any], number: int) -> bytes:
-  """The line of that number in a file, from 1."""
-  line = json.dumps(sealed({**record, LINE: number}), separators=(",", ":"))
-  return line.encode() + b"\n"
-
-
 def bare(record: dict[str, Any]) -> dict[str, Any]:
   """The record as Optuna gave it."""
   return {k: v for k, v in record.items() if k not in (CHECKSUM, LINE)}
@@ -42,12 +35,7 @@ def bare(record: dict[str, Any]) -> dict[str, Any]:
 
 def is_record(record: Any) -> bool:
   """Says whether a value that JSON gave is a record of Optuna's journal."""
-  return (
-    isinstance(record, dict)
-    and type(record.get("op_code")) is int
-    and 0 <= record["op_code"] < _NUM_OPERATIONS
-    and isinstance(record.get("worker_id"), str)
-  )
+  return isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
 
 
 def creates_study(record: Any) -> bool:
@@ -58,18 +46,17 @@ def creates_study(record: Any) -> bool:
   return (
     is_record(record)
     and record["op_code"] == _CREATE_STUDY
-    and isinstance(record.get("study_name"), str)
-    and isinstance(record.get("directions"), list)
+    and {"study_name", "directions"} <= record.keys()
   )
 
 
 def problem_of(record: Any, number: int | None = None) -> str:
-  """Says what is wrong with an entry of a journal; "" if nothing is.
+  """Says what is wrong with an entry, as parsed() gave it; "" if nothing is.
 
-  Args:
-    record: as JSON gave it.
-    number: of its line, from 1; None where it lies in no file.
+  The number is that of its line, from 1; None where it lies in no file.
   """
+  if record is None:
+    return "it is no JSON"
   if not is_record(record):
     return "it is no record of a study"
   rest = {key: value for key, value in record.items() if key != CHECKSUM}

@@ -1,21 +1,51 @@
-"""Which trial a searcher takes next, or why there is none."""
+"""Which trial a searcher takes next within the limits, or why there is none."""
 
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.study import leases
-from jaxmerge.bayesopt.study.budget import Budget, Limit
 from jaxmerge.bayesopt.study.optuna_adapter import read_trials
 
+Limit = Literal["seconds", "tokens"]
 Ending = Literal["done", "converged"] | Limit
+_LIMITS: tuple[Limit, ...] = get_args(Limit)
 # While others are at work, the storage is asked at growing intervals.
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 2.0
+
+
+class Budget(NamedTuple):
+  """Totals over all trials of a study, however many processes ran them.
+
+  Attributes:
+    seconds: wall time of the evaluations that finished their trial, above 0.
+    tokens: tokens evaluated, above 0.
+  """
+
+  seconds: float | None = None
+  tokens: int | None = None
+
+  def exceeded(
+    self, finished: Sequence[FrozenTrial], reserved: int
+  ) -> Limit | None:
+    """The limit that one more trial might break, None if it may start.
+
+    A trial not finished yet, as the `reserved` ones that others are at work on,
+    is expected to cost as much as the dearest so far. The first of all, whose
+    cost nobody knows, always runs, and alone.
+    """
+    for name in _LIMITS:
+      limit = getattr(self, name)
+      costs = [t.user_attrs[name] for t in finished if name in t.user_attrs]
+      expected = sum(costs) + (reserved + 1) * max(costs, default=0)
+      if limit is not None and (expected > limit or (reserved and not costs)):
+        return name
+    return None
 
 
 def _slots(study: Study, num_trials: int) -> list[FrozenTrial]:
@@ -34,13 +64,13 @@ def _limit(
 
   A waiting trial with a live lease is about to start.
   """
-  reserved = [
-    t.number
-    for t in slots
-    if t.state == TrialState.RUNNING
+  reserved = sum(
+    t.state == TrialState.RUNNING
     or (t.state == TrialState.WAITING and leases.is_held_by_another(t))
-  ]
-  return limits.exceeded(_finished(slots), len({*reserved} - {trial.number}))
+    for t in slots
+    if t.number != trial.number
+  )
+  return limits.exceeded(_finished(slots), reserved)
 
 
 def _start_next(
@@ -73,14 +103,10 @@ def claim(
   limits: Budget,
   has_converged: Callable[[Sequence[FrozenTrial]], bool] | None,
 ) -> leases.Held | Ending:
-  """Claims the next trial: a dead searcher's first.
+  """Claims the next trial, a dead searcher's first, or says why there is none.
 
-  Where there is none to claim, waits for the other searchers: each may die and
-  leave its trial to this one.
-
-  Returns:
-    This process's lease on the trial; else "done", when all are finished,
-    "converged", or the limit that keeps the next one from starting.
+  Where there is none yet, waits for the other searchers: each may die and leave
+  its trial to this one.
   """
   pause = _FIRST_PAUSE_SECONDS
   while True:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import sqlite3
 import time
 import urllib.parse
@@ -11,12 +12,7 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from jaxmerge.bayesopt.study.contents import (
-  check_journal_file,
-  check_sqlite_file,
-  holds_a_study,
-)
-from jaxmerge.bayesopt.study.journal import open_journal, read_journal
+from jaxmerge.bayesopt.study import journal
 from jaxmerge.bayesopt.study.object_journal import SCHEMES, open_object_journal
 from jaxmerge.errors import InputError
 from jaxmerge.files import expanded
@@ -25,6 +21,16 @@ from jaxmerge.redaction import without_secrets
 # Searchers hold SQLite's lock for milliseconds; a busy disk may add seconds.
 _BUSY: dict[str, Any] = {"connect_args": {"timeout": 120}}
 _ATTEMPTS = 5
+# Another searcher may hold the database for as long.
+_BUSY_SECONDS = 60
+# Columns that tell Optuna's tables from others of the same name; they are the
+# first that it creates.
+_TABLES = {
+  "studies": {"study_id", "study_name"},
+  "version_info": {"version_info_id", "schema_version", "library_version"},
+}
+# Optuna makes it when all the others are there.
+_LAST_TABLE = "alembic_version"
 # With one slash or none they would name a file.
 _SCHEMES = ("gs", "s3", "file", "sqlite", "postgresql", "mysql", "redis")
 
@@ -42,7 +48,7 @@ def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
   """
   address = check_storage(storage)
   if "://" not in address:
-    return open_journal(address)
+    return journal.open_journal(address)
   if address.startswith(SCHEMES):
     return open_object_journal(address)
   with _input_errors(address):
@@ -78,31 +84,25 @@ def _input_errors(address: str) -> Iterator[None]:
 def existing_storage(storage: str | os.PathLike[str]) -> BaseStorage | None:
   """The storage at an address on this machine, to look at; writes nothing.
 
-  Returns:
-    None where nothing is there yet, or the address is not of this machine.
-
-  Raises:
-    InputError: as open_storage.
+  None where nothing is there yet, or the address is not of this machine.
+  InputError as open_storage.
   """
   address = check_storage(storage)
   if "://" not in address:
-    return read_journal(address)
+    return journal.read_journal(address)
   with _input_errors(address):
     path = _sqlite_path(address)
-    # Optuna would make what is missing of its tables.
-    return _connect(address, _BUSY) if path and holds_a_study(path) else None
+    is_there = path and os.path.exists(path)
+    if not is_there or _LAST_TABLE not in _columns(path, "mode=ro"):
+      return None
+    return _connect(address, _BUSY, skip_table_creation=True)
 
 
 def check_storage(storage: str | os.PathLike[str]) -> str:
   """Refuses an address where something else than a study lies.
 
-  Only what lies on this machine is looked at, and nothing is written.
-
-  Returns:
-    The address, with the home directory for a `~`.
-
-  Raises:
-    InputError: something else is there, or it cannot be read.
+  Only what lies on this machine is looked at, and nothing is written. Returns
+  the address, with the home directory for a `~`.
   """
   address = _at_home(os.fspath(storage))
   scheme, colon, rest = address.partition(":")
@@ -113,7 +113,7 @@ def check_storage(storage: str | os.PathLike[str]) -> str:
     )
   with _input_errors(address):
     if "://" not in address:
-      check_journal_file(address)
+      journal.check_journal_file(address)
     elif scheme == "file":
       folder = rest.removeprefix("//")
       if os.path.exists(folder) and not os.path.isdir(folder):
@@ -121,7 +121,7 @@ def check_storage(storage: str | os.PathLike[str]) -> str:
           f"{folder} is no directory, as a study at {address} is"
         )
     elif path := _sqlite_path(address):
-      check_sqlite_file(path)
+      _check_sqlite_file(path)
   return address
 
 
@@ -154,12 +154,61 @@ def _sqlite_path(address: str) -> str:
   return path
 
 
-def address_problems(address: str) -> list[str]:
-  """Lists what is wrong with the text of an address; opens nothing.
+def _check_sqlite_file(path: str) -> None:
+  """Refuses a path where something else than a study's database lies.
 
-  Args:
-    address: as for open_storage.
+  Nothing may be there, an empty file, a database without tables, or one with
+  Optuna's.
   """
+  if not journal.is_file(path):
+    return
+  with open(path, "rb") as file:
+    start = file.read(len(journal.SQLITE))
+  if not start:
+    return
+  if start != journal.SQLITE:
+    raise InputError(
+      f"{path} is no SQLite database; it is left as it is: name another place"
+    )
+  columns = {}
+  with contextlib.suppress(sqlite3.DatabaseError):
+    # Reads the file alone, takes no lock and writes nothing beside it.
+    columns = _columns(path, "immutable=1")
+  if not columns:  # or tables that another process is making just now
+    try:
+      columns = _columns(path, "mode=ro")
+    except sqlite3.DatabaseError as error:
+      raise InputError(
+        f"{path} cannot be read as a SQLite database: {error}"
+      ) from error
+  is_ours = any(known <= columns.get(n, set()) for n, known in _TABLES.items())
+  if columns and not is_ours:
+    raise InputError(
+      f"{path} is the database of another program (tables "
+      f"{', '.join(sorted(columns)[:5])}), not of a study; it is left as it "
+      "is: name another place"
+    )
+
+
+def _columns(path: str, how: str) -> dict[str, set[str]]:
+  """Names of the columns of each table."""
+  place = urllib.parse.quote(str(pathlib.Path(path).absolute()))
+  connection = sqlite3.connect(
+    f"file:{place}?{how}", uri=True, timeout=_BUSY_SECONDS
+  )
+  with contextlib.closing(connection):
+    rows = connection.execute(
+      "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c "
+      "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
+    columns: dict[str, set[str]] = {}
+    for table, column in rows:
+      columns.setdefault(table, set()).add(column)
+  return columns
+
+
+def address_problems(address: str) -> list[str]:
+  """Lists what is wrong with the text of an address; opens nothing."""
   if "://" not in address or address.startswith(SCHEMES):
     return []
   import sqlalchemy.engine
@@ -197,15 +246,14 @@ def _open_database(url: str) -> RDBStorage:
   return storage
 
 
-def _connect(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+def _connect(
+  url: str, engine_kwargs: dict[str, Any], **kwargs: Any
+) -> RDBStorage:
   """Opens a database; another searcher may be creating its tables just now."""
   import sqlalchemy.exc
 
-  for attempt in range(1, _ATTEMPTS + 1):
-    try:
-      return RDBStorage(url, engine_kwargs=dict(engine_kwargs))
-    except sqlalchemy.exc.DBAPIError:
-      if attempt == _ATTEMPTS:
-        raise
-      time.sleep(0.1 * attempt)
-  raise AssertionError
+  for attempt in range(1, _ATTEMPTS):
+    with contextlib.suppress(sqlalchemy.exc.DBAPIError):
+      return RDBStorage(url, dict(engine_kwargs), **kwargs)
+    time.sleep(0.1 * attempt)
+  return RDBStorage(url, dict(engine_kwargs), **kwargs)

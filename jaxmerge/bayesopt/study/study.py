@@ -1,33 +1,30 @@
 """A study with an exact budget, for any number of searchers, killed or not.
 
 The budget is a row of empty slots (waiting trials) 0 .. N-1, created once.
-Searchers, of one host or of many, share them by leases (leases.py); a trial
-whose owner is dead is finished under its own number and parameters before
-anything new begins, so that a search that was killed and run again equals one
-that never was.
+Searchers share them by leases (leases.py); a trial whose owner is dead is
+finished under its own number and parameters before anything new begins, so that
+a search that was killed and run again equals one that never was.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from jaxmerge.bayesopt.study import leases
-from jaxmerge.bayesopt.study.budget import Budget
 from jaxmerge.bayesopt.study.identity import check_identity
-from jaxmerge.bayesopt.study.optuna_adapter import storage_of, suggest
-from jaxmerge.bayesopt.study.scheduler import Ending, claim
+from jaxmerge.bayesopt.study.optuna_adapter import storage_of
+from jaxmerge.bayesopt.study.scheduler import Budget, Ending, claim
 from jaxmerge.bayesopt.study.storage import existing_storage, open_storage
 from jaxmerge.errors import InputError
 
@@ -36,8 +33,7 @@ PARTIAL_VALUE = "partial_value"
 _NO_LIMITS = Budget()
 
 
-@dataclasses.dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
   """The result of one evaluation.
 
   Attributes:
@@ -51,23 +47,9 @@ class Observation:
 
   value: float
   stderr: float = 0.0
-  attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  attrs: Mapping[str, Any] = types.MappingProxyType({})
   tokens: int = 0
   pruned: bool = False
-
-
-class EvaluationFailed(Exception):
-  """Raised by an objective that cannot score this point, and never will.
-
-  Args:
-    reason: kept with the trial, which fails.
-    tokens: number of tokens evaluated before.
-  """
-
-  def __init__(self, reason: str, tokens: int = 0):
-    self.reason = reason
-    self.tokens = tokens
-    super().__init__(reason)
 
 
 # Of a trial's number and parameters.
@@ -87,23 +69,14 @@ def open_study(
   """Opens or creates a study with `num_trials` slots.
 
   Safe to be killed and repeated; a larger `num_trials` adds slots to an old
-  study.
-
-  Args:
-    storage: as for open_storage.
-    name: of the study in its storage.
-    sampler: asked for every trial.
-    identity, described: as for check_identity.
-    num_trials: the budget N.
-    direction: of the scores.
+  study. `storage` is as for open_storage, `identity` and what is `described` as
+  for check_identity.
 
   Raises:
     InputError: a damaged journal, an unusable storage, a study of another
       direction or identity under this name (one problem a differing key).
   """
   optuna.logging.set_verbosity(optuna.logging.WARNING)
-  if num_trials < 1:
-    raise InputError(f"num_trials must be >= 1, got {num_trials}")
   study = optuna.create_study(
     storage=open_storage(storage),
     study_name=name,
@@ -130,15 +103,8 @@ def find_study(
 ) -> Study | None:
   """The study that open_study would go on with, to look at; writes nothing.
 
-  Args:
-    storage, name, direction: as for open_study.
-    identity, described, unknown: as for check_identity.
-
-  Returns:
-    None where there is none, or where looking would need a connection.
-
-  Raises:
-    InputError: as open_study.
+  Arguments and errors are those of open_study and of check_identity. None where
+  there is none, or where looking would need a connection.
   """
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   there = existing_storage(storage)
@@ -158,67 +124,52 @@ def _check_direction(study: Study, direction: str) -> None:
     )
 
 
-def _params(
-  study: Study, trial_id: int, space: Mapping[str, BaseDistribution] | None
-) -> dict[str, Any]:
+def _params(held: leases.Held) -> dict[str, float]:
   """Asks the sampler; a dead searcher's trial keeps what it was given."""
-  trial = Trial(study, trial_id)
-  if space is None:
-    space = study.sampler.infer_relative_search_space(
-      study, storage_of(study).get_trial(trial_id)
-    )
+  study, trial = held.study, Trial(held.study, held.trial_id)
+  space = study.sampler.infer_relative_search_space(study, held.trial())
   if not space:
-    raise InputError("the sampler knows no search space: give one")
-  return {
-    name: suggest(trial, name, distribution)
-    for name, distribution in space.items()
-  }
+    raise InputError("the sampler knows no search space")
+  params = {}
+  for name, d in space.items():
+    assert isinstance(d, FloatDistribution), f"{name} is no float"
+    params[name] = trial.suggest_float(
+      name, d.low, d.high, step=d.step, log=d.log
+    )
+  return params
 
 
 def _evaluate(
-  objective: Objective, number: int, params: dict[str, Any]
+  objective: Objective, number: int, params: dict[str, float]
 ) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
-  """The state, values and user attributes of a trial."""
+  """Returns the state, values and user attributes of a trial."""
   began = time.monotonic()
-  try:
-    observation = objective(number, params)
-    failure = _failure(observation)
-  except EvaluationFailed as error:
-    observation = Observation(0.0, tokens=error.tokens)
-    failure = error.reason
+  found = objective(number, params)
+  value, stderr = float(found.value), float(found.stderr)
   attrs = {
-    **observation.attrs,
+    **found.attrs,
     "seconds": time.monotonic() - began,
-    "tokens": int(observation.tokens),
+    "tokens": int(found.tokens),
   }
-  if failure is not None:
-    return TrialState.FAIL, None, {**attrs, FAILURE: failure}
-  value = float(observation.value)
-  attrs["stderr"] = float(observation.stderr)
-  if observation.pruned:
-    return TrialState.PRUNED, None, {**attrs, PARTIAL_VALUE: value}
-  return TrialState.COMPLETE, [value], attrs
+  if not math.isfinite(value):
+    failure = f"the score is not finite ({value})"
+  elif not 0 <= stderr < math.inf:
+    failure = f"the standard error is not usable ({stderr})"
+  elif found.pruned:
+    attrs |= {"stderr": stderr, PARTIAL_VALUE: value}
+    return TrialState.PRUNED, None, attrs
+  else:
+    return TrialState.COMPLETE, [value], {**attrs, "stderr": stderr}
+  return TrialState.FAIL, None, {**attrs, FAILURE: failure}
 
 
-def _failure(observation: Observation) -> str | None:
-  if not math.isfinite(observation.value):
-    return f"the score is not finite ({observation.value})"
-  if not 0 <= observation.stderr < math.inf:
-    return f"the standard error is not usable ({observation.stderr})"
-  return None
-
-
-def _run_trial(
-  held: leases.Held,
-  objective: Objective,
-  space: Mapping[str, BaseDistribution] | None,
-) -> bool:
+def _run_trial(held: leases.Held, objective: Objective) -> bool:
   """Asks, evaluates, records; False if another searcher finished the trial."""
   study, storage = held.study, storage_of(held.study)
   try:
     with leases.heartbeat(held) as errors:
-      params = _params(study, held.trial_id, space)
-      state, values, attrs = _evaluate(objective, held.trial().number, params)
+      number, params = held.trial().number, _params(held)
+      state, values, attrs = _evaluate(objective, number, params)
     if errors:
       attrs["lease_error"] = list(dict.fromkeys(errors))
     if held.is_taken_over():
@@ -247,21 +198,20 @@ def run_study(
   *,
   num_trials: int,
   on_trial: Callable[[FrozenTrial], None] | None = None,
-  space: Mapping[str, BaseDistribution] | None = None,
   limits: Budget = _NO_LIMITS,
   has_converged: Callable[[Sequence[FrozenTrial]], bool] | None = None,
 ) -> Ending:
   """Evaluates trials 0 .. num_trials - 1 that are not finished yet.
 
-  Any number of processes may run one study at once, each with one call at a
-  time. Each returns when all trials are finished, by whomever; a process that
-  dies leaves its trial to the others.
+  Any number of processes may do so at once, each with one call at a time. Each
+  returns when all trials are finished, by whomever; a process that dies leaves
+  its trial to the others.
 
-  A score or standard error that is not finite, or an EvaluationFailed, fails
-  its trial, with the reason in its user attribute "failure". A pruned
-  observation leaves a pruned trial with its user attribute "partial_value".
-  Both cost their unit of the budget. What else the objective raises goes
-  through; its trial is left to other searchers and to the next run.
+  A score or standard error that is not finite fails its trial, with the reason
+  in its user attribute "failure". A pruned observation leaves a pruned trial
+  with its user attribute "partial_value". Both cost their unit of the budget.
+  What the objective raises goes through; its trial is left to other searchers
+  and to the next run.
 
   Each finished trial has the user attributes "seconds" (of the evaluation that
   finished it), "tokens" and, where its lease could not be renewed meanwhile,
@@ -273,8 +223,6 @@ def run_study(
       that was not.
     num_trials: the budget N; surplus slots of the study are left alone.
     on_trial: called with each trial that this call finishes.
-    space: distributions of the parameters; by default those that the sampler
-      knows before the first trial (a simplex).
     limits: totals over all trials. No trial is started that would exceed one
       if it cost as much as the dearest so far; a larger limit goes on later.
     has_converged: says of the finished trials, by number, whether no further
@@ -284,11 +232,12 @@ def run_study(
     "done", or why trials are left waiting: "converged", "seconds" or "tokens".
 
   Raises:
-    InputError: no space is known, or an object store cannot be reached.
+    InputError: the sampler knows no search space before the first trial, or
+      an object store cannot be reached.
   """
   while isinstance(
     held := claim(study, num_trials, limits, has_converged), leases.Held
   ):
-    if _run_trial(held, objective, space) and on_trial is not None:
+    if _run_trial(held, objective) and on_trial is not None:
       on_trial(held.trial())
   return held

@@ -129,15 +129,8 @@ def train_tokenizer(
 ) -> HuggingFaceTokenizer:
   """Trains a byte-level BPE; the same texts give the same tokenizer.
 
-  `<|endoftext|>` has id 0, the 256 bytes come next.
-
-  Args:
-    texts: documents; the first `sample_bytes` of them are used.
-    vocab_size: tokens in all, at most; a short text gives fewer.
-    sample_bytes: UTF-8 bytes to learn from.
-
-  Raises:
-    InputError: vocab_size is below 257.
+  `<|endoftext|>` has id 0, the 256 bytes come next. It learns from the first
+  `sample_bytes`; a short text gives fewer tokens than `vocab_size`.
   """
   if vocab_size < SMALLEST_VOCABULARY:
     raise InputError(

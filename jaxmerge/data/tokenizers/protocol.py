@@ -37,23 +37,17 @@ class Tokenizer(Protocol):
   def end_of_text(self) -> int:
     """The id of the token that stands before every document.
 
-    That is one of the known names, else the one that the file says ends a text.
-
-    Raises:
-      InputError: the tokenizer has neither.
+    That is one of the known names, else the one that the file says ends a text;
+    InputError if the tokenizer has neither.
     """
 
   @property
   def bytes_per_token_V(self) -> np.ndarray:
-    """The number of UTF-8 bytes of text that each token stands for.
+    """int32[V], UTF-8 bytes of text that each token stands for.
 
-    Over the tokens of a text they add up to its length, if the tokenizer
-    changes no text; else (NFC normalisation, a space put in front) to the
-    length of the changed text. A SentencePiece model's unknown pieces count as
-    nothing.
-
-    Returns:
-      int32[V]; 0 for special tokens and for ids without a token.
+    Over the tokens of a text they add up to its length as the tokenizer changes
+    it (NFC normalisation, a space put in front). Special tokens, ids without a
+    token and unknown pieces of a SentencePiece model have 0.
     """
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Documents of local files: .txt, .md, .py, .jsonl and .jsonl.gz.
+"""Documents of local files, and those that are not used, by reason.
 
 UTF-8, with or without a byte-order mark, is read. Anything else is no document;
 the reason is given in its place.
@@ -8,14 +8,19 @@ import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxmerge.data.file_hashes import sha256_of_file
-from jaxmerge.data.skipped import BLANK, HALF_PAIR, NOT_UTF8
 from jaxmerge.errors import InputError
 
+NOT_UTF8 = "not UTF-8"
+BLANK = "blank"
+HALF_PAIR = "with half of a surrogate pair"
+REPEATED = "of a text that is there before"
+# Of corpora that were prepared when only the sum was kept.
+_EITHER = "not UTF-8 or blank"
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz")
 _HEAD_BYTES = 4096
@@ -27,12 +32,62 @@ _OTHER_MARKS = (
 )
 
 
+class Skip(NamedTuple):
+  """Documents that were left out for one reason, and which was the first."""
+
+  number: int
+  first: str
+
+
+class Skipped(dict[str, Skip]):
+  """Skips by their reason."""
+
+  def add(self, reason: str, name: str) -> None:
+    number, first = self.get(reason, (0, name))
+    self[reason] = Skip(number + 1, first)
+
+  @property
+  def total(self) -> int:
+    return sum(self.numbers.values())
+
+  @property
+  def numbers(self) -> dict[str, int]:
+    """The number of each reason; for the metadata of checkpoints."""
+    return {reason: skip.number for reason, skip in self.items()}
+
+  def summary(self) -> str:
+    """For example "101 skipped: 100 not UTF-8 (first: b.txt), 1 blank ..."."""
+    reasons = ", ".join(
+      f"{skip.number} {reason}" + (f" (first: {skip.first})" * bool(skip.first))
+      for reason, skip in self.items()
+    )
+    return f"{self.total} skipped: {reasons}" if self else "none skipped"
+
+
+def from_json(value: Any) -> Skipped:
+  """Reads a mapping of Skips, or the number that stood in its place once.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  if type(value) is int and value >= 0:
+    return Skipped({_EITHER: Skip(value, "")} if value else {})
+  found = Skipped()
+  entries = value.items() if isinstance(value, Mapping) else [("", value)]
+  for reason, entry in entries:
+    match entry:
+      case [int(number), str(first)]:
+        found[reason] = Skip(number, first)
+      case _:
+        raise ValueError(f"what was skipped is said to be {entry!r}")
+  return found
+
+
 class LocalFile(NamedTuple):
   """A file to read.
 
   Attributes:
     id: its name, which never holds a directory of this machine.
-    path: where it lies.
     sha256: of its content.
     form: of a file that is read otherwise than it once was: it has a byte-order
       mark, or is UTF-16 without one. Part of a corpus's identity.
@@ -45,7 +100,6 @@ class LocalFile(NamedTuple):
 
 
 def form_of(path: str) -> str:
-  """LocalFile.form of a file."""
   if not path.endswith(TEXT_SUFFIXES):
     return ""
   with open(path, "rb") as file:
@@ -104,7 +158,6 @@ def reason_to_skip(text: str | None) -> str:
 
 
 def _texts(file: LocalFile, content: Any) -> Iterator[tuple[str, str | None]]:
-  """Yields (name, text) of each document."""
   if not file.path.endswith(JSON_SUFFIXES):
     yield file.id, decoded(content.read())
     return
@@ -119,10 +172,8 @@ def _texts(file: LocalFile, content: Any) -> Iterator[tuple[str, str | None]]:
 def read_documents(file: LocalFile) -> Iterator[tuple[str, str, str]]:
   """Yields (name, text, reason to skip it or "") of each document of a file.
 
-  Names are as the file gives them, so that two may be equal.
-
-  Raises:
-    InputError: the file changed since it was hashed, or is damaged JSON lines.
+  Names are as the file gives them, so that two may be equal. InputError if the
+  file changed since it was hashed, or is damaged.
   """
   opener: Any = gzip.open if file.path.endswith(".gz") else open
   try:
