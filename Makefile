@@ -1,6 +1,7 @@
 # make quickstart   everything, from a bare clone to the report
 # make test         everything, from a bare clone to the tested package
 # make check        lint, format, types, contracts, then make test
+# make fuzz         2,000 damaged files of each kind, others at each run
 # make install      only the environment, in .venv
 #
 # LANE=newest does the same with the jax that GPU images have, in .venv-newest.
@@ -34,7 +35,7 @@ WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test check lock format
+.PHONY: install quickstart test check fuzz lock format
 
 install: $(INSTALLED)
 
@@ -58,6 +59,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory test
+
+fuzz: install
+	FUZZ=2000 $(BIN)/python -m pytest -n 2 tests/fuzz
 
 format: install
 	$(BIN)/ruff check --fix .

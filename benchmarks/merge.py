@@ -6,7 +6,7 @@
 
 Run it on Linux at the head of the repository. It makes directories of a Llama
 of 738M random parameters in bfloat16 (1.48 GB each; 12 GB of disk in all) and
-prints three tables:
+prints four tables:
 
 1. The plain average of two, as whole processes that take turns: median
    seconds after one run that is not counted, the processors' seconds of that
@@ -18,6 +18,12 @@ prints three tables:
 3. Each output against the mean of its inputs in float64. The unit of an error
    is the largest that one rounding to bfloat16 can make, half of the spacing
    at that mean; so 1.000 is as good as it gets.
+4. Methods that act on tensors, of directories of 20,000 small tensors each:
+   processors' seconds, which are to be within 3 times those of `uniform`.
+
+On a machine that does other work, compare busy seconds, on one core
+(`taskset -c 0 python benchmarks/merge.py ...`). `--other` names a checkout of
+another state, which takes its turns too.
 
 Memory is what /proc says of the process and its children: resident is VmHWM
 (the kernel's own high-water mark), or the highest sum of VmRSS in looks 20 ms
@@ -56,7 +62,20 @@ WIDTH, MLP_WIDTH, DEPTH, VOCABULARY, HEADS = 2048, 5504, 12, 32_000, 16
 DISTINCT, MANY = 4, 16
 LOOK_SECONDS = 0.02
 CHUNK = 1 << 22
-OURS = "jaxmerge"
+OURS, OTHER = "jaxmerge", "jaxmerge, other state"
+SMALL, SMALL_SHAPE = 20_000, (8, 16)
+SMALL_BOUND = 3.0
+# --weights of the methods of table 4, and whether they have a base.
+PER_TENSOR = {
+  "uniform": ("", False),
+  "slerp": ("--weights=.5,.5", False),
+  "karcher": ("", False),
+  "task_arithmetic": ("", True),
+  "ties": ("", True),
+  "dare": ("", True),
+  "dare_ties": ("", True),
+  "model_stock": ("", True),
+}
 BOUND = 1.3
 
 
@@ -149,6 +168,27 @@ def make_inputs(scratch: Path) -> list[Path]:
       for file in inputs[i % DISTINCT].glob("*.safetensors"):
         os.link(file, directory / file.name)
     part.rename(found)
+  return sorted(found.iterdir())
+
+
+def make_small(scratch: Path) -> list[Path]:
+  """Three directories of SMALL tensors, as of a mixture of experts."""
+  found = scratch / "small"
+  for i in range(3):
+    directory = found / f"input-{i}"
+    if directory.exists():
+      continue
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(i)
+    value = {"model_type": "mixture", "architectures": ["Mixture"]}
+    (directory / "config.json").write_text(json.dumps(value))
+    arrays = {
+      f"layers.{n // 400}.experts.{n % 400}.weight": rng.standard_normal(
+        SMALL_SHAPE, np.float32
+      ).astype(ml_dtypes.bfloat16)
+      for n in range(SMALL)
+    }
+    save_file(arrays, directory / "model.safetensors", {"format": "pt"})
   return sorted(found.iterdir())
 
 
@@ -370,9 +410,39 @@ def print_errors(found: Mapping[str, tuple[float, int, int]]) -> None:
     print(f"| {name} | {worst:.3f} | {wrong:,} | {total:,} |")
 
 
+def print_small(costs: Mapping[str, Cost]) -> None:
+  uniform = costs["uniform"].busy
+  print("| method | busy seconds | to `uniform` |")
+  print("|---|---|---|")
+  for name, cost in costs.items():
+    print(f"| {name} | {cost.busy:.2f} | {cost.busy / uniform:.2f}x |")
+  slowest = max(costs[name].busy for name in PER_TENSOR) / uniform
+  within = "within" if slowest <= SMALL_BOUND else "NOT within"
+  print(f"\nAll methods are {within} {SMALL_BOUND:g} times `uniform`.\n")
+
+
+def compare_small(
+  arguments: argparse.Namespace, inputs: Sequence[Path], output: Path
+) -> None:
+  base, *two = inputs
+  commands = {}
+  for method, (weights, has_base) in PER_TENSOR.items():
+    more = [f"--config.method={method}", weights]
+    more += [f"--config.base={base}"] if has_base else []
+    command = our_command(arguments.python, two, output)
+    commands[method] = [*command, *filter(None, more)]
+  print(f"Two of {SMALL:,} tensors of shape {list(SMALL_SHAPE)}.\n")
+  costs = take_turns(commands, two, output, arguments.repeats)
+  for name in commands:
+    remove(output.parent / name)
+  print_small(costs)
+
+
 def run(arguments: argparse.Namespace, scratch: Path) -> None:
   inputs = make_inputs(scratch)
+  small = make_small(scratch)
   with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    compare_small(arguments, small, Path(folder) / "output")
     compare(arguments, inputs, Path(folder) / "output")
 
 
@@ -381,6 +451,8 @@ def compare(
 ) -> None:
   two = inputs[:2]
   commands = {OURS: our_command(arguments.python, two, output)}
+  if arguments.other:
+    commands[OTHER] = ["env", "-C", arguments.other, *commands[OURS]]
   if arguments.mergekit:
     commands |= mergekit_commands(arguments.mergekit, two, output)
   costs = take_turns(commands, two, output, arguments.repeats)
@@ -401,6 +473,7 @@ def compare(
 def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument("--mergekit", default="", help="its mergekit-yaml")
+  parser.add_argument("--other", default="", help="another checkout")
   parser.add_argument("--python", default=sys.executable)
   parser.add_argument("--scratch", default="", help="where inputs are kept")
   parser.add_argument("--repeats", type=int, default=3)

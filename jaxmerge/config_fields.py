@@ -23,6 +23,9 @@ _KEY = "key"
 _KNOBS = "knobs"
 _SECTION = "section"
 
+# Of a knob of a merge method: a number for all inputs, or one for each.
+PerInput = float | tuple[float, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Key:
@@ -225,9 +228,16 @@ def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def as_kind(value: Any, kind: Any) -> Any:
-  """Converts lists to tuples, and integers to floats, as a key asks for."""
+  """Converts to the tuple or the float that a key asks for.
+
+  A list is a tuple of its elements, a text one of itself alone. A number for
+  each input is, if there is one alone, that for all.
+  """
+  if kind == PerInput:
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values[0] if len(values) == 1 else values
   if typing.get_args(kind):
-    return tuple(value)
+    return (value,) if isinstance(value, str) else tuple(value)
   return float(value) if kind is float else value
 
 

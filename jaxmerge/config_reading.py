@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from jaxmerge.config_fields import (
   Key,
+  PerInput,
   all_rows,
   build,
   chosen_rows,
@@ -21,7 +22,11 @@ from jaxmerge.errors import check
 from jaxmerge.old_names import NEW_NAMES
 
 _T = TypeVar("_T")
-_EXAMPLES = {str: "('a', 'b') or ('a',)", int: "(1, 2) or (1,)"}
+_EXAMPLES = {
+  str: "('a', 'b') or ('a',)",
+  int: "(1, 2) or (1,)",
+  float: "(0.3, 0.7) or (1.0,)",
+}
 
 
 def read(cls: type[_T], given: Any) -> _T:
@@ -120,18 +125,26 @@ def unknown_key(name: str, known: Iterable[str]) -> str:
 
 def _type_problems(name: str, value: Any, kind: Any) -> list[str]:
   of_tuple = typing.get_args(kind)  # (the elements' type, ...)
+  elements = [value]
   if of_tuple:
-    is_right = isinstance(value, tuple | list) and all(
-      _is_a(element, of_tuple[0]) for element in value
+    is_one = isinstance(value, str) or (
+      kind == PerInput and not isinstance(value, tuple | list)
+    )
+    elements = elements if is_one else value
+    is_right = isinstance(elements, tuple | list) and all(
+      _is_a(element, of_tuple[0]) for element in elements
     )
     wanted = f"a tuple of {of_tuple[0].__name__}, as {_EXAMPLES[of_tuple[0]]}"
+    if kind == PerInput:
+      wanted = "a number, or one for each input, as (0.5, 0.3)"
   else:
     is_right = _is_a(value, kind)
     wanted = kind.__name__
   if not is_right:
     return [f"{name} must be {wanted}, got {value!r}"]
-  if isinstance(value, float) and not math.isfinite(value):
-    return [f"{name} must be a finite number, got {value}"]
+  if any(isinstance(x, float) and not math.isfinite(x) for x in elements):
+    numbers = "finite numbers" if of_tuple else "a finite number"
+    return [f"{name} must be {numbers}, got {value}"]
   return []
 
 
@@ -152,6 +165,9 @@ def _range_problems(name: str, value: Any, known: Key) -> list[str]:
     near = difflib.get_close_matches(value, choices, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     return [f"{name} must be one of {choices}, got {value!r}{meant}"]
-  if isinstance(value, int | float) and not known.holds(value):
-    return [f"{name} must be {known.range}, got {value}"]
-  return []
+  numbers = value if isinstance(value, tuple) else (value,)
+  return [
+    f"{name} must be {known.range}, got {number}"
+    for number in numbers
+    if isinstance(number, int | float) and not known.holds(number)
+  ]

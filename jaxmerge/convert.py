@@ -16,6 +16,7 @@ from etils import epath
 
 from jaxmerge import locks
 from jaxmerge.checkpoints import models
+from jaxmerge.checkpoints.merged import left_of
 from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.cli import runner
@@ -49,7 +50,8 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
   with locks.exclusive(output, f"the output {output}"):
     compared = models.convert(opened[0], output, format)
   note = "" if compared else " (tensors compared, logits not: too large)"
-  print(presentable(f"saved {output}{note}"))
+  left = left_of(opened)
+  print(presentable(f"{left}\n" * bool(left) + f"saved {output}{note}"))
 
 
 def main(argv: Sequence[str]) -> None:

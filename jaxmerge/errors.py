@@ -1,11 +1,14 @@
 """Exceptions that end a verb early; bad input is one with every problem."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from jaxmerge.redaction import printable
 
 _T = TypeVar("_T")
+# Nobody reads more problems; a damaged file may have millions.
+_MOST_PROBLEMS = 1000
 
 
 class InputError(ValueError):
@@ -43,10 +46,19 @@ def describe_interrupt(error: KeyboardInterrupt) -> tuple[str, int]:
 
 
 def check(problems: Iterable[str]) -> None:
-  """Raises InputError if there is any problem."""
-  problems = list(problems)
-  if problems:
-    raise InputError(problems)
+  """Raises InputError if there is any problem; it names the first thousand."""
+  found = list(itertools.islice(problems, _MOST_PROBLEMS + 1))
+  if found[_MOST_PROBLEMS:]:
+    found[_MOST_PROBLEMS] = "there are more problems than these"
+  if found:
+    raise InputError(found)
+
+
+def grouped(problems: Iterable[str]) -> list[str]:
+  """Problems of one kind as one line: the first, and how many there are."""
+  found = list(problems)
+  more = f" ({len(found)} of this kind)" if found[1:] else ""
+  return [line + more for line in found[:1]]
 
 
 class Problems(list[str]):

@@ -5,7 +5,7 @@
 
 Prints each input's score (nats/token and bits/byte, if config.evaluator says
 nothing else) and the difference to the first input with its paired standard
-error.
+error. Inputs may be of several sizes and tokenizers.
 """
 
 import sys
@@ -24,18 +24,18 @@ from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge import locks
-from jaxmerge.checkpoints.inputs import Checkpoint, check_comparable
-from jaxmerge.checkpoints.model_inputs import load_params, open_models
+from jaxmerge.checkpoints.compatibility import check_comparable
+from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import Problems
-from jaxmerge.evaluation import statistics
+from jaxmerge.evaluation import comparison, statistics
 from jaxmerge.evaluation.config import EvaluateConfig
-from jaxmerge.evaluation.evaluator import EVALUATORS
+from jaxmerge.evaluation.evaluator import DEFAULT_EVALUATOR
+from jaxmerge.evaluation.evaluators.heldout_loss import BITS
 from jaxmerge.evaluation.score import Score
 from jaxmerge.files import check_can_make, make_directory, user_path, write_json
-from jaxmerge.merging.resident import choose_placement
 from jaxmerge.parallel import distributed
 from jaxmerge.progress import Progress
 from jaxmerge.reading import read_file, read_json
@@ -73,19 +73,23 @@ def evaluate(
   inputs: Sequence[str],
   *,
   output: epath.PathLike = "",
-  progress: Progress,
+  progress: Progress | None = None,
 ) -> list[Evaluation]:
-  """Scores each input on the same sequences and prints a table.
+  """Scores each input on the same text and prints a table.
+
+  Inputs of one tokenizer are scored on the same sequences, of several on the
+  same whole documents.
 
   Args:
     config: as configs/evaluate/quickstart.py.
     inputs: step directories, `workdir@step` or Hugging Face directories.
     output: a directory that gets evaluation.json; "" writes nothing.
-    progress: told how far the work is.
+    progress: told how far the work is; None: prints it.
 
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
   """
+  progress = progress or runner.TerminalProgress()
   distributed.check_single_process("evaluate")
   problems = Problems()
   settings = problems(lambda: read(EvaluateConfig, config))
@@ -103,9 +107,10 @@ def evaluate(
       problems.add(f"{file} is not an earlier evaluation; it is left as it is")
   problems.check()
   assert settings is not None
-  check_comparable(checkpoints)
+  is_per_byte = settings.evaluator == DEFAULT_EVALUATOR
+  check_comparable(checkpoints, allow_other_tokenizer=is_per_byte)
   with lock:
-    scores = _scores(settings, checkpoints, progress)
+    scores = comparison.scores(settings, checkpoints, progress)
     rows = []
     for checkpoint, score in zip(checkpoints, scores):
       delta = statistics.difference(score, scores[0])
@@ -117,8 +122,7 @@ def evaluate(
         make_directory(output) / _FILE,
         {
           "split": settings.split,
-          "sequences": len(scores[0].values_N),
-          "tokens": scores[0].tokens,
+          **_counts(scores[0]),
           "rows": [row.as_json() for row in rows],
         },
       )
@@ -130,42 +134,33 @@ def _is_evaluation(file: epath.Path) -> bool:
     value = read_json(read_file(file))
   except (OSError, ValueError):
     return False
-  keys = {"split", "sequences", "tokens", "rows"}
-  return isinstance(value, dict) and value.keys() == keys
+  counts = {"sequences", "tokens"}, {"documents", "bytes"}
+  keys = [{"split", "rows", *counted} for counted in counts]
+  return isinstance(value, dict) and value.keys() in keys
 
 
-def _scores(
-  config: EvaluateConfig,
-  checkpoints: Sequence[Checkpoint],
-  progress: Progress,
-) -> list[Score]:
-  setting = config.setting(checkpoints[0].metadata)
-  where = setting.shardings
-  budget = config.memory_budget_gb
-  choose_placement(
-    checkpoints[:1], where, merged_trees=1, memory_budget_gb=budget
-  )
-  opened = EVALUATORS[config.evaluator].open(
-    setting, lambda text: progress.note("data", text)
-  )
-  evaluator = opened.on(config.split, config.sequences)
-  scores = []
-  for number, checkpoint in enumerate(checkpoints, start=1):
-    scores.append(evaluator.score(load_params(checkpoint, where)))
-    progress.stage("evaluate", number, len(checkpoints), checkpoint.name)
-  return scores
+def _counts(score: Score) -> dict[str, int]:
+  """The size of what all inputs are scored on."""
+  items = len(score.values_N)
+  if score.unit == BITS:
+    return {"documents": items, "bytes": int(score.weights_N.sum())}
+  return {"sequences": items, "tokens": score.tokens}
 
 
 def _table(rows: Sequence[Evaluation], split: str) -> str:
   score = rows[0].score
   names = (score.unit, "stderr", *score.extras, "vs first", "paired stderr")
   width, widths = max(len(row.name) for row in rows), [*map(len, names)]
+  documents = (
+    f"The tokenizers differ: bits/byte are compared, over {len(score.values_N)}"
+    " whole documents; nats/token are of each input's own tokens.\n"
+  )
   lines = [(f"{split} split", *names)]
   for row in rows:
     numbers = (row.score.mean, row.stderr, *row.score.extras.values())
     delta = f"{row.delta:+.4f}", f"{row.delta_stderr:.4f}"
     lines.append((row.name, *(f"{x:.4f}" for x in numbers), *delta))
-  return "\n".join(
+  return (score.unit == BITS) * documents + "\n".join(
     "  ".join(
       [f"{name:<{width}}", *(c.rjust(max(w, 6)) for c, w in zip(cells, widths))]
     )
@@ -186,5 +181,5 @@ def main(argv: Sequence[str]) -> None:
   )
   runner.set_up_jax()
   written = epath.Path(flags.output or os.devnull) / _FILE
-  with runner.whole_output(written):
-    evaluate(**vars(flags), progress=runner.TerminalProgress())
+  with runner.whole_output(written), runner.TerminalProgress() as progress:
+    evaluate(**vars(flags), progress=progress)

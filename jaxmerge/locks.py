@@ -16,6 +16,7 @@ from etils import epath
 from jaxmerge import process_liveness
 from jaxmerge.errors import InputError
 from jaxmerge.files import make_directory, resolved
+from jaxmerge.reading import read_file, read_json
 
 _SUFFIX = ".jaxmerge-lock"
 
@@ -109,7 +110,7 @@ def lock_file(path: epath.PathLike) -> epath.Path:
 def _holder(file: epath.Path) -> str:
   """Names the process that holds a lock, which may not have signed yet."""
   try:
-    held = json.loads(file.read_text())
+    held = read_json(read_file(file))
     return f"process {held['pid']} on {held['host']} since {held['since']}"
   except (OSError, ValueError, TypeError, KeyError):
     return "another process"

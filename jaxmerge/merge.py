@@ -1,8 +1,9 @@
 """Merges checkpoints into one.
 
   python -m jaxmerge.merge --config=configs/merge/uniform.py \\
-      --inputs=A,B,... --output=DIR [--weights=.3,.7] \\
-      [--memory_budget_gb=G] [--overwrite] [--allow_unrelated] [--dry_run]
+      [--inputs=A,B,...] --output=DIR [--weights=.3,.7] \\
+      [--memory_budget_gb=G] [--overwrite] [--allow_unrelated] \\
+      [--allow_other_tokenizer] [--dry_run]
 
 Methods (--config.method=NAME), whose parameters are keys of --config:
 """
@@ -15,26 +16,27 @@ if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("merge"))
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge import locks
-from jaxmerge.checkpoints.inputs import check_mergeable, open_inputs
+from jaxmerge.checkpoints.compatibility import check_mergeable
+from jaxmerge.checkpoints.inputs import open_inputs
+from jaxmerge.checkpoints.merged import left_of
 from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.cli import runner
 from jaxmerge.config_reading import examine
 from jaxmerge.errors import InputError, Problems
-from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.files import check_can_make, free_bytes, user_path
 from jaxmerge.merging import method as methods
 from jaxmerge.merging.config import MergeConfig
+from jaxmerge.merging.dry_run import describe
 from jaxmerge.merging.merge_plan import (
   MergePlan,
-  describe,
   plan_merge,
   run_streamed,
 )
@@ -43,6 +45,9 @@ from jaxmerge.parallel import distributed
 from jaxmerge.parallel.mesh import host_budget
 from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
+
+if TYPE_CHECKING:  # data and model are not needed by most methods
+  from jaxmerge.evaluation.evaluator import Setting
 
 
 def merge(
@@ -54,36 +59,53 @@ def merge(
   memory_budget_gb: float = 0.0,
   overwrite: bool = False,
   allow_unrelated: bool = False,
+  allow_other_tokenizer: bool = False,
   dry_run: bool = False,
-  progress: Progress,
+  progress: Progress | None = None,
 ) -> None:
   """Merges `inputs` into the directory `output`, of the same format.
 
   Args:
-    config: as configs/merge/uniform.py.
+    config: as configs/merge/uniform.py, or a whole recipe, as ties.py.
     inputs: step directories or `workdir@step`, or all Hugging Face
-      directories; oldest first where the method minds their order.
+      directories; none: the config's; see checkpoints/input_order.py.
     output: a new step directory of kind `merged`, or Hugging Face directory.
-    weights: one per input, for methods that take them; with layer groups for
-      each group: the embeddings, the bands, the head.
+    weights: one per input, for methods that take them, with layer groups for
+      each group (the embeddings, the bands, the head); none: the config's.
     memory_budget_gb: instead of the config's, unless 0.
     overwrite: replace an existing output.
-    allow_unrelated: take different runs or tokenizers, or a changed corpus.
+    allow_unrelated: take different or unknown runs, or a changed corpus.
+    allow_other_tokenizer: take different vocabularies.
     dry_run: print the plan and stop after the checks.
+    progress: told how far the work is; None: prints it.
 
   Raises:
     InputError: lists what is wrong with the config, the inputs or the output.
   """
+  progress = progress or runner.TerminalProgress()
   distributed.check_single_process("merge")
   output = user_path(output)
   settings, wrong = examine(MergeConfig, config)
   if settings is None:
     raise InputError(wrong)
+  inputs = inputs or settings.inputs
+  weights = methods.weights_of_inputs(
+    METHODS.get(settings.method), len(inputs), weights or settings.weights
+  )
   typed = (inputs, output, weights, memory_budget_gb)
-  plan, setting = _open(settings, wrong, *typed, overwrite, allow_unrelated)
+  allowed = {
+    "allow_unrelated": allow_unrelated,
+    "allow_other_tokenizer": allow_other_tokenizer,
+  }
+  plan, setting = _open(settings, wrong, *typed, overwrite, allowed)
+  # Looked for before an input is replaced.
+  said = list(filter(None, (plan.order, left_of(plan.sources))))
   if dry_run:
-    print(presentable(describe(plan, free_bytes(output))))
+    lines = [describe(plan, free_bytes(output)), *said]
+    print(presentable("\n".join(lines)))
     return
+  for text in said:
+    progress.note("merge", text)
   asked: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
   with locks.exclusive(output, f"the output {output}"):
     if setting is not None:
@@ -104,8 +126,8 @@ def _open(
   weights: Sequence[float],
   budget_gb: float,
   overwrite: bool,
-  allow_unrelated: bool,
-) -> tuple[MergePlan, Setting | None]:
+  allowed: Mapping[str, bool],
+) -> tuple[MergePlan, "Setting | None"]:
   """Checks everything that can be known before an array is read."""
   method, knobs = METHODS.get(config.method), config.knobs
   problems = Problems(wrong)
@@ -117,7 +139,9 @@ def _open(
   if not (math.isfinite(budget_gb) and budget_gb >= 0):
     problems.add(f"--memory_budget_gb must be at least 0, got {budget_gb}")
   problems(lambda: check_can_make(output.parent))
-  sources = problems(lambda: open_inputs(inputs)) or []
+  if not inputs:
+    problems.add("no input is given, by --inputs=A,B,... or config.inputs")
+  sources = (problems(lambda: open_inputs(inputs)) if inputs else []) or []
   of_base = getattr(knobs, "base", "")
   bases = (problems(lambda: open_inputs([of_base])) if of_base else []) or []
   together = [*bases, *sources]
@@ -125,16 +149,12 @@ def _open(
   problems(lambda: check_output(output, overwrite=overwrite, inputs=read))
   setting = None
   if sources and method is not None:
-    problems(lambda: check_mergeable(together, allow_unrelated=allow_unrelated))
-    steps = [source.metadata.step for source in sources]
-    # Hugging Face directories may not say: then they are in the order typed.
-    if method.ordered and any(steps) and steps != sorted(set(steps)):
-      problems.add(f"the inputs must be given oldest first, got steps {steps}")
+    problems(lambda: check_mergeable(together, **allowed))
     if method.data:  # data and model are not needed by any other method
       from jaxmerge.evaluation.data_dependent import check_measurable
 
       size, data, length = config.batch_size, config.data, config.seq_len
-      text = config.mesh, size, data, length, allow_unrelated
+      text = config.mesh, size, data, length, allowed["allow_unrelated"]
       setting = problems(lambda: check_measurable(sources, *text))
   problems.check()
   assert method is not None
@@ -145,6 +165,7 @@ def _open(
     bases[0] if bases else None,
     weights,
     budget=host_budget(budget_gb or config.memory_budget_gb),
+    dtype=config.dtype,
     output=output,
   )
   return plan, setting
@@ -157,14 +178,15 @@ def main(argv: Sequence[str]) -> None:
     records=METHODS,
     configs={"config": ("merge", None)},
     strings={
-      "inputs": (None, runner.INPUTS),
+      "inputs": ("", f"{runner.INPUTS}; else config.inputs"),
       "output": (None, "the directory to write, of the inputs' format"),
-      "weights": ("", "for methods that take them, one number per input"),
+      "weights": ("", "one number per input; else config.weights"),
       "memory_budget_gb": ("0", "another spelling of config.memory_budget_gb"),
     },
     booleans={
       "overwrite": "replace an existing output",
-      "allow_unrelated": "merge checkpoints of different runs or tokenizers",
+      "allow_unrelated": "merge checkpoints of different or unknown runs",
+      "allow_other_tokenizer": "merge checkpoints of different vocabularies",
       "dry_run": "check everything, print the plan, stop",
     },
   )
@@ -173,5 +195,5 @@ def main(argv: Sequence[str]) -> None:
     # A training run on this machine's accelerator is left alone.
     jax.config.update("jax_platforms", "cpu")
   runner.set_up_jax()
-  with runner.whole_output(flags.output):
-    merge(**vars(flags), progress=runner.TerminalProgress())
+  with runner.whole_output(flags.output), runner.TerminalProgress() as progress:
+    merge(**vars(flags), progress=progress)

@@ -24,6 +24,7 @@ from jaxmerge.cli import runner
 from jaxmerge.config_fields import to_flat
 from jaxmerge.data import heldout, pipeline
 from jaxmerge.data.cache import TokenizedCorpus, open_corpus
+from jaxmerge.data.local_text import LOCAL_SOURCES
 from jaxmerge.errors import check
 from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.files import user_path
@@ -48,7 +49,7 @@ def train(
   *,
   init_from: str = "",
   dry_run: bool = False,
-  progress: Progress,
+  progress: Progress | None = None,
 ) -> None:
   """Trains to `config.num_steps`, going on from the latest checkpoint.
 
@@ -57,7 +58,9 @@ def train(
     workdir: gets run.json, its tokenizer, metrics.jsonl, tensorboard/ and
       checkpoints/<step>/{params, opt_state, data, metadata}.
     init_from: an input whose parameters the run starts from.
-    dry_run: print the plan and stop after the checks.
+    dry_run: print the plan and stop after the checks. Text of this machine is
+      read and tokenized for them, and its tokens are kept for the run.
+    progress: told how far the work is; None: prints it.
 
   Raises:
     InputError: the config, the corpus, the workdir or a checkpoint is not
@@ -65,6 +68,7 @@ def train(
       already there stays as it was.
     Diverged: a loss is not finite; nothing of that is saved.
   """
+  progress = progress or runner.TerminalProgress()
   workdir = user_path(workdir)
   config, trainer = check_config(config)
   parent, parts = check_start(workdir, init_from, config, trainer.config)
@@ -72,13 +76,14 @@ def train(
   plan = loop.Plan(
     0, config.num_steps, per_step, config.log_every, config.save_every
   )
-  if dry_run:
+  state_bytes = config.optimizer.state_bytes
+  if dry_run and config.data.source not in LOCAL_SOURCES:
+    # It may have to be downloaded, or take hours to tokenize.
     trains_tokenizer = not config.data.tokenizer_path
-    state_bytes = config.optimizer.state_bytes
     print(plan_text(trainer, plan, state_bytes, trains_tokenizer))
     return
-  # Before minutes of work that would be in vain.
-  distributed.on_first_process(lambda: run.check_free(workdir))
+  if not dry_run:  # before minutes of work that would be in vain
+    distributed.on_first_process(lambda: run.check_free(workdir))
   corpus = open_corpus(
     config.data, progress=lambda text: progress.note("data", text)
   )
@@ -92,6 +97,9 @@ def train(
   )
   if parent is not None:
     check(start_problems(parent, trainer.config, corpus.tokenizer))
+  if dry_run:
+    print(plan_text(trainer, plan, state_bytes, trains_tokenizer=False))
+    return
   _train(config, workdir, trainer, plan, corpus, identity, parent, progress)
 
 
@@ -159,10 +167,11 @@ def main(argv: Sequence[str]) -> None:
     booleans={"dry_run": "check everything, print the plan, stop"},
   )
   runner.set_up_jax()
-  train(
-    flags.config,
-    flags.workdir,
-    init_from=flags.init_from,
-    dry_run=flags.dry_run,
-    progress=runner.TerminalProgress(),
-  )
+  with runner.TerminalProgress() as progress:
+    train(
+      flags.config,
+      flags.workdir,
+      init_from=flags.init_from,
+      dry_run=flags.dry_run,
+      progress=progress,
+    )

@@ -40,15 +40,15 @@ def quickstart(
   configs: dict[str, config_dict.ConfigDict],
   *,
   commands: Sequence[str] = (),
-  progress: Progress,
+  progress: Progress | None = None,
 ) -> epath.Path:
   """Makes the three steps of the README and returns the merged checkpoint.
 
   Args:
-    workdir: of the run; the report is in its report/ directory.
+    workdir: of the run; the report is in its search/<study_name>/report/.
     configs: one for each of "pretrain", "search" and "evaluate".
     commands: shown in the report as the way to get it again.
-    progress: told how far the work is.
+    progress: told how far the work is; None: prints it.
 
   Raises:
     InputError: lists what is wrong with any of the configs, before training.
@@ -95,10 +95,9 @@ def _problems(
       for step in asked.checkpoint_steps
       if step not in saved
     )
-    report = workdir / asked.report_dir
-    places = Places(workdir, asked.study_name, asked.storage, report)
+    places = Places.of(asked, workdir)
     of_search.extend(output_problems(places))
-    of_search(lambda: check_report_directory(report))
+    of_search(lambda: check_report_directory(places.report, asked.study_name))
     problems = [f"search: {problem}" for problem in of_search.found]
   return problems
 
@@ -112,9 +111,10 @@ def main(argv: Sequence[str]) -> None:
     booleans={},
   )
   runner.set_up_jax()
-  quickstart(
-    flags.workdir,
-    {verb: getattr(flags, verb) for verb in CONFIGS},
-    commands=[runner.command("quickstart", argv)],
-    progress=runner.TerminalProgress(),
-  )
+  with runner.TerminalProgress() as progress:
+    quickstart(
+      flags.workdir,
+      {verb: getattr(flags, verb) for verb in CONFIGS},
+      commands=[runner.command("quickstart", argv)],
+      progress=progress,
+    )

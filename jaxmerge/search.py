@@ -2,7 +2,7 @@
 
   python -m jaxmerge.search --config=configs/search/quickstart.py \\
       --workdir=runs/quickstart [--inputs=A,B,...] [--allow_unrelated] \\
-      [--dry_run]
+      [--allow_other_tokenizer] [--dry_run]
 
 Without --inputs the workdir's own checkpoints are merged. Type the same
 command again to go on where it stopped.
@@ -16,13 +16,14 @@ if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("search"))
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge.bayesopt.study.scheduler import Budget
-from jaxmerge.checkpoints.inputs import check_mergeable
+from jaxmerge.checkpoints.compatibility import check_mergeable
+from jaxmerge.checkpoints.merged import left_of
 from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import Problems
@@ -46,22 +47,24 @@ def search(
   *,
   inputs: Sequence[str] = (),
   allow_unrelated: bool = False,
+  allow_other_tokenizer: bool = False,
   dry_run: bool = False,
   commands: Sequence[str] = (),
-  progress: Progress,
+  progress: Progress | None = None,
 ) -> epath.Path:
   """Searches, saves the best merge and writes the report.
 
   Args:
     config: as configs/search/quickstart.py.
     workdir: of a run; gets search/<name>/{study.journal, merged/<step>} and
-      the report's directory.
+      the report, beside them or in `config.report_dir`.
     inputs: checkpoints to merge instead of the workdir's own.
-    allow_unrelated: merge checkpoints of different runs or tokenizers, and
-      score on a corpus that has changed since training.
+    allow_unrelated: merge checkpoints of different or unknown runs, and score
+      on a corpus that has changed since training.
+    allow_other_tokenizer: merge checkpoints of different vocabularies.
     dry_run: print the plan and stop after the checks.
     commands: shown in the report as the way to get it again.
-    progress: told how far the work is.
+    progress: told how far the work is; None: prints it.
 
   Returns:
     The merged checkpoint's step directory.
@@ -70,11 +73,16 @@ def search(
     InputError: lists what is wrong with the config, the inputs, the workdir or
       a study of that name.
   """
+  progress = progress or runner.TerminalProgress()
   workdir = user_path(workdir)
   config = read(SearchConfig, config)
   distributed.check_single_process("search")
   began = time.time()
-  ready = _prepare(config, workdir, inputs, allow_unrelated, progress)
+  allowed = {
+    "allow_unrelated": allow_unrelated,
+    "allow_other_tokenizer": allow_other_tokenizer,
+  }
+  ready = _prepare(config, workdir, inputs, allowed, progress)
   # Before a text is tokenized: a study of that name may be another's.
   before = search_study.find(ready)
   if dry_run:
@@ -101,23 +109,27 @@ def _prepare(
   config: SearchConfig,
   workdir: epath.Path,
   inputs: Sequence[str],
-  allow_unrelated: bool,
+  allowed: Mapping[str, bool],
   progress: Progress,
 ) -> Prepared:
   """Checks inputs, places and devices; InputError lists what is wrong."""
   checkpoints, trail = search_plan.open_checkpoints(
-    workdir, config.checkpoint_steps, inputs, progress
+    workdir,
+    config.checkpoint_steps,
+    config.checkpoint_window,
+    inputs,
+    progress,
   )
   steps = [c.metadata.step for c in checkpoints]
-  places = Places(
-    workdir, config.study_name, config.storage, workdir / config.report_dir
-  )
+  places = Places.of(config, workdir)
   problems = Problems(search_plan.step_problems(steps, config.baselines))
   problems.extend(search_plan.output_problems(places, checkpoints))
-  problems(lambda: check_report_directory(places.report))
+  problems(lambda: check_report_directory(places.report, config.study_name))
   problems.check()
-  check_mergeable(checkpoints, allow_unrelated=allow_unrelated)
-  setting = config.setting(checkpoints[-1].metadata, allow_unrelated)
+  if left := left_of(checkpoints):
+    progress.note("search", left)
+  check_mergeable(checkpoints, **allowed)
+  setting = config.setting(checkpoints[-1].metadata, allowed["allow_unrelated"])
   search = WeightSearch.of(config, checkpoints)
   place = choose_placement(
     checkpoints,
@@ -152,17 +164,20 @@ def main(argv: Sequence[str]) -> None:
       "inputs": ("", runner.INPUTS),
     },
     booleans={
-      "allow_unrelated": "merge checkpoints of different runs or tokenizers",
+      "allow_unrelated": "merge checkpoints of different or unknown runs",
+      "allow_other_tokenizer": "merge checkpoints of different vocabularies",
       "dry_run": "check everything, print the plan, stop",
     },
   )
   runner.set_up_jax()
-  search(
-    flags.config,
-    flags.workdir,
-    inputs=flags.inputs,
-    allow_unrelated=flags.allow_unrelated,
-    dry_run=flags.dry_run,
-    commands=[runner.command("search", argv)],
-    progress=runner.TerminalProgress(),
-  )
+  with runner.TerminalProgress() as progress:
+    search(
+      flags.config,
+      flags.workdir,
+      inputs=flags.inputs,
+      allow_unrelated=flags.allow_unrelated,
+      allow_other_tokenizer=flags.allow_other_tokenizer,
+      dry_run=flags.dry_run,
+      commands=[runner.command("search", argv)],
+      progress=progress,
+    )

@@ -1,13 +1,17 @@
 """What tests of several rooms share."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+import resource
 
 from jaxmerge import merge, runner
 from jaxmerge.model.config import DecoderConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
+# In a workdir, of the study that most configs name.
+REPORT = "search/pair/report"
 DECODER = DecoderConfig(
   vocab_size=50,
   hidden_size=16,
@@ -82,3 +86,22 @@ def contents(folder: pathlib.Path) -> dict:
 
 def no_corpus(*args, **kwargs):
   raise AssertionError("a corpus is prepared before the cheap checks")
+
+
+@contextlib.contextmanager
+def bounded_memory(size: int):
+  """Fails a block that takes 200 MB more than four times a file's size."""
+  # Linux alone forgets a peak, and others only fail to see a lower one.
+  with contextlib.suppress(OSError):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+  before = _peak_memory()
+  yield
+  taken = _peak_memory() - before
+  assert taken < 200_000_000 + 4 * size, f"it took {taken} bytes of memory"
+
+
+def _peak_memory() -> int:
+  with contextlib.suppress(OSError):
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -16,7 +16,7 @@ from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
 from jaxmerge.formats.records.metadata import canonical_json, hash_text
 from jaxmerge.training import run
-from tests.helpers import ROOT, contents
+from tests.helpers import REPORT, ROOT, contents
 
 VERBS = {
   "pretrain": pretrain,
@@ -175,8 +175,8 @@ def test_a_file_in_the_place_of_the_merge_stops_a_search_first(workdir, capsys):
 
 @pytest.mark.parametrize("name", ["report.html", "results.json"])
 def test_a_pipe_in_the_report_is_not_waited_for(workdir, capsys, name):
-  (workdir / "report").mkdir()
-  os.mkfifo(workdir / "report" / name)
+  (workdir / REPORT).mkdir(parents=True)
+  os.mkfifo(workdir / REPORT / name)
   assert name in refused(capsys, "search", workdir)
 
 

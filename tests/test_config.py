@@ -1,6 +1,7 @@
 """Config keys are defined once; what was made under old names is still read."""
 
 import dataclasses
+import inspect
 import json
 import pathlib
 import shutil
@@ -9,7 +10,7 @@ import pytest
 from optuna.samplers import RandomSampler
 
 import jaxmerge
-from jaxmerge import evaluate, pretrain, search
+from jaxmerge import evaluate, merge, pretrain, quickstart, search
 from jaxmerge.bayesopt.study.study import open_study
 from jaxmerge.cli import config_docs
 from jaxmerge.cli.config_files import CONFIGS, config_class
@@ -117,6 +118,22 @@ def test_config_files_say_only_what_they_choose(verb):
     read(config_class(verb), config)
   for row in config_docs.rows(config_class(verb)):
     assert row.key.help, row.name
+
+
+def test_a_loaded_recipe_takes_a_number_or_one_for_each_input():
+  config = jaxmerge.load_config("configs/merge/ties.py")
+  for given, found in (((0.4,), 0.4), ([0.1, 0.2], (0.1, 0.2))):
+    config.density = given
+    assert read(config_class("merge"), config).knobs.density == found
+  config = jaxmerge.load_config("configs/merge/uniform.py")
+  config.method, config.density, config.base = "ties", 0.3, "x"
+  config.density = (0.3, 0.4)
+  config.memory_budget_gb = (1.0, 2.0)
+  with pytest.raises(InputError) as error:
+    read(config_class("merge"), config)
+  assert error.value.problems == [
+    "config.memory_budget_gb must be float, got (1.0, 2.0)"
+  ]
 
 
 def test_the_page_of_keys_is_up_to_date():
@@ -258,3 +275,32 @@ def test_a_study_under_old_names_goes_on(tmp_path):
   opened(now)
   with pytest.raises(InputError, match="another initial_weights"):
     opened({**now, "initial_weights": ["lawa"]})
+
+
+def test_a_text_is_taken_for_a_tuple_of_one_text():
+  config = jaxmerge.load_config("configs/pretrain/tiny.py")
+  config.data.source = "text_files"
+  config.data.globs = "corpus/*.txt"
+  assert config.data.globs == ("corpus/*.txt",)
+  config.data.update({"globs": "corpus"})
+  assert config.data.globs == ("corpus",)
+  own = {"data": {"source": "text_files", "globs": "corpus"}}
+  found = read(config_class("evaluate"), own)
+  assert found.data.globs == ("corpus",)
+
+
+def test_a_tuple_of_another_type_names_the_remedy():
+  config = jaxmerge.load_config("configs/pretrain/tiny.py")
+  with pytest.raises(TypeError, match=r"must be a tuple, as .* got 5"):
+    config.data.globs = 5
+
+
+def test_a_program_needs_no_progress():
+  for function in (
+    pretrain.train,
+    search.search,
+    merge.merge,
+    evaluate.evaluate,
+    quickstart.quickstart,
+  ):
+    assert inspect.signature(function).parameters["progress"].default is None

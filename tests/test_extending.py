@@ -28,27 +28,35 @@ def run_blocks(text, folder):
   """Writes `python` blocks under their names and runs `console` blocks.
 
   The first line of a file is `# name.py`, that of a command begins with `$`;
-  what the command must print, line by line, may follow.
+  what the command must print, line by line, may follow. A block may have
+  several commands.
   """
   for kind, block in _BLOCK.findall(text):
-    first, _, rest = block.partition("\n")
+    first = block.partition("\n")[0]
     if kind == "python":
       (folder / first.removeprefix("# ")).write_text(block)
       continue
     assert kind == "console", kind
-    command = shlex.split(first.removeprefix("$ "))
-    assert command[0] == "python", first
-    done = subprocess.run(
-      [sys.executable, *command[1:]],
-      cwd=folder,
-      env={**os.environ, "PYTHONPATH": str(ROOT)},
-      capture_output=True,
-      text=True,
-      timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    for line in filter(None, rest.splitlines()):
-      assert line in done.stdout.splitlines(), done.stdout
+    for one in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+      run_command(one, folder)
+
+
+def run_command(text, folder):
+  """Runs the command of a first line; the other lines it must print."""
+  first, *printed = text.splitlines()
+  command = shlex.split(first)
+  assert command[0] == "python", first
+  done = subprocess.run(
+    [sys.executable, *command[1:]],
+    cwd=folder,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stderr
+  for line in filter(None, printed):
+    assert line in done.stdout.splitlines(), done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_a_report_killed_between_its_files_can_be_written_again(
   with pytest.raises(KeyboardInterrupt):
     write()
   assert moved == ["report.html", "baselines.png"]
-  check_report_directory(tmp_path)
+  check_report_directory(tmp_path, "pair")
 
 
 def _optuna_file(tmp_path):

@@ -62,17 +62,6 @@ def test_every_method_gives_a_checkpoint(tiny_run, tmp_path, method):
     )
 
 
-def test_inputs_out_of_order_are_refused(tiny_run, tmp_path):
-  with pytest.raises(InputError, match=r"oldest first, got steps \[12, 8\]"):
-    merge.merge(
-      _config(tiny_run, "ema"),
-      [f"{tiny_run}@12", f"{tiny_run}@8"],
-      tmp_path / "out",
-      progress=quiet,
-    )
-  assert not (tmp_path / "out").exists()
-
-
 def test_the_plan_names_the_base_and_what_is_read(tiny_run, tmp_path, capsys):
   inputs = [f"{tiny_run}@{step}" for step in (8, 12)]
   for method, words in (("ties", "base  "), ("lawa", "0.000000")):

@@ -12,6 +12,7 @@ from flax import nnx
 import jaxmerge
 from jaxmerge.checkpoints import merged
 from jaxmerge.checkpoints.inputs import open_inputs
+from jaxmerge.errors import InputError
 from jaxmerge.huggingface.shards import open_tensors, write_tensors
 from jaxmerge.model.decoder import Decoder
 from tests.helpers import DECODER
@@ -45,13 +46,15 @@ def files(seed):
 @pytest.mark.parametrize("steps", [(None, None), (1, 2), (2, 1)])
 def test_files_are_those_of_the_latest_input(tmp_path, steps):
   paths = [
-    hugging_face(tmp_path / f"in{i}", tensors(i), files=files(i), step=step)
+    hugging_face(tmp_path / "ab"[i], tensors(i), files=files(i), step=step)
     for i, step in enumerate(steps)
   ]
-  (paths[0] / "LICENSE").write_text("not carried")
+  for i, path in enumerate(paths):
+    (path / f"LICENSE.{i}").write_text("of one input")
   fixtures.run(paths, tmp_path / "out", allow_unrelated=True)
   latest = 0 if steps == (2, 1) else 1
   expected = {**files(latest), "tokenizer.json": '{"version": "1.0"}'}
+  expected[f"LICENSE.{latest}"] = "of one input"
   for name, text in expected.items():
     assert (tmp_path / "out" / name).read_bytes() == text.encode(), name
   ours = {"README.md", "jaxmerge.json", "model.safetensors"}
@@ -93,12 +96,76 @@ def test_the_card_names_the_sources(tmp_path):
   assert "- step: 2" in card
   for path, step, weight in zip(paths, "12", ("0.25", "0.75")):
     assert re.search(
-      rf"^\| {path} \| a run \| {step} \| {weight} \| [0-9a-f]{{64}} \|$",
+      rf"^\| {path.name} \| a run \| {step} \| {weight} \| [0-9a-f]{{64}} \|$",
       card,
       re.MULTILINE,
     )
   # Its code lies beside the tensors, and transformers runs it when told to.
   assert "trust_remote_code=True" in card
+
+
+def test_one_weight_of_slerp_is_how_far_to_go(tmp_path):
+  paths = [hugging_face(tmp_path / f"in{i}", tensors(i)) for i in (1, 2)]
+  for name, weights in (("t", [0.25]), ("both", [0.75, 0.25])):
+    fixtures.run(paths, tmp_path / name, "slerp", weights=weights)
+  found, both = (loaded(tmp_path / name) for name in ("t", "both"))
+  for name, array in both.items():
+    np.testing.assert_array_equal(found[name], array)
+  with pytest.raises(InputError, match="2 inputs but 1 --weights"):
+    fixtures.run(paths, tmp_path / "no", "karcher", weights=[0.25])
+
+
+def test_a_recipe_is_one_file(tmp_path, capsys):
+  paths = [
+    str(hugging_face(tmp_path / n, tensors(i))) for i, n in enumerate("abc")
+  ]
+  recipe = tmp_path / "recipe.py"
+  recipe.write_text(
+    "from ml_collections import config_dict\n"
+    "def get_config():\n"
+    "  config = config_dict.ConfigDict()\n"
+    f"  config.method, config.base = 'ties', {paths[0]!r}\n"
+    f"  config.inputs = {paths[1:]!r}\n"
+    "  config.weights, config.density = (1, 0.5), (0.5, 0.3)\n"
+    "  config.dtype = 'bfloat16'\n"
+    "  return config\n"
+  )
+  words = [f"--config={recipe}"]
+  assert command(*words, f"--output={tmp_path / 'file'}") == 0
+  changes = {"base": paths[0], "density": (0.5, 0.3), "dtype": "bfloat16"}
+  fixtures.run(
+    paths[1:], tmp_path / "typed", "ties", changes=changes, weights=[1, 0.5]
+  )
+
+  def same(name, other):
+    a, b = (loaded(tmp_path / folder) for folder in (name, other))
+    return all(np.array_equal(a[key], b[key]) for key in a)
+
+  assert same("file", "typed")
+  (again,) = open_inputs([str(tmp_path / "file")])
+  assert again.metadata.provenance["recipe"]["density"] == [0.5, 0.3]
+  # Who weighs nothing is not read, nor is its density taken for another's.
+  alone = [f"--inputs={paths[2]}", "--weights=1", "--config.density=.3"]
+  for name, more in (("zero", ["--weights=0,1"]), ("alone", alone)):
+    assert command(*words, *more, f"--output={tmp_path / name}") == 0
+  assert same("zero", "alone")
+  words += [f"--inputs={paths[2]},{paths[1]}", "--weights=.5,1"]
+  words += ["--config.density=(.3,.5)"]
+  assert command(*words, f"--output={tmp_path / 'turned'}") == 0
+  assert same("turned", "file")
+  words += ["--config.density=.3"]
+  assert command(*words, f"--output={tmp_path / 'one'}") == 0
+  assert not same("one", "file")
+  capsys.readouterr()
+  words = ["--config.density=x", f"--config.base={paths[0]}"]
+  words += ["--config.method=ties", f"--output={tmp_path / 'no'}"]
+  assert command(*words) == 2
+  told = capsys.readouterr().err
+  assert "config.density must be a number, or one for each input" in told
+  assert command("--config.weights=1,1e999", words[-1]) == 2
+  assert "config.weights must be finite numbers" in capsys.readouterr().err
+  assert command(words[-1]) == 2
+  assert "by --inputs=A,B,... or config.inputs" in capsys.readouterr().err
 
 
 def test_the_origin_is_read_again(tmp_path):
@@ -120,11 +187,22 @@ def test_the_origin_is_read_again(tmp_path):
   assert [s["step"] for s in provenance["sources"]] == [5, 7]
   assert [s["name"] for s in provenance["sources"]] == list(map(str, paths))
   assert [s["weight"] for s in provenance["sources"]] == [1.0, 1.0]
+  card = (tmp_path / "out/README.md").read_text()
+  whole = provenance["sources"][0]["params"]
+  assert f"Base: in5, parameters {whole}." in card
+  assert str(tmp_path) not in card
   recipe = provenance["recipe"]
   assert (recipe["density"], recipe["scale"]) == (0.5, 1.0)
   assert recipe["base"] == provenance["sources"][0]["params"]
   # It is an input like any other, of the same run.
+  config = tmp_path / "out/config.json"
+  said = {**json.loads(config.read_text()), "_name_or_path": "org/input"}
+  config.write_text(json.dumps(said))
   fixtures.run([paths[1], tmp_path / "out"], tmp_path / "twice")
+  # What it carries is the name of one of its inputs, not its own.
+  card = (tmp_path / "twice/README.md").read_text()
+  assert '- "out"\n' in card
+  assert "(org/input)" not in card
 
 
 def test_hashes_tell_sources_apart_and_say_nothing_of_what_was_not_read(
@@ -181,12 +259,13 @@ def test_links_as_in_a_download_cache(tmp_path):
   """Where every file of a snapshot is a link to a blob."""
   paths = []
   for i in (1, 2):
-    blobs = hugging_face(tmp_path / f"blobs {i}", tensors(i), step=i)
-    paths.append(tmp_path / f"snapshot, {i}".replace(",", ""))
-    paths[-1].mkdir()
+    blobs = hugging_face(tmp_path / f"models--a--{i}/blobs", tensors(i), step=i)
+    paths.append(tmp_path / f"models--a--{i}/snapshots/0a1b")
+    paths[-1].mkdir(parents=True)
     for file in blobs.iterdir():
-      (paths[-1] / file.name).symlink_to(file)
+      (paths[-1] / file.name).symlink_to(f"../../blobs/{file.name}")
   fixtures.run(paths, tmp_path / "out")
+  assert (tmp_path / "out/tokenizer.json").read_text() == '{"version": "1.0"}'
   mean = (tensors(1)["a.weight"] + tensors(2)["a.weight"]) / 2
   np.testing.assert_allclose(loaded(tmp_path / "out")["a.weight"], mean)
   assert not (tmp_path / "out/model.safetensors").is_symlink()

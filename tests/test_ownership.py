@@ -10,8 +10,16 @@ from jaxmerge import convert, evaluate, locks, merge, search
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation import comparison
 from jaxmerge.formats.records.metadata import read_metadata
-from tests.helpers import Telling, config_of, contents, merge_into, quiet
+from tests.helpers import (
+  REPORT,
+  Telling,
+  config_of,
+  contents,
+  merge_into,
+  quiet,
+)
 
 AUTO_MAP = {"AutoModel": "modeling_x.Model", "AutoTokenizer": ["tok_x.T", None]}
 
@@ -292,8 +300,9 @@ def test_checkpoints_that_are_kept_elsewhere_are_still_the_runs(run, tmp_path):
 
 def test_a_search_writes_nothing_among_checkpoints(run, tmp_path):
   (run / "report").symlink_to(run / "checkpoints")
+  config = config_of("search", report_dir="report")
   with pytest.raises(InputError, match="lies among the checkpoints"):
-    search.search(config_of("search"), run, progress=quiet)
+    search.search(config, run, progress=quiet)
   (run / "report").unlink()
   (run / "search").symlink_to(run / "checkpoints/8")
   before = contents(tmp_path)
@@ -312,8 +321,8 @@ def test_a_search_looks_at_all_that_it_would_write_before_it_begins(run):
   merged = run / "search/pair/merged/12"
   merged.mkdir(parents=True)
   (merged / "notes.txt").write_text("mine")
-  (run / "report").mkdir()
-  (run / "report/results.json").write_text("[1]")
+  (run / REPORT).mkdir()
+  (run / f"{REPORT}/results.json").write_text("[1]")
   config = config_of("search")
   config.storage = str(run / "run.json")
   before = contents(run)
@@ -413,7 +422,7 @@ def test_an_evaluation_is_checked_before_it_is_scored(
   def scores(*args):
     raise AssertionError("scored")
 
-  monkeypatch.setattr(evaluate, "_scores", scores)
+  monkeypatch.setattr(comparison, "scores", scores)
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine/evaluation.json").write_text('{"grade": "A"}')
   (tmp_path / "file").touch()

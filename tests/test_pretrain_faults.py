@@ -233,17 +233,47 @@ def test_what_is_not_the_run_is_refused_before_a_text_is_tokenized(
   assert contents(workdir) == before
 
 
-def test_a_dry_run_reads_and_writes_nothing(unfinished, monkeypatch, capsys):
-  monkeypatch.setattr(pretrain, "open_corpus", no_corpus)
+def test_a_dry_run_writes_nothing_in_a_workdir(unfinished, capsys):
   before = contents(unfinished), sorted(os.listdir(unfinished.parent))
   pretrain.train(
     config_of("pretrain"), unfinished, dry_run=True, progress=quiet
   )
-  assert "300 tokens, or what the text gives" in capsys.readouterr().out
+  assert "vocabulary: 300 tokens\n" in capsys.readouterr().out
   new = unfinished.parent / "new"
   pretrain.train(config_of("pretrain"), new, dry_run=True, progress=quiet)
   after = contents(unfinished), sorted(os.listdir(unfinished.parent))
   assert after == before
+
+
+def test_a_run_and_its_dry_run_say_what_they_read(tmp_path, capsys):
+  config, text = _run_of_files(tmp_path)
+  text.with_name("latin.txt").write_bytes(b"caf\xe9")
+  config.data.globs = str(text.parent)
+  said = []
+  telling = Telling(lambda *args: said.append(args[3]))
+  new = tmp_path / "new"
+  pretrain.train(config, new, dry_run=True, progress=telling)
+  [line] = [words for words in said if "train tokens" in words]
+  assert "1 skipped: 1 not UTF-8 (first: latin.txt); " in line
+  assert line.endswith("validation")
+  assert not new.exists()
+  # A glob that is a text, and the run itself: the same corpus.
+  config.data.globs = f"{text.parent}/*.txt"
+  said.clear()
+  pretrain.train(config, new, progress=telling)
+  assert line in said
+  config.seed = 1
+  with pytest.raises(InputError, match="config.seed was 0"):
+    pretrain.train(config, new, dry_run=True, progress=telling)
+
+
+def test_a_dry_run_leaves_a_catalogue_alone(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(pretrain, "open_corpus", no_corpus)
+  config = config_of("pretrain")
+  config.data.source = "lm1b"
+  config.data.data_dir = str(tmp_path)
+  pretrain.train(config, tmp_path / "new", dry_run=True)
+  assert "300 tokens, or what the text gives" in capsys.readouterr().out
 
 
 def test_one_process_at_a_time_trains_in_a_workdir(unfinished):

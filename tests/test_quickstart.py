@@ -14,10 +14,11 @@ import pytest
 import jaxmerge
 from jaxmerge import merge, quickstart
 from jaxmerge.checkpoints.store import restore_params
+from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
 from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.pretrain import train
-from tests.helpers import ROOT, config_of, quiet
+from tests.helpers import REPORT, ROOT, config_of, quiet
 
 VERBS = ("pretrain", "search", "evaluate")
 ROW = (
@@ -56,8 +57,8 @@ def test_a_bad_config_stops_before_training(tmp_path):
 
 
 def test_results_have_their_exact_shape(workdir):
-  results = json.loads((workdir / "report/results.json").read_text())
-  assert list(results) == ["rows", "tokens_trained", "tokens_saved"]
+  results = json.loads((workdir / f"{REPORT}/results.json").read_text())
+  assert list(results) == ["study", "rows", "tokens_trained", "tokens_saved"]
   rows = {row["name"]: row for row in results["rows"]}
   assert list(rows) == [
     "last",
@@ -78,10 +79,10 @@ def test_results_have_their_exact_shape(workdir):
 
 
 def test_the_report_has_its_figures(workdir):
-  names = {p.name for p in (workdir / "report").iterdir()}
+  names = {p.name for p in (workdir / REPORT).iterdir()}
   figures = {"training_curve", "posterior", "convergence", "baselines"}
   assert names >= {f"{name}.png" for name in figures}
-  page = (workdir / "report/report.html").read_text()
+  page = (workdir / f"{REPORT}/report.html").read_text()
   assert page.count("data:image/png;base64,") >= 4
 
 
@@ -99,8 +100,30 @@ def test_the_merged_checkpoint_is_one_like_any_other(workdir):
   assert logits.shape == (1, 4, metadata.model["vocab_size"])
 
 
+def test_the_card_of_an_exported_merge_has_the_searchs_numbers(
+  workdir, tmp_path
+):
+  path = workdir / "search/pair/merged/12"
+  results = json.loads((workdir / f"{REPORT}/results.json").read_text())
+  last, merged = results["rows"][0], results["rows"][-1]
+  measured = read_metadata(path).provenance["search"]
+  assert measured["last"] == last["report_loss"]
+  assert measured["merged"] == merged["report_loss"]
+  assert measured["delta"] == merged["report_delta_vs_last"]
+  assert measured["stderr"] == merged["report_delta_stderr"]
+  assert (workdir / measured["report"]).exists()
+  convert(str(path), tmp_path / "hf", "hf")
+  card = (tmp_path / "hf/README.md").read_text()
+  delta, stderr = measured["delta"], measured["stderr"]
+  assert f"{measured['merged']:.4f} | {delta:+.4f} +- {stderr:.4f} |" in card
+  assert f"`{REPORT}/report.html`" in card
+  assert "AutoTokenizer" in card
+  assert "| run@8 |" in card
+  assert str(workdir) not in card
+
+
 def test_the_same_command_again_changes_nothing(workdir, trials_of):
-  report = workdir / "report/report.html"
+  report = workdir / f"{REPORT}/report.html"
   before = trials_of(workdir), report.read_bytes()
   quickstart.quickstart(workdir, tiny_configs(), progress=quiet)
   assert (trials_of(workdir), report.read_bytes()) == before
@@ -198,7 +221,7 @@ def test_an_installed_wheel_gives_the_same_bits_outside_the_checkout(
   )
   assert done.returncode == 0, done.stderr
   again = elsewhere / "runs/quickstart"
-  for name in ("report/results.json", "metrics.jsonl"):
+  for name in (f"{REPORT}/results.json", "metrics.jsonl"):
     assert (again / name).read_text() == (workdir / name).read_text()
   leaves = [
     read_metadata(w / "search/pair/merged/12").leaves for w in (again, workdir)

@@ -15,7 +15,8 @@ from jaxmerge import (
   process_liveness,
   quickstart,
 )
-from jaxmerge.checkpoints.inputs import check_mergeable, open_inputs
+from jaxmerge.checkpoints.compatibility import check_mergeable
+from jaxmerge.checkpoints.inputs import open_inputs
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.config_reading import read
@@ -31,7 +32,7 @@ from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.resident import Trees
 from jaxmerge.parallel.mesh import make_mesh
-from tests.helpers import config_of, merge_into, quiet
+from tests.helpers import REPORT, config_of, merge_into, quiet
 
 
 def test_overwrite_replaces_a_checkpoint_and_nothing_else(tiny_run, tmp_path):
@@ -239,11 +240,11 @@ def test_a_merge_that_measures_checks_its_corpus_first(
 
 def test_the_quickstart_looks_at_what_it_will_write_before_it_trains(tmp_path):
   workdir = tmp_path / "run"
-  (workdir / "report").mkdir(parents=True)
-  (workdir / "report/results.json").write_text("mine")
+  (workdir / REPORT).mkdir(parents=True)
+  (workdir / f"{REPORT}/results.json").write_text("mine")
   verbs = ("pretrain", "search", "evaluate")
   with pytest.raises(InputError, match="search: .*results.json"):
     quickstart.quickstart(
       workdir, {verb: config_of(verb) for verb in verbs}, progress=quiet
     )
-  assert [p.name for p in workdir.iterdir()] == ["report"]
+  assert [p.name for p in workdir.iterdir()] == ["search"]

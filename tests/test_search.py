@@ -20,7 +20,7 @@ from jaxmerge.formats.records.metadata import describe_leaves, read_metadata
 from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import layer_groups
 from jaxmerge.redaction import without_secrets
-from tests.helpers import config_of, contents
+from tests.helpers import REPORT, config_of, contents
 
 
 def _config(**changes):
@@ -61,7 +61,7 @@ def test_everything_on(workdir):
     baselines=baselines,
   )
   path = search.search(config, workdir, progress=_Notes())
-  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  rows = json.loads((workdir / f"{REPORT}/results.json").read_text())["rows"]
   named = {row["name"]: row for row in rows}
   assert {"last", "uniform", "gp_hedge", *baselines} <= named.keys()
   assert named["gp_hedge"]["evaluations"] == 6
@@ -75,9 +75,9 @@ def test_everything_on(workdir):
   by_hand = grouped_average(trees, weights_GxK, groups)
   merged = restore_params(path)
   jax.tree.map(np.testing.assert_array_equal, by_hand, merged)
-  page = (workdir / "report/report.html").read_text()
+  page = (workdir / f"{REPORT}/report.html").read_text()
   assert "weights of band_0" in page
-  assert not (workdir / "report/slices.png").exists()
+  assert not (workdir / f"{REPORT}/slices.png").exists()
   trials = _study(workdir).trials
   assert [len(t.params) for t in trials] == [9] * 6
   assert all("gradient" in t.user_attrs for t in trials if t.value is not None)
@@ -94,7 +94,7 @@ def test_a_used_up_limit_says_how_to_go_on(workdir):
   assert 2 <= len(done) < 5
   spent = sum(t.user_attrs["tokens"] for t in done)
   assert spent <= config.max_tokens
-  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  rows = json.loads((workdir / f"{REPORT}/results.json").read_text())["rows"]
   assert rows[-1]["evaluations"] == len(done)
   search.search(_config(num_trials=5), workdir, progress=_Notes())
   assert all(t.state.is_finished() for t in _study(workdir).trials)
@@ -115,7 +115,7 @@ def test_a_failed_trial_is_shown_and_not_chosen(workdir, monkeypatch):
   failed = [t for t in _study(workdir).trials if FAILURE in t.user_attrs]
   assert failed
   assert any("failed: the score is not finite (nan)" in n for n in notes.notes)
-  page = (workdir / "report/report.html").read_text()
+  page = (workdir / f"{REPORT}/report.html").read_text()
   assert "the score is not finite (nan)" in page
 
 
@@ -184,7 +184,7 @@ def test_a_diverged_checkpoint_costs_trials_and_not_the_search(workdir):
   )
   tmp.rename(steps[0])
   search.search(_config(num_trials=7), workdir, progress=_Notes())
-  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  rows = json.loads((workdir / f"{REPORT}/results.json").read_text())["rows"]
   names = [row["name"] for row in rows]
   assert "uniform" not in names
   assert names[-1] == "gp_hedge"
@@ -225,16 +225,16 @@ def test_a_method_that_converges_and_recommends_what_it_has_not_tried(
   assert [t.state.name for t in trials] == ["COMPLETE"] * 3 + ["WAITING"] * 2
   mean_K = np.mean([list(t.params.values()) for t in trials[:3]], axis=0)
   assert read_metadata(path).provenance["method"] == "three"
-  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  rows = json.loads((workdir / f"{REPORT}/results.json").read_text())["rows"]
   assert rows[-1]["name"] == "three"
   assert rows[-1]["evaluations"] == 3
   assert list(rows[-1]["weights"].values()) == pytest.approx(list(mean_K))
-  figures = {file.stem for file in (workdir / "report").glob("*.png")}
+  figures = {file.stem for file in (workdir / REPORT).glob("*.png")}
   assert {"slices", "ternary", "own"} <= figures
-  page = (workdir / "report/report.html").read_text()
+  page = (workdir / f"{REPORT}/report.html").read_text()
   assert "own.png" in page
   assert "(chosen)" not in page
-  before = contents(workdir / "report")
+  before = contents(workdir / REPORT)
   search.search(config, workdir, progress=notes)
   assert (
     notes.notes.count("search: Three has converged with 2 trials left") == 2
@@ -242,6 +242,6 @@ def test_a_method_that_converges_and_recommends_what_it_has_not_tried(
   assert [t.params for t in _study(workdir).trials] == [
     t.params for t in trials
   ]
-  assert contents(workdir / "report") == before
+  assert contents(workdir / REPORT) == before
   with pytest.raises(InputError, match="with search_method 'three'"):
     search.search(_config(num_trials=5), workdir, progress=notes)

@@ -6,9 +6,11 @@ import pytest
 
 from jaxmerge import search
 from jaxmerge.bayesopt.study.study import find_study
+from jaxmerge.checkpoints import merged as identity
+from jaxmerge.checkpoints.inputs import open_steps
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation import held_out_splits
-from tests.helpers import config_of, contents, no_corpus, quiet
+from jaxmerge.evaluation import held_out_splits, search_study
+from tests.helpers import REPORT, config_of, contents, no_corpus, quiet
 
 
 @pytest.fixture
@@ -45,6 +47,25 @@ def test_a_dry_run_reads_the_study_and_writes_nothing(
   assert sorted(p.name for p in searched.parent.iterdir()) == folders
 
 
+def test_a_plan_counts_the_points_of_a_grid(tiny_run, capsys):
+  def evaluations(steps, num_trials) -> str:
+    config = config_of(
+      "search",
+      num_trials=num_trials,
+      checkpoint_steps=steps,
+      baselines=("grid", "random"),
+    )
+    search.search(config, tiny_run, dry_run=True, progress=quiet)
+    [line] = re.findall(r"evaluations: (.*)", capsys.readouterr().out)
+    return line.partition("; ")[2]
+
+  assert evaluations((4, 8, 12, 16), 9) == (
+    "4 by grid (each checkpoint alone: it says little here); 9 by random"
+  )
+  assert evaluations((4, 8, 12, 16), 10) == "10 by grid; 10 by random"
+  assert evaluations((8, 12), 9) == "9 by grid; 9 by random"
+
+
 def test_more_checkpoints_and_gradients_take_longer(
   tiny_run, monkeypatch, capsys
 ):
@@ -66,6 +87,20 @@ def test_more_checkpoints_and_gradients_take_longer(
     found.append(float(re.search(r"about ([\d.]+) s a trial", plan)[1]))
   assert found == sorted(found)
   assert found[2] > 2 * found[0]
+
+
+def test_each_study_has_a_report_of_its_own(searched, capsys):
+  first = (searched / REPORT / "report.html").read_bytes()
+  config = config_of("search", num_trials=2, study_name="again")
+  search.search(config, searched, progress=quiet)
+  assert (searched / "search/again/report/report.html").exists()
+  assert (searched / REPORT / "report.html").read_bytes() == first
+  config.report_dir = "search_report"
+  search.search(config, searched, progress=quiet)
+  config.study_name = "third"
+  for dry_run in (True, False):
+    with pytest.raises(InputError, match="of the study 'again'"):
+      search.search(config, searched, dry_run=dry_run, progress=quiet)
 
 
 @pytest.mark.parametrize("storage", ["", "sqlite"])
@@ -132,8 +167,10 @@ def test_a_changed_corpus_is_refused_before_it_is_tokenized(
 ):
   monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
   monkeypatch.setattr(held_out_splits, "content_hash", lambda s: "another")
+  monkeypatch.setattr(held_out_splits, "changed_files", lambda *_: "new: a.py")
+  words = r"is no longer what step 12 was trained on \(new: a.py\)"
   for dry_run in (True, False):
-    with pytest.raises(InputError, match="is no longer what step 12 was tr"):
+    with pytest.raises(InputError, match=words):
       search.search(
         config_of("search"), tiny_run, dry_run=dry_run, progress=quiet
       )
@@ -144,6 +181,20 @@ def test_a_changed_corpus_is_refused_before_it_is_tokenized(
     allow_unrelated=True,
     progress=quiet,
   )
+
+
+def test_an_input_that_holds_something_else_is_named(searched, monkeypatch):
+  """Not a hash of it."""
+  inputs = [identity.identity(c) for c in open_steps(searched, [8, 12])]
+  changed = dict(zip(inputs, (inputs[0], "0" * 64)))
+  monkeypatch.setattr(
+    search_study, "identity_of", lambda c: changed[identity.identity(c)]
+  )
+  with pytest.raises(InputError) as told:
+    search.search(config_of("search"), searched, dry_run=True, progress=quiet)
+  [problem] = told.value.problems
+  assert "(steps 8, 12: of 12 the content was another one)" in problem
+  assert not re.search("[0-9a-f]{12}", problem)
 
 
 def test_there_is_no_study_where_nothing_is(tmp_path):

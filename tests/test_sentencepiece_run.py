@@ -10,11 +10,11 @@ import pytest
 
 from jaxmerge import convert, evaluate, merge, pretrain, runner
 from jaxmerge.checkpoints import model_inputs
-from jaxmerge.checkpoints.inputs import (
+from jaxmerge.checkpoints.compatibility import (
   check_comparable,
   check_mergeable,
-  open_inputs,
 )
+from jaxmerge.checkpoints.inputs import open_inputs
 from jaxmerge.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from jaxmerge.errors import InputError
 from jaxmerge.formats.records.metadata import read_metadata
@@ -136,4 +136,6 @@ def test_a_json_and_a_model_are_two_tokenizers(model_run, tiny_run):
     with pytest.raises(InputError, match="only one is a tokenizer.json"):
       check([first, other])
     check([first, first])
-  check_mergeable([first, other], allow_unrelated=True)
+  with pytest.raises(InputError, match="only one is a tokenizer.json"):
+    check_mergeable([first, other], allow_unrelated=True)
+  check_mergeable([first, other], allow_other_tokenizer=True)

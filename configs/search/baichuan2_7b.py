@@ -4,7 +4,7 @@
       --include "train_01980B/*" "train_02200B/*" \
       --local-dir checkpoints/baichuan2
   python -m jaxmerge.search --config=configs/search/baichuan2_7b.py \
-      --workdir=runs/baichuan2_7b --allow_unrelated \
+      --workdir=runs/baichuan2_7b \
       --inputs=checkpoints/baichuan2/train_01980B,checkpoints/baichuan2/train_02200B
 
 The directories must hold config.json and tokenizer.model beside the weights

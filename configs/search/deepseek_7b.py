@@ -4,7 +4,7 @@ DeepSeek gives its intermediate checkpoints out on request (see the README of
 deepseek-ai/DeepSeek-LLM). With Hugging Face directories of them:
 
   python -m jaxmerge.search --config=configs/search/deepseek_7b.py \
-      --workdir=runs/deepseek_7b --allow_unrelated \
+      --workdir=runs/deepseek_7b \
       --inputs=checkpoints/deepseek/1800B,checkpoints/deepseek/2000B
 
 See configs/search/pythia.py for memory and for text of your own. Not run on

@@ -5,13 +5,13 @@
   hf download EleutherAI/pythia-1b --revision step142000 \
       --local-dir checkpoints/pythia-1b/step142000
   python -m jaxmerge.search --config=configs/search/pythia.py \
-      --workdir=runs/pythia-1b --allow_unrelated \
+      --workdir=runs/pythia-1b \
       --inputs=checkpoints/pythia-1b/step141000,checkpoints/pythia-1b/step142000
 
-Other sizes by other names. The files say of no run, hence --allow_unrelated.
-Takes the memory of four models (`--dry_run` tells how much, and where it goes
-if that is more than the devices have). The text is Python's own source, which
-is at hand everywhere; for the language that matters to you:
+Other sizes by other names. Takes the memory of four models (`--dry_run` tells
+how much, and where it goes if that is more than the devices have). The text is
+Python's own source, which is at hand everywhere; for the language that matters
+to you:
 
       --config.data.source=text_files --config.data.globs="('text/*.txt',)"
 

@@ -19,5 +19,4 @@ def get_config() -> config_dict.ConfigDict:
   config.num_trials = 20
   # The parabola is the baseline to beat with many checkpoints.
   config.baselines = ("grid", "random", "quadratic", "cma_es")
-  config.report_dir = "report_six"
   return config

@@ -1,6 +1,7 @@
 """Samplers that keep with a trial what it was asked, and by whom."""
 
 import abc
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,10 @@ from jaxmerge.bayesopt.space import (
 )
 from jaxmerge.bayesopt.study.optuna_adapter import id_of, storage_of
 from jaxmerge.bayesopt.trials import ASKED
+from jaxmerge.errors import InputError
+
+# Below Optuna's, whose handler and verbosity it shares.
+_LOGGER = logging.getLogger("optuna.jaxmerge")
 
 
 class RecordingSampler(BaseSampler):
@@ -40,6 +45,7 @@ class RecordingSampler(BaseSampler):
     self.simplex = simplex
     self._num_startup = num_startup
     self.seed = seed
+    self._told: set[str] = set()
 
   @abc.abstractmethod
   def ask(
@@ -81,6 +87,7 @@ class RecordingSampler(BaseSampler):
     param_name: str,
     param_distribution: BaseDistribution,
   ) -> Any:
+    self._tell_of(param_name, param_distribution)
     if (
       isinstance(param_distribution, FloatDistribution)
       and trial.number < self._num_startup
@@ -94,6 +101,25 @@ class RecordingSampler(BaseSampler):
     return drawing.sample_independent(
       study, trial, param_name, param_distribution
     )
+
+  def _tell_of(self, name: str, distribution: BaseDistribution) -> None:
+    """Warns once of a parameter that no process will model."""
+    if self.simplex is not None and name in self.simplex.names:
+      raise InputError(
+        f"{name} must be suggested as a float in [0, 1], as `simplex` names "
+        f"it; got {distribution}"
+      )
+    is_modelled = self.simplex is None and isinstance(
+      distribution, FloatDistribution
+    )
+    if not is_modelled and name not in self._told:
+      self._told.add(name)
+      _LOGGER.warning(
+        "%s is drawn at random: %s models %s",
+        name,
+        type(self).__name__,
+        "float parameters" if self.simplex is None else "those of `simplex`",
+      )
 
 
 class SimplexSampler(RecordingSampler):

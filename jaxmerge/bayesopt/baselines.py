@@ -35,6 +35,13 @@ def grid(loss: Loss, num_weights: int, budget: int, seed: int) -> None:
     loss(unit_K.tolist())
 
 
+def num_evaluations(name: str, num_weights: int, budget: int) -> int:
+  """The points that a baseline evaluates: a grid has fewer than the budget."""
+  if name == "grid":
+    return len(simplex_points.grid(num_weights, budget))
+  return budget
+
+
 def with_sampler(make: Callable[[int], BaseSampler]) -> Baseline:
   """An Optuna sampler in the K - 1 stick-breaking parameters."""
 

@@ -5,12 +5,13 @@ function of the finished trials, the seed and the trial's number; all that the
 portfolio remembers lies in the trials' own attributes.
 """
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt import trials
 from jaxmerge.bayesopt.asking import RecordingSampler
@@ -31,8 +32,8 @@ class GPHedgeSampler(RecordingSampler):
 
   With `simplex` the named parameters (each a float in [0, 1]) sum to 1, from
   trial 0 on; with groups of names, those of each group do. Without it, any
-  float parameters are searched in their box; integers and categories are drawn
-  at random. Several objectives are refused.
+  float parameters are searched in their box. All other parameters are drawn at
+  random, of which a warning tells once. Several objectives are refused.
 
   A trial's user attribute "stderr", if any, is the known standard error of its
   value. Failed and non-finite trials never reach the Gaussian process; pruned
@@ -40,16 +41,21 @@ class GPHedgeSampler(RecordingSampler):
   running ones, of other workers, count as observed at their posterior mean
   (kriging believer). No point is asked twice (|difference| < 5e-4).
 
+  A trial that ends without what the process needs of it (a parameter of
+  `simplex`, a usable gradient) raises InputError where its value is told.
+
   Args:
-    seed: of every draw, together with the trial's number.
+    seed: of every draw, together with the trial's number; None draws one,
+      which the attribute `seed` tells.
     n_startup_trials: trials before the Gaussian process is asked; by default
       as many as there are starts, or 5 points of a Latin hypercube.
     acquisitions: the portfolio, of acquisition.ACQUISITIONS.
     simplex: names of the parameters that sum to 1, or groups of them.
     use_gradients: condition on derivatives too: a trial's user attribute
-      "gradient" holds d value / d parameter by name (on a simplex only
-      differences between names matter), "gradient_stderr" the standard error
-      of a slope along a direction of length one, 0 if not there.
+      "gradient" holds d value / d parameter by name, NaN where that is not
+      known (on a simplex only differences between names matter),
+      "gradient_stderr" the standard error of a slope along a direction of
+      length one, 0 if not there. Both are set before the value is told.
     starts: points on the simplex of the first trials, alike in every group;
       by default the vertices, last name first.
 
@@ -61,7 +67,7 @@ class GPHedgeSampler(RecordingSampler):
   def __init__(
     self,
     *,
-    seed: int,
+    seed: int | None = None,
     n_startup_trials: int | None = None,
     acquisitions: Sequence[str] = ("ei", "pi", "ucb"),
     simplex: Sequence[str] | Sequence[Sequence[str]] | None = None,
@@ -77,12 +83,14 @@ class GPHedgeSampler(RecordingSampler):
       )
     if n_startup_trials is not None and n_startup_trials < 1:
       problems.append(f"n_startup_trials must be >= 1, got {n_startup_trials}")
+    if seed is None:
+      seed = secrets.randbelow(2**32)
     if seed < 0:
       problems.append(f"seed must be >= 0, got {seed}")
-    if starts is not None and (not simplex or not len(starts)):
+    if starts is not None and (simplex is None or not len(starts)):
       problems.append("starts are points on a simplex, one or more")
     check(problems)
-    space = simplices_of(simplex, starts) if simplex else None
+    space = None if simplex is None else simplices_of(simplex, starts)
     default = len(space.starts_NxK) if space else _NUM_BOX_STARTS
     super().__init__(space, n_startup_trials or default, seed)
     self._acquisitions = tuple(acquisitions)
@@ -91,6 +99,17 @@ class GPHedgeSampler(RecordingSampler):
   def space(self) -> Simplices | None:
     """The named parameters; None without `simplex`."""
     return self.simplex
+
+  def after_trial(
+    self,
+    study: Study,
+    trial: FrozenTrial,
+    state: TrialState,
+    values: Sequence[float] | None,
+  ) -> None:
+    """Refuses a scored trial that the process would leave out in silence."""
+    if state == TrialState.COMPLETE:
+      check(trials.problems(trial, self.simplex, self._use_gradients))
 
   def ask(
     self, study: Study, trial: FrozenTrial, space: Space

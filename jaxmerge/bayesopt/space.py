@@ -14,7 +14,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import qmc
 
-from jaxmerge.errors import check
+from jaxmerge.errors import InputError, check
 from jaxmerge.simplex import points
 from jaxmerge.simplex.bounds import normalised
 
@@ -187,7 +187,12 @@ def simplices_of(
   Raises:
     InputError: lists what is wrong with the names and the starts.
   """
-  listed = [names] if isinstance(names[0], str) else names
+  listed = [names] if all(isinstance(n, str) for n in names) else names
+  if isinstance(names, str) or any(isinstance(group, str) for group in listed):
+    raise InputError(
+      "a simplex is a sequence of names, or of groups of names, such as "
+      f'("w_0", "w_1"); got {names!r}'
+    )
   groups = tuple(tuple(map(str, group)) for group in listed)
   flat = [name for group in groups for name in group]
   size = len(groups[0])

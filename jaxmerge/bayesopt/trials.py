@@ -4,7 +4,9 @@ D coordinates, N scored trials, M pending ones, J acquisitions.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+import numbers
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from optuna.study import StudyDirection
@@ -12,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.gp import surrogate
 from jaxmerge.bayesopt.gp.padding import Observations
-from jaxmerge.bayesopt.space import Space
+from jaxmerge.bayesopt.space import Simplices, Space, box_of
 from jaxmerge.bayesopt.study.study import PARTIAL_VALUE
 
 ASKED = "gp_hedge:asked"
@@ -42,6 +44,56 @@ def lies_in(trial: FrozenTrial, space: Space) -> bool:
     and math.isfinite(trial.params[name])
     for name, distribution in space.distributions().items()
   )
+
+
+def problems(
+  trial: FrozenTrial, simplex: Simplices | None, use_gradients: bool
+) -> list[str]:
+  """Says why a scored trial tells the process less than it should.
+
+  A NaN in its gradient is fine: it says that a slope is not known.
+  """
+  said, name = [], f"trial {trial.number}"
+  wanted = simplex.distributions() if simplex else {}
+  if missing := sorted(wanted.keys() - trial.params.keys()):
+    said.append(
+      f"{name} has not suggested {', '.join(missing)}, which `simplex` names; "
+      f"it has suggested {', '.join(trial.params) or 'nothing'}"
+    )
+  said += [
+    f"{name}: {param} must be suggested as a float in [0, 1], as `simplex` "
+    f"names it; got {found}"
+    for param, found in trial.distributions.items()
+    if param in wanted and found != wanted[param]
+  ]
+  if use_gradients:
+    slopes = (simplex or box_of(trial.distributions)).distributions()
+    said += _gradient_problems(name, trial.user_attrs, slopes)
+  return said
+
+
+def _gradient_problems(
+  name: str, attrs: Mapping[str, Any], params: Collection[str]
+) -> list[str]:
+  wanted = f'a user attribute "{GRADIENT}" of the form {{name: slope}}'
+  gradient = attrs.get(GRADIENT)
+  if not isinstance(gradient, Mapping):
+    got = "none" if gradient is None else type(gradient).__name__
+    return [
+      f"{name}: use_gradients wants {wanted}, for {', '.join(params)}, set "
+      f"before its value is told; got {got}"
+    ]
+  said = []
+  if missing := [param for param in params if param not in gradient]:
+    said.append(
+      f'{name}: its "{GRADIENT}" lacks {", ".join(missing)}; it has '
+      f"{', '.join(map(str, gradient)) or 'nothing'}"
+    )
+  return said + [
+    f'{name}: the slope "{GRADIENT}" of {param} must be a number, got {slope!r}'
+    for param, slope in gradient.items()
+    if not isinstance(slope, numbers.Real)
+  ]
 
 
 def score_of(trial: FrozenTrial) -> float | None:

@@ -12,6 +12,8 @@ from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import expanded, user_path
 from jaxmerge.formats.lazy_tensors import LazyTensor
 from jaxmerge.formats.records.metadata import Metadata, read_metadata
+from jaxmerge.huggingface.found import found_instead
+from jaxmerge.huggingface.tensor_kinds import check_no_adapter
 from jaxmerge.huggingface.tensors import is_hugging_face, open_tree
 from jaxmerge.redaction import presentable
 
@@ -19,8 +21,6 @@ from jaxmerge.redaction import presentable
 DECODER, TENSORS = "decoder", "tensors"
 # As many digits as a count may have.
 _STEP = re.compile(r"0|[1-9][0-9]{0,15}")
-# Keys of a model's config that say how it is computed, not what it is.
-HOW_IT_RUNS = ("dtype", "remat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,8 @@ def open_steps(
 ) -> list[Checkpoint]:
   """The checkpoints of these steps of a run; all problems in one message."""
   found = saved_steps(workdir)
-  check(_no_step(workdir, step, found) for step in steps if step not in found)
+  if missing := [step for step in steps if step not in found]:
+    raise InputError(no_steps(workdir, missing, found))
 
   def open_step(step: int) -> Checkpoint:
     name = presentable(f"{workdir}@{step}")
@@ -127,7 +128,14 @@ def open_inputs(
 def open_checkpoint(path: epath.Path, name: str) -> Checkpoint:
   """A step directory or a Hugging Face directory, under a name."""
   if not is_hugging_face(path):
-    return Checkpoint(path, name, read_metadata(path))
+    check_no_adapter(path)
+    try:
+      return Checkpoint(path, name, read_metadata(path))
+    except InputError as error:
+      if (path / "metadata").exists():
+        raise
+      more = found_instead(path)
+      raise InputError([p + more for p in error.problems]) from error
   metadata, leaves = open_tree(path)
   return Checkpoint(path, name, metadata, TENSORS, leaves)
 
@@ -145,7 +153,8 @@ def _locate(name: str) -> epath.Path:
   name = expanded(name)
   path = epath.Path(name)
   if path.exists():
-    if (path / "checkpoints").exists():
+    is_run = (path / "run.json").exists() or steps_in(path)
+    if is_run and not is_hugging_face(path):
       steps = ", ".join(map(str, saved_steps(path)))
       raise InputError(f"{name} is a workdir; name a step of it: @{steps}")
     return path
@@ -154,14 +163,17 @@ def _locate(name: str) -> epath.Path:
     raise InputError(f"input {name} does not exist")
   found = saved_steps(workdir)
   if int(step) not in found:
-    raise InputError(_no_step(workdir, step, found))
+    raise InputError(no_steps(workdir, [int(step)], found))
   return step_path(workdir, int(step))
 
 
-def _no_step(
-  workdir: epath.PathLike, step: int | str, found: Sequence[int]
+def no_steps(
+  workdir: epath.PathLike, missing: Sequence[int], found: Sequence[int]
 ) -> str:
-  return f"{workdir} has no step {step}; it has {', '.join(map(str, found))}"
+  """Says in one line which steps a run has not, and which it has."""
+  noun = "step" if len(missing) == 1 else "steps"
+  absent, there = (", ".join(map(str, steps)) for steps in (missing, found))
+  return f"{workdir} has no {noun} {absent}; it has {there}"
 
 
 def check_step_directories(checkpoints: Sequence[Checkpoint]) -> None:
@@ -172,104 +184,3 @@ def check_step_directories(checkpoints: Sequence[Checkpoint]) -> None:
     for c in checkpoints
     if c.layout == TENSORS
   )
-
-
-def check_mergeable(
-  checkpoints: Sequence[Checkpoint], *, allow_unrelated: bool = False
-) -> None:
-  """Refuses checkpoints whose trees, tokenizers or runs differ.
-
-  `allow_unrelated` accepts other runs and tokenizers, never other trees.
-
-  Raises:
-    InputError: lists every difference from the first checkpoint.
-  """
-  first, *rest = checkpoints
-  problems = [
-    f"{c.name} is quantized, says its config.json: its numbers mean nothing "
-    "without their scales; merge what it was made of"
-    for c in checkpoints
-    if c.metadata.model.get("quantization_config")
-  ]
-  for other in rest:
-    if first.layout != other.layout:
-      problems.append(
-        f"{first.name} and {other.name} are of two formats; convert one of "
-        "them first (python -m jaxmerge.convert)"
-      )
-      continue
-    problems += _tree_differences(first, other)
-    if allow_unrelated:
-      continue
-    run, other_run = first.metadata.run_id, other.metadata.run_id
-    found = _difference("run", first, other, run, other_run)
-    found += _tokenizer_difference(first, other)
-    if not run and not other_run:
-      found.append(
-        f"neither {first.name} nor {other.name} says of which run it is"
-      )
-    problems += [f"{text}; --allow_unrelated accepts it" for text in found]
-  check(problems)
-
-
-def check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
-  """Refuses checkpoints that one model and one tokenizer cannot score.
-
-  Raises:
-    InputError: lists every difference from the first checkpoint.
-  """
-  first, *rest = checkpoints
-  check(
-    problem
-    for other in rest
-    for find in (_tree_differences, _tokenizer_difference)
-    for problem in find(first, other)
-  )
-
-
-def _difference(
-  what: str, first: Checkpoint, other: Checkpoint, a: str, b: str
-) -> list[str]:
-  """Says that two texts differ; nothing where they are the same."""
-  return (a != b) * [
-    f"{other.name} is of another {what} than {first.name} "
-    f"({b[:12]} against {a[:12]})"
-  ]
-
-
-def _tokenizer_difference(first: Checkpoint, other: Checkpoint) -> list[str]:
-  a, b = first.metadata, other.metadata
-  one_json = bool(a.tokenizer) != bool(b.tokenizer)
-  more = ", of which only one is a tokenizer.json" if one_json else ""
-  return [
-    found + more
-    for found in _difference(
-      "tokenizer", first, other, a.tokenizer_hash, b.tokenizer_hash
-    )
-  ]
-
-
-def _tree_differences(first: Checkpoint, other: Checkpoint) -> list[str]:
-  a = first.metadata.leaves["params"]
-  b = other.metadata.leaves["params"]
-  model_a, model_b = first.metadata.model, other.metadata.model
-  problems = [
-    f"{other.name}: model.{key} is {model_b.get(key)!r}, "
-    f"of {first.name} {model_a.get(key)!r}"
-    for key in sorted(model_a.keys() | model_b.keys())
-    if key not in HOW_IT_RUNS and model_a.get(key) != model_b.get(key)
-  ]
-  problems += [f"{other.name} has no parameter {n}" for n in a if n not in b]
-  problems += [
-    f"{other.name} has a parameter {n} that {first.name} has not"
-    for n in b
-    if n not in a
-  ]
-  problems += [
-    f"{other.name}: {key} of {name} is {b[name][key]}, "
-    f"of {first.name} {a[name][key]}"
-    for name in a
-    for key in ("shape", "dtype")
-    if name in b and a[name][key] != b[name][key]
-  ]
-  return problems

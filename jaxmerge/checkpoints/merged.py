@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from jaxmerge.checkpoints.input_order import latest
 from jaxmerge.checkpoints.inputs import DECODER, Checkpoint
+from jaxmerge.checkpoints.model_differences import (
+  differences_beside,
+  stated_differences,
+)
 from jaxmerge.checkpoints.outputs import output_directory
 from jaxmerge.errors import Problems, check
 from jaxmerge.formats.integrity.checksums import LeafChecksum, ReadMark
@@ -22,6 +27,7 @@ from jaxmerge.formats.lazy_tensors import (
   TensorSpec,
   num_rows,
 )
+from jaxmerge.formats.records.file_texts import to_bytes
 from jaxmerge.formats.records.metadata import (
   Metadata,
   canonical_json,
@@ -29,8 +35,16 @@ from jaxmerge.formats.records.metadata import (
   versions,
 )
 from jaxmerge.formats.records.provenance import Provenance
-from jaxmerge.huggingface.shards import open_tensors, write_tensors
-from jaxmerge.huggingface.tensors import write_beside
+from jaxmerge.huggingface.carried import CONFIG, find_carried, left_behind
+from jaxmerge.huggingface.model_card import hub_name
+from jaxmerge.huggingface.shards import (
+  file_metadata,
+  files_read,
+  open_tensors,
+  stem_of,
+  write_tensors,
+)
+from jaxmerge.huggingface.tensors import with_dtype, write_contents
 from jaxmerge.model.config import DecoderConfig
 
 
@@ -52,12 +66,16 @@ def identity(checkpoint: Checkpoint) -> str:
   return hash_text(canonical_json(found))
 
 
+# A tensor of so many bytes is read sooner than three of its rows are.
+_AT_ONCE = 1 << 16
+
+
 def _some_rows(leaf: LazyTensor) -> list[np.ndarray]:
   count = num_rows(leaf.shape)
   chosen = sorted({0, count // 2, count - 1}) if count else []
-  if leaf.rows_together < count:
+  if leaf.rows_together < count and leaf.nbytes > _AT_ONCE:
     return [leaf.rows(row, row + 1) for row in chosen]
-  array = leaf.rows(0, count)  # a part cannot be read
+  array = leaf.rows(0, count)
   return [array[row] for row in chosen]
 
 
@@ -77,9 +95,10 @@ def describe_merged(
   """
   known = {
     "method": provenance.method,
+    "base": dict(provenance.base),
     "sources": [
       {
-        "name": source.name,
+        **_named(source),
         "run_id": source.metadata.run_id,
         "step": source.metadata.step,
         "weight": weight,
@@ -91,10 +110,16 @@ def describe_merged(
     ],
     "groups": {name: list(w) for name, w in provenance.groups.items()},
     "recipe": dict(provenance.parameters),
+    "search": dict(provenance.search),
+    "differences": {
+      **stated_differences([s.metadata for s in sources]),
+      **differences_beside([s.path for s in sources if s.leaves is not None]),
+    },
   }
-  latest = max(reversed(sources), key=lambda source: source.metadata.step)
+  if provenance.notes:
+    known["tensors"] = list(provenance.notes)
   return dataclasses.replace(
-    latest.metadata,
+    latest(sources).metadata,
     kind="merged",
     leaves={"params": leaves},
     iterator="",
@@ -102,6 +127,23 @@ def describe_merged(
     provenance={key: value for key, value in known.items() if value},
     versions=versions(),
   )
+
+
+def _named(source: Checkpoint) -> dict[str, str]:
+  """The name that was typed, and that of the hub where one is known."""
+  # What is carried in a merge names one of its inputs.
+  files = source.metadata.files if source.metadata.kind == "imported" else {}
+  config = files.get(CONFIG, "")
+  hub = hub_name(str(source.path), config)
+  return {"name": source.name, **({"hub": hub} if hub else {})}
+
+
+def left_of(sources: Sequence[Checkpoint]) -> str:
+  """Says what of a Hugging Face directory does not go into a merge."""
+  chosen = latest(sources)
+  if chosen.leaves is None:
+    return ""
+  return left_behind(chosen.path, files_read(chosen.path))
 
 
 def save_merged(
@@ -123,7 +165,10 @@ def save_merged(
   hashes = [identity(source) for source in sources]
   known = describe_merged(sources, provenance, {}, hashes)
   config = DecoderConfig.from_dict(known.model)
-  saved = models.SavedModel(params, config, known.tokenizer, known, known.files)
+  newest = latest(sources)
+  header = {} if newest.leaves is None else file_metadata(newest.path)
+  told = (known.tokenizer, known, known.files, header)
+  saved = models.SavedModel(params, config, *told)
   models.save(saved, path, format, overwrite=overwrite)
 
 
@@ -140,8 +185,10 @@ class Readings(NamedTuple):
 
   @classmethod
   def of(cls, sources: Sequence[Checkpoint]) -> "Readings":
-    kinds = (ReadMark if s.leaves else LeafChecksum for s in sources)
-    return cls(sources, [kind() for kind in kinds])
+    return cls(
+      sources,
+      [ReadMark() if s.leaves else LeafChecksum(norms=False) for s in sources],
+    )
 
   def hashes(self) -> list[str]:
     """Hashes the parameters of each source, after all have been read.
@@ -200,12 +247,15 @@ def save_merged_rows(
 
   def metadata(leaves: Mapping[str, Any]) -> Metadata:
     found = Problems(problems())
-    parameters = dict(provenance.parameters)
+    known = provenance
     if base is not None:
-      parameters["base"] = (found(base.hashes) or [""])[0]
+      [whole] = found(base.hashes) or [""]
+      known = known._replace(
+        parameters={**known.parameters, "base": whole},
+        base={**_named(base.sources[0]), "params": whole},
+      )
     hashes = found(readings.hashes) or []
     found.check()
-    known = provenance._replace(parameters=parameters)
     return describe_merged(readings.sources, known, leaves, hashes)
 
   if readings.sources[0].layout == DECODER:
@@ -219,8 +269,29 @@ def save_merged_rows(
       overwrite=overwrite,
     )
     return
+  arrays = (chunk.array for chunk in chunks)
   with output_directory(path, overwrite=overwrite) as temporary:
-    temporary.mkdir()
-    write_tensors(temporary, specs, (chunk.array for chunk in chunks))
-    known = metadata({})
-    write_beside(temporary, known.files, known.tokenizer, known, is_known=False)
+    origin = latest(readings.sources).path
+    _write_like(origin, temporary, specs, arrays, lambda: metadata({}))
+
+
+def _write_like(
+  origin: epath.Path,
+  path: epath.Path,
+  specs: Mapping[str, TensorSpec],
+  arrays: Iterable[np.ndarray],
+  describe: Callable[[], Metadata],
+) -> None:
+  """Writes a directory in which all else lies as in `origin`."""
+  path.mkdir()
+  write_tensors(
+    path, specs, arrays, stem=stem_of(origin), metadata=file_metadata(origin)
+  )
+  metadata = describe()
+  carried = find_carried(origin)
+  texts = {CONFIG: with_dtype(metadata.files[CONFIG], specs.values())}
+  contents = (
+    (n, to_bytes(n, texts[n]) if n in texts else carried.read(n))
+    for n in carried.files
+  )
+  write_contents(path, contents, metadata, is_known=False)

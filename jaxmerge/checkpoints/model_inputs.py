@@ -1,12 +1,12 @@
 """Inputs as models: step directories and Hugging Face directories alike."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
+from jaxmerge.checkpoints.input_order import find_order
 from jaxmerge.checkpoints.inputs import (
   TENSORS,
   Checkpoint,
@@ -14,15 +14,13 @@ from jaxmerge.checkpoints.inputs import (
   open_inputs,
 )
 from jaxmerge.checkpoints.store import restore_params
-from jaxmerge.errors import check
+from jaxmerge.errors import check, grouped
 from jaxmerge.formats.lazy_tensors import place_leaves
 from jaxmerge.huggingface.directory import open_model
 from jaxmerge.huggingface.tensors import is_hugging_face
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import named_leaves
-
-_NUMBER = re.compile(r"(\d+)B?$")
 
 
 def open_models(inputs: Sequence[str]) -> list[Checkpoint]:
@@ -65,25 +63,23 @@ def check_is_model(checkpoint: Checkpoint) -> None:
   wanted = {n: list(leaf.shape) for n, leaf in named_leaves(params).items()}
   given = {n: leaf["shape"] for n, leaf in metadata.leaves["params"].items()}
   check(
-    f"{name}: the parameter {leaf} is {given.get(leaf, 'missing')}, of its "
-    f"model {wanted.get(leaf, 'unknown')}"
-    for leaf in sorted(wanted.keys() | given.keys())
-    if wanted.get(leaf) != given.get(leaf)
+    grouped(
+      f"{name}: the parameter {leaf} is {given.get(leaf, 'missing')}, of its "
+      f"model {wanted.get(leaf, 'unknown')}"
+      for leaf in sorted(wanted.keys() | given.keys())
+      if wanted.get(leaf) != given.get(leaf)
+    )
   )
 
 
 def numbered(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
   """With steps for checkpoints of which none says its own.
 
-  The numbers at the end of their names (step3000, train_02200B) if they
-  differ, else 1, 2, ... as they were typed.
+  Those that input_order finds, else 1, 2, ... as they were typed.
   """
   if any(c.metadata.step for c in checkpoints):
     return list(checkpoints)
-  found = [_NUMBER.search(c.path.name) for c in checkpoints]
-  steps = [int(match[1]) for match in found if match]
-  if len(set(steps)) < len(checkpoints):
-    steps = list(range(1, len(checkpoints) + 1))
+  steps = find_order(checkpoints).steps_K or range(1, len(checkpoints) + 1)
   return [
     dataclasses.replace(c, metadata=dataclasses.replace(c.metadata, step=step))
     for c, step in zip(checkpoints, steps, strict=True)

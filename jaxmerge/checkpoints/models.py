@@ -33,8 +33,8 @@ from jaxmerge.formats.records.metadata import (
   describe_leaves,
 )
 from jaxmerge.huggingface import directory
-from jaxmerge.huggingface.shards import MAX_SHARD_BYTES
-from jaxmerge.huggingface.tensors import ORIGIN
+from jaxmerge.huggingface.carried import ORIGIN
+from jaxmerge.huggingface.shards import MAX_SHARD_BYTES, file_metadata
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
 from jaxmerge.parallel.rules import is_stacked
@@ -49,6 +49,7 @@ class SavedModel:
   `metadata` is None for a Hugging Face directory that says nothing of its
   origin. `files` is what else lay in one, by name, to go back with it: the
   config.json as it was, what the tokenizer needs beside tokenizer.json.
+  `header` is what its files of tensors say beside them.
   """
 
   params: Params
@@ -56,6 +57,7 @@ class SavedModel:
   tokenizer: str
   metadata: Metadata | None
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  header: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def check_format(format: str) -> None:
@@ -82,6 +84,7 @@ def _described(source: Checkpoint, params: Params) -> SavedModel:
     metadata.tokenizer,
     metadata if is_known else None,
     metadata.files,
+    {} if source.leaves is None else file_metadata(source.path),
   )
 
 
@@ -127,6 +130,7 @@ def _export(
     tokenizer=saved.tokenizer,
     files=saved.files,
     metadata=saved.metadata,
+    header=saved.header,
     **more,
   )
 

@@ -6,6 +6,7 @@ whatever is not surely part of a checkpoint is taken for the user's.
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -18,21 +19,12 @@ from etils import epath
 from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import absolute, replace_directory
-from jaxmerge.formats.records.metadata import (
-  CARRIED_FILES,
-  Metadata,
-  read_metadata,
-)
-from jaxmerge.formats.records.provenance import CODE
+from jaxmerge.formats.records.metadata import Metadata, read_metadata
+from jaxmerge.formats.records.provenance import CARRIED, CODE
+from jaxmerge.huggingface.carried import CARD, CONFIG, ORIGIN
 from jaxmerge.huggingface.shards import open_tensors
-from jaxmerge.huggingface.tensors import (
-  CARD,
-  CONFIG,
-  ORIGIN,
-  is_hugging_face,
-  read_origin,
-)
-from jaxmerge.reading import read_json
+from jaxmerge.huggingface.tensors import is_hugging_face, read_origin
+from jaxmerge.reading import read_file, read_json
 
 # What Orbax writes for params and metadata. An optimiser's state, which no
 # command can make again, is not among it.
@@ -44,8 +36,30 @@ _OF_A_STEP = re.compile(
   rf"|ocdbt\.process_\d+/({_OCDBT})))"
 )
 _WEIGHTS = re.compile(
-  r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)"
-  r"|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+  r"(model|(diffusion_)?pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)"
+  r"|(model\.safetensors|pytorch_model\.bin"
+  r"|diffusion_pytorch_model\.safetensors)\.index\.json"
+)
+# Beside the tensors of a model, whatever they hold.
+_BESIDE = (
+  CONFIG,
+  "generation_config.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "chat_template.json",
+  "preprocessor_config.json",
+  "processor_config.json",
+  "vocab.json",
+  "merges.txt",
+  "vocab.txt",
+  "tokenizer.model",
+  "spiece.model",
+  "sentencepiece.bpe.model",
+  TOKENIZER_JSON,
+  CARD,
+  ORIGIN,
 )
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 # "module.Class", or "owner/repository--module.Class".
@@ -199,7 +213,7 @@ def why_not_a_checkpoint(path: epath.Path) -> str:
 
 
 def _why_not_a_model(path: epath.Path) -> str:
-  config = read_json((path / CONFIG).read_bytes())
+  config = read_json(read_file(path / CONFIG))
   if not isinstance(config, dict) or not (
     isinstance(config.get("model_type"), str)
     or config.get("architectures")
@@ -210,13 +224,26 @@ def _why_not_a_model(path: epath.Path) -> str:
     return f"its {CARD} is not one that jaxmerge has written"
   read_origin(path, Metadata("imported", {}))
   open_tensors(path)
-  names = {*CARRIED_FILES, TOKENIZER_JSON, CARD, ORIGIN, *_code(path, config)}
+  names = {*_BESIDE, *_code(path, config)}
+  hashes: dict[str, str] = {}
   if (path / ORIGIN).exists():
-    listed = read_json((path / ORIGIN).read_bytes()).get(CODE)
+    origin = read_json(read_file(path / ORIGIN))
+    listed, carried = origin.get(CODE), origin.get(CARRIED)
     code = map(str, listed if isinstance(listed, list) else [])
     names |= set(filter(re.compile(r"[^/]+\.py").fullmatch, code))
-  found = (name for name, _ in _files(path) if name not in names)
-  return _listed(name for name in found if not _WEIGHTS.fullmatch(name))
+    hashes = carried if isinstance(carried, dict) else {}
+
+  def is_known(name: str) -> bool:
+    if name in names or _WEIGHTS.fullmatch(name):
+      return True
+    # Carried from an input, and not changed since.
+    return name in hashes and hashes[name] == _hash(path / name)
+
+  return _listed(name for name, _ in _files(path) if not is_known(name))
+
+
+def _hash(path: epath.Path) -> str:
+  return hashlib.sha256(read_file(path)).hexdigest()
 
 
 def _is_our_card(text: bytes) -> bool:
@@ -227,7 +254,7 @@ def _code(path: epath.Path, config: dict[str, Any]) -> set[str]:
   """Files of code that the model or its tokenizer names, or these import."""
   configs = [config]
   if (path / _TOKENIZER_CONFIG).exists():
-    configs.append(read_json((path / _TOKENIZER_CONFIG).read_bytes()))
+    configs.append(read_json(read_file(path / _TOKENIZER_CONFIG)))
   maps = [c.get("auto_map") for c in configs if isinstance(c, dict)]
   todo = _NAMED.findall(json.dumps(maps))
   found: set[str] = set()

@@ -270,8 +270,8 @@ def text_problems(name: str, texts: Iterable[Any]) -> list[str]:
       module, extra = _STORES[scheme]
       if importlib.util.find_spec(module) is None:
         problems.append(
-          f"{name}: {scheme}:// needs the package {module}: pip install "
-          f'"jaxmerge[{extra}]"'
+          f"{name}: {scheme}:// needs the package {module} (jaxmerge's extra "
+          f"{extra!r}): pip install {module}"
         )
   return problems
 

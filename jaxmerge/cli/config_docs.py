@@ -9,8 +9,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxmerge.cli.config_files import CONFIGS, config_class
-from jaxmerge.config_fields import Row, rows
+from jaxmerge.cli.config_files import CONFIGS, config_class, config_path
+from jaxmerge.config_fields import PerInput, Row, rows
 from jaxmerge.old_names import NEW_NAMES
 
 # A config flag: the verb whose config it is, and its default file.
@@ -18,6 +18,12 @@ Config = tuple[str, str | None]
 # A flag of text: its default, and a line of help.
 Text = tuple[str | None, str]
 
+_EXAMPLES = {
+  "pretrain": "configs/pretrain/quickstart.py",
+  "merge": "configs/merge/weights.py",
+  "search": "configs/search/quickstart.py",
+  "evaluate": "configs/evaluate/quickstart.py",
+}
 _WIDTH = 100
 _LEFT = 32  # of names, of which few are longer
 _HEAD = """# Config keys
@@ -34,7 +40,9 @@ def page() -> str:
   """The page, in Markdown."""
   parts = [_HEAD]
   for verb in CONFIGS:
-    parts.append(f"## {verb}\n")
+    example = config_path(_EXAMPLES[verb])[0].read_text()
+    parts.append(f"## {verb}\n\n`{_EXAMPLES[verb]}`:\n")
+    parts.append(f"```python\n{example}```\n")
     parts.append("| key | type | default | allowed | |")
     parts.append("|---|---|---|---|---|")
     parts += [_line(row, verb) for row in rows(config_class(verb))]
@@ -49,6 +57,7 @@ def page() -> str:
 def _line(row: Row, verb: str) -> str:
   inner = typing.get_args(row.kind)  # of a tuple
   kind = f"tuple of {inner[0].__name__}" if inner else row.kind.__name__
+  kind = "float, or one an input" if row.kind == PerInput else kind
   is_required = row.default is dataclasses.MISSING
   default = "required" if is_required else f"`{row.default!r}`"
   may_change = verb == "pretrain" and not row.key.changes_numbers

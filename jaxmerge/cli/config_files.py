@@ -150,4 +150,31 @@ def filled(
       full[name] = config_dict.placeholder(row.kind)
     else:
       full[name] = row.default
-  return config_dict.ConfigDict(nested(full))
+  return _Config.of(nested(full))
+
+
+class _Config(config_dict.ConfigDict):
+  """A ConfigDict in which a text set for a tuple is a tuple of that text."""
+
+  @classmethod
+  def of(cls, values: Mapping[str, Any]) -> "_Config":
+    found = cls()
+    for name, value in values.items():
+      found[name] = cls.of(value) if isinstance(value, Mapping) else value
+    return found
+
+  def __setitem__(self, key: str, value: Any) -> None:
+    is_tuple = isinstance(self.get(key), tuple)
+    one = is_tuple and isinstance(value, str)
+    try:
+      super().__setitem__(key, (value,) if one else value)
+    except TypeError as error:
+      if isinstance(self.get(key), float) and isinstance(value, tuple | list):
+        with self.ignore_type():  # a number for each input, or a mistake,
+          super().__setitem__(key, value)  # which reading the config tells
+        return
+      if not is_tuple:
+        raise
+      raise TypeError(
+        f"{key} must be a tuple, as ('a', 'b') or ('a',), got {value!r}"
+      ) from error

@@ -86,6 +86,17 @@ class TokenizedCorpus:
   identity: str
   skipped: Skipped
 
+  @property
+  def summary(self) -> str:
+    """For example "9 documents, none skipped; 870 train tokens, 51 search"."""
+    documents = sum(len(s.offsets_D1) - 1 for s in self.splits.values())
+    first, *others = (f"{len(s.tokens_T):,}" for s in self.splits.values())
+    _, *names = self.splits
+    tokens = [f"{first} train tokens", *map(" ".join, zip(others, names))]
+    return (
+      f"{documents:,} documents, {self.skipped.summary()}; {', '.join(tokens)}"
+    )
+
 
 def open_cache(directory: str | os.PathLike[str]) -> TokenizedCorpus:
   """Opens a token cache after reading all of it (about 1 GB/s).
@@ -281,7 +292,5 @@ def open_corpus(
       progress(f"building the token cache anew: {problems[0]}")
     _build(directory, corpus, tokenizer, progress)
     tokens = open_cache(directory)
-  if tokens.skipped:
-    count = sum(len(split.offsets_D1) - 1 for split in tokens.splits.values())
-    progress(f"{config.source}: {count} documents, {tokens.skipped.summary()}")
+  progress(f"{config.source}: {tokens.summary}")
   return tokens

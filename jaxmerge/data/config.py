@@ -23,7 +23,9 @@ class CorpusConfig:
     "catalogue; empty: the corpus that the checkpoint was trained on",
   )
   globs: tuple[str, ...] = key(
-    (), "the files of text_files, as ('text/**/*.txt',)", changes_numbers=False
+    (),
+    "the files of text_files, as ('text/**/*.txt',), or folders of them",
+    changes_numbers=False,
   )
   data_dir: str = key(
     "", "where prepared copies lie and are written", changes_numbers=False

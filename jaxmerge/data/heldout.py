@@ -6,6 +6,7 @@ D: documents. T: tokens of a split.
 
 import hashlib
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,11 @@ _BYTES_PER_TARGET = 2 * (4 + 1 + 4)
 _WINDOW_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
+def document_order(names: tuple[str, ...]) -> list[int]:
+  """Documents in an order that depends on nothing but their ids."""
+  return _window_order(names, np.ones(len(names), np.int64))[:, 0].tolist()
+
+
 def _window_order(names: tuple[str, ...], windows_D: np.ndarray) -> np.ndarray:
   """All (document, window) pairs, int64[N, 2], in the order of their hashes.
 
@@ -68,6 +74,7 @@ def held_out(
   *,
   seq_len: int,
   max_sequences: int | None = None,
+  documents: Collection[str] | None = None,
 ) -> HeldOut:
   """Cuts a split into sequences, document by document.
 
@@ -80,11 +87,14 @@ def held_out(
     bytes_per_token_V: int32[V], UTF-8 bytes that each token stands for.
     seq_len: L, targets in a sequence.
     max_sequences: N at most; None is all.
+    documents: ids of those to cut; None is all.
   """
   starts_D = tokens.offsets_D1[:-1]
   targets_D = np.diff(tokens.offsets_D1) - 1  # all but the end of text before
   windows_D = -(-targets_D // seq_len)
   names = tokens.document_ids()
+  if documents is not None:
+    windows_D = windows_D * [name in documents for name in names]
   chosen = _window_order(names, windows_D)[:max_sequences].tolist()
   shape = (len(chosen), seq_len + 1)
   check_memory(

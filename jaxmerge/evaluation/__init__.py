@@ -1,1 +1,1 @@
-"""Held-out loss with paired, clustered standard errors, and the objective."""
+"""Scores with paired, clustered errors, and searches of weights by them."""

@@ -66,7 +66,10 @@ class StudyConfig:
     "pair", "the study; it lives in <workdir>/search/<study_name>/"
   )
   checkpoint_steps: tuple[int, ...] = key(
-    (), "steps to merge, two or more; (): the last two of the run"
+    (), "steps to merge, two or more; (): the last checkpoint_window ones"
+  )
+  checkpoint_window: int = key(
+    2, "without checkpoint_steps, so many last ones of the run", at_least=2
   )
   max_seconds: float = key(0.0, "of the search; 0: no limit", at_least=0)
   max_tokens: int = key(0, "to evaluate; 0: no limit", at_least=0)
@@ -82,7 +85,10 @@ class StudyConfig:
   )
   search_sequences: int = key(64, "scored in each trial", at_least=1)
   report_sequences: int = key(128, "scored for the report", at_least=1)
-  report_dir: str = key("report", "the report's directory in the workdir")
+  report_dir: str = key(
+    "",
+    "the report's directory in the workdir; empty: search/<study_name>/report",
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +131,16 @@ class SearchConfig(ScoringConfig, WeightsConfig, StudyConfig):
       f"{prefix}{name} must be a plain file name, got {value!r}"
       for name, value in (
         ("study_name", self.study_name),
-        ("report_dir", self.report_dir),
+        # Empty is one of the study's own.
+        ("report_dir", self.report_dir or "report"),
       )
       if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value)
     ]
+    if self.checkpoint_steps and self.checkpoint_window != 2:
+      problems.append(
+        f"{prefix}checkpoint_window means nothing beside "
+        f"{prefix}checkpoint_steps; leave one of them out"
+      )
     problems += address_problems(self.storage)
     if self.report_dir in ("checkpoints", "search", "tensorboard"):
       problems.append(

@@ -4,15 +4,16 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from etils import epath
 from flax import nnx
 
 from jaxmerge.checkpoints.inputs import DECODER, Checkpoint
 from jaxmerge.checkpoints.merged import save_merged
-from jaxmerge.checkpoints.model_inputs import as_model, load_params
+from jaxmerge.checkpoints.model_inputs import as_model
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.data.heldout import HeldOut
-from jaxmerge.errors import Problems
+from jaxmerge.errors import Problems, check
 from jaxmerge.evaluation.evaluator import Evaluator, Setting
 from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import (
@@ -20,9 +21,15 @@ from jaxmerge.evaluation.held_out_splits import (
   open_scorer,
   text_of,
 )
+from jaxmerge.formats.integrity.norms import norms
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.merge_plan import MergePlan, run_streamed
-from jaxmerge.merging.resident import choose_placement, open_trees
+from jaxmerge.merging.merge_plan import MergePlan, run_streamed, sized
+from jaxmerge.merging.resident import (
+  choose_placement,
+  load_trees,
+  open_trees,
+)
+from jaxmerge.merging.streaming import too_large
 from jaxmerge.parallel.mesh import MeshConfig, make_mesh
 from jaxmerge.progress import Progress
 
@@ -35,7 +42,7 @@ def check_measurable(
   seq_len: int,
   allow_unrelated: bool,
 ) -> Setting:
-  """Refuses what cannot be measured; tokenizes nothing and reads no tensor.
+  """Refuses what cannot be measured; tokenizes nothing.
 
   The other arguments are those of the Setting that it returns.
 
@@ -80,17 +87,21 @@ def run_measured(
   if plan.method.acts == "on losses":
     split = scorer.on("search", sequences)
     weights = _weights_by_loss(plan, sources, split, where)
-    found = plan._replace(weights=weights, is_average=True)
+    found = sized(plan._replace(weights=weights, is_average=True), output)
     run_streamed(found, output, overwrite=overwrite, progress=progress)
     return
   held = scorer.sequences("search", sequences)
   trees = []
-  for source in sources:
-    trees.append(load_params(source, where))
+  for source, tree in zip(sources, load_trees(sources, where)):
+    trees.append(tree)
     progress.stage("merge", len(trees), len(sources), source.name)
+  merged = _by_answers(plan, trees, scorer.graph, held, progress)
+  if plan.dtype:
+    merged = jax.tree.map(lambda leaf: leaf.astype(plan.dtype), merged)
+    check(too_large(n) for n, norm in norms(merged).items() if norm is None)
   save_merged(
     output,
-    _by_answers(plan, trees, scorer.graph, held, progress),
+    merged,
     sources,
     plan.provenance,
     format="orbax" if plan.sources[0].layout == DECODER else "hf",

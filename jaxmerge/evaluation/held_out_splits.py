@@ -1,7 +1,7 @@
 """Opens the held-out splits that a checkpoint is to be scored on."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from flax import nnx
@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jaxmerge.data.cache import TokenizedCorpus, open_corpus
 from jaxmerge.data.config import CorpusConfig, from_metadata
-from jaxmerge.data.corpora import content_hash
+from jaxmerge.data.corpora import changed_files, content_hash
 from jaxmerge.data.heldout import HeldOut, held_out
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, check
@@ -30,6 +30,7 @@ class Scorer:
   """
 
   graph: nnx.GraphDef
+  vocab_size: int
   mesh: Mesh
   corpus: TokenizedCorpus
   seq_len: int
@@ -49,20 +50,40 @@ class Scorer:
 
     Raises:
       InputError: the chosen sequences are of fewer than two documents, so
-        that no standard error can be given.
+        that no standard error can be given, or hold a token that the model
+        does not know.
     """
-    sequences = held_out(
+    sequences = self._cut(split, max_sequences=max_sequences)
+    check_documents(split, len(sequences.document_ids))
+    return sequences
+
+  def sequences_of(self, split: str, documents: Collection[str]) -> HeldOut:
+    """All sequences of these documents."""
+    return self._cut(split, documents=documents)
+
+  def _cut(self, split: str, **chosen: Any) -> HeldOut:
+    found = held_out(
       self.corpus.splits[split],
       self.corpus.tokenizer.bytes_per_token_V,
       seq_len=self.seq_len,
-      max_sequences=max_sequences,
+      **chosen,
     )
-    if len(set(sequences.document_N.tolist())) < 2:
+    largest = int(found.tokens_NxL1.max(initial=0))
+    if largest >= self.vocab_size:
       raise InputError(
-        f"the {split} split has fewer than two documents to score on; a larger "
-        "corpus or more sequences give a standard error"
+        f"the checkpoint's tokenizer gives token {largest} for text of the "
+        f"{split} split, but its model knows {self.vocab_size} tokens"
       )
-    return sequences
+    return found
+
+
+def check_documents(split: str, count: int) -> None:
+  """Raises InputError for too few documents to give a standard error."""
+  if count < 2:
+    raise InputError(
+      f"the {split} split has fewer than two documents to score on; a larger "
+      "corpus or more sequences give a standard error"
+    )
 
 
 Build = Callable[[Scorer, HeldOut, Any], Evaluator]
@@ -104,7 +125,7 @@ def text_of(setting: Setting) -> tuple[Tokenizer, CorpusConfig, int]:
   assert data is not None
   before, now = trained.get("content", ""), content_hash(data)
   if is_own and not setting.allow_unrelated and before and now:
-    _check_unchanged(metadata, before, now)
+    _check_unchanged(metadata, data, before, now)
   return tokenizer, data, seq_len
 
 
@@ -128,10 +149,12 @@ def open_scorer(
   write_bytes(path, tokenizer.content)
   corpus = open_corpus(data.with_tokenizer(str(path)), progress=progress)
   if data is not setting.data and not setting.allow_unrelated:
-    _check_unchanged(metadata, metadata.corpus, corpus.identity)
-  graph, _ = abstract_decoder(DecoderConfig.from_dict(metadata.model))
+    _check_unchanged(metadata, data, metadata.corpus, corpus.identity)
+  config = DecoderConfig.from_dict(metadata.model)
+  graph, _ = abstract_decoder(config)
   return Scorer(
     graph,
+    config.vocab_size,
     setting.mesh,
     corpus,
     seq_len,
@@ -181,12 +204,17 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     )
 
 
-def _check_unchanged(metadata: Metadata, before: str, now: str) -> None:
+def _check_unchanged(
+  metadata: Metadata, data: CorpusConfig, before: str, now: str
+) -> None:
   """Raises InputError where held-out text may have been trained on."""
   if before != now:
+    changed = changed_files(data, metadata.data.get("content", ""))
+    which = f" ({changed})" if changed else ""
     raise InputError(
       f"corpus {metadata.data['source']!r} is no longer what step "
-      f"{metadata.step} was trained on, so its held-out text may have been "
-      "trained on; bring the old text back, or name a corpus of your own for "
-      "evaluate (config.data), or let search accept it with --allow_unrelated"
+      f"{metadata.step} was trained on{which}, so its held-out text may have "
+      "been trained on; bring the old text back, or name a corpus of your own "
+      "for evaluate (config.data), or let search accept it with "
+      "--allow_unrelated"
     )

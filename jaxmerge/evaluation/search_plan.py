@@ -11,11 +11,18 @@ import numpy as np
 from etils import epath
 from optuna.study import Study
 
+from jaxmerge.bayesopt.baselines import num_evaluations
 from jaxmerge.bayesopt.study.storage import check_storage
-from jaxmerge.checkpoints.inputs import Checkpoint, open_steps, saved_steps
+from jaxmerge.checkpoints.inputs import (
+  Checkpoint,
+  no_steps,
+  open_steps,
+  saved_steps,
+)
 from jaxmerge.checkpoints.model_inputs import as_model, numbered, open_models
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError, Problems
+from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.evaluator import (
   JVP_PASSES,
   VJP_PASSES,
@@ -42,7 +49,18 @@ class Places(NamedTuple):
   workdir: epath.Path
   study_name: str
   storage: str
-  report: epath.Path
+  report_dir: str
+
+  @classmethod
+  def of(cls, config: SearchConfig, workdir: epath.Path) -> "Places":
+    return cls(workdir, config.study_name, config.storage, config.report_dir)
+
+  @property
+  def report(self) -> epath.Path:
+    """The report's directory, without a name of its own beside the merge."""
+    if self.report_dir:
+      return self.workdir / self.report_dir
+    return self._directory / "report"
 
   @property
   def study(self) -> str:
@@ -90,12 +108,13 @@ class Prepared(NamedTuple):
 def open_checkpoints(
   workdir: epath.Path,
   steps: Sequence[int],
+  window: int,
   inputs: Sequence[str],
   progress: Progress,
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
   """Opens the checkpoints to merge and the whole trail, both by step.
 
-  Those to merge are of some steps of the run, of its last two, or the inputs.
+  Those to merge are of some steps of the run, its last ones, or the inputs.
   A damaged checkpoint that is not to be merged is left out of the trail.
   """
   if inputs:
@@ -106,7 +125,17 @@ def open_checkpoints(
       progress.note("search", given)
   else:
     saved = saved_steps(workdir)
-    wanted = sorted(set(steps)) or saved[-2:]
+    if not steps and len(saved) < window > 2:
+      raise InputError(
+        f"{workdir} has {len(saved)} checkpoints, not the {window} of "
+        f"config.checkpoint_window: {', '.join(map(str, saved))}"
+      )
+    wanted = sorted(set(steps)) or saved[-window:]
+    if missing := [step for step in wanted if step not in saved]:
+      raise InputError(
+        f"{no_steps(workdir, missing, saved)}; config.checkpoint_steps=() "
+        "takes the last config.checkpoint_window ones, two if not said"
+      )
     chosen = [as_model(c) for c in open_steps(workdir, wanted)]
     trail = []
     for step in saved:
@@ -169,15 +198,16 @@ def plan(ready: Prepared, before: Study | None) -> str:
   seconds += search.method.asking_seconds(
     groups * count, groups, num_trials, search.knobs
   )
-  methods = [
-    f"{search.method.title}, the first {len(search.starts)} given",
-    *ready.baselines,
+  title = search.method.title
+  evaluations = [
+    f"{num_trials} by {title}, the first {len(search.starts)} given",
+    *(_baseline(name, count, num_trials) for name in ready.baselines),
   ]
   rows = {
     "merge": ", ".join(c.name for c in ready.checkpoints),
     "weights": f"{groups} x {count}, the last from {bounds.alpha:g} to "
     f"{1 + bounds.beta:g}",
-    "evaluations": "; ".join(f"{num_trials} by {m}" for m in methods),
+    "evaluations": "; ".join(evaluations),
     "study": f"{done} of {num_trials} trials are finished",
     "time": f"about {_rounded(seconds)} s a trial x {left} = "
     f"{_rounded(seconds * left)} s, compiling and baselines apart",
@@ -188,6 +218,15 @@ def plan(ready: Prepared, before: Study | None) -> str:
     "report": f"{ready.places.report}",
   }
   return "\n".join(f"{name:>16}: {value}" for name, value in rows.items())
+
+
+def _baseline(name: str, num_weights: int, num_trials: int) -> str:
+  """For example "12 by grid", and where that is no search."""
+  found = num_evaluations(name, num_weights, num_trials)
+  told = f"{found} by {name}"
+  if name == "grid" and found == num_weights > 2:
+    told += " (each checkpoint alone: it says little here)"
+  return told
 
 
 def _rounded(seconds: float) -> str:

@@ -46,7 +46,7 @@ def _asked(ready: Prepared, items: Opened | None = None) -> dict[str, Any]:
   described = {"inputs": inputs}
   if items is not None:
     identity["corpus"] = items.content
-    described["corpus"] = f"{items.source}, {items.content[:12]}"
+    described["corpus"] = items.source
   return {
     "storage": ready.places.study,
     "name": ready.places.study_name,
@@ -106,12 +106,15 @@ def run_trials(
 
   def show(trial: FrozenTrial) -> None:
     found = search.findings(study)
-    note = f"no trial has a {word} yet"
+    parts = [f"no trial has a {word} yet"]
     if (best := found.best_observed) is not None:
       weights = {int(s): w for s, w in best.user_attrs[WEIGHTS].items()}
-      note = f"best {best.value:.4f} at {labels.all_weights(weights)}"
+      told = f"best {best.value:.4f} of trial {best.number}"
+      parts = [told, labels.all_weights(weights)]
     if trial.state == TrialState.FAIL:
-      note = f"trial {trial.number} failed: {trial.user_attrs[FAILURE]}; {note}"
+      failure = f"trial {trial.number} failed: {trial.user_attrs[FAILURE]}"
+      parts.insert(1, failure)
+    note = "; ".join(parts)
     progress.stage("search", len(found.trials), search.num_trials, note)
 
   ending = weight_search.run_weight_study(

@@ -6,7 +6,7 @@ embedding a token. A parameter without axes has one row.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,9 @@ import numpy as np
 
 from jaxmerge.config_fields import nested
 from jaxmerge.parallel.rules import named_leaves
+
+_MOST_AXES = 32
+_MOST_ENTRIES = 2**59
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +66,35 @@ class Chunk(NamedTuple):
   start: int
   stop: int
   array: np.ndarray = np.empty(0)
+
+
+def widest(dtypes: Iterable[np.dtype]) -> np.dtype:
+  """The narrowest floating-point type that holds numbers of each of these.
+
+  Of integers it is the one of most bytes.
+  """
+  found = set(dtypes)
+  size = max(dtype.itemsize for dtype in found)
+  largest = [dtype for dtype in found if dtype.itemsize == size]
+  if len(largest) == 1:
+    return largest[0]
+  return np.dtype(np.float16 if size == 1 else np.float32)
+
+
+def are_counts(value: Any) -> bool:
+  """Says whether a value of a file is a list of sizes or places."""
+  return isinstance(value, list | tuple) and all(
+    type(n) is int and n >= 0 for n in value
+  )
+
+
+def is_shape(value: Any) -> bool:
+  """Says whether NumPy can make an array of such a shape, be it empty."""
+  return (
+    are_counts(value)
+    and len(value) <= _MOST_AXES
+    and math.prod(max(n, 1) for n in value) <= _MOST_ENTRIES
+  )
 
 
 def num_rows(shape: tuple[int, ...]) -> int:

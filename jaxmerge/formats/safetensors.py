@@ -6,9 +6,11 @@ https://huggingface.co/docs/safetensors
 """
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +18,13 @@ import numpy as np
 from etils import epath
 
 from jaxmerge.errors import InputError, check
-from jaxmerge.formats.lazy_tensors import LazyTensor, TensorSpec, num_rows
+from jaxmerge.formats.lazy_tensors import (
+  LazyTensor,
+  TensorSpec,
+  are_counts,
+  is_shape,
+  num_rows,
+)
 from jaxmerge.reading import check_is_file, read_json
 
 _DTYPES: Mapping[str, np.dtype] = {
@@ -40,20 +48,22 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LENGTH_BYTES = 8
 _ALIGNMENT = 64
 _LONGEST_HEADER = 100_000_000
+_MOST_TENSORS = 200_000  # each takes a kilobyte of memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class StoredTensor(LazyTensor):
-  """A tensor in a file, from a byte on."""
+  """A tensor in a file that `opened` opens, from a byte on."""
 
   path: epath.Path
+  opened: Callable[[], Any]
   start: int
 
   def rows(self, start: int, stop: int) -> np.ndarray:
     """The rows from start to stop; of a tensor without axes its one value."""
     size = self.nbytes // max(num_rows(self.shape), 1)
     content = aligned((stop - start) * size)
-    with self.path.open("rb") as file:
+    with self.opened() as file:
       file.seek(self.start + start * size)
       read = file.readinto(content.data)
     if read != len(content):
@@ -64,7 +74,7 @@ class StoredTensor(LazyTensor):
 def aligned(size: int) -> np.ndarray:
   """Bytes that begin where JAX takes them without a copy."""
   content = np.empty(size + _ALIGNMENT, np.uint8)
-  first = -content.ctypes.data % _ALIGNMENT
+  first = -content.__array_interface__["data"][0] % _ALIGNMENT
   return content[first : first + size]
 
 
@@ -81,19 +91,41 @@ def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
     raise InputError(f"{path} cannot be read: {reason}") from error
+  opened: Callable[[], Any] = functools.partial(path.open, "rb")
+  if "://" not in os.fspath(path):  # epath would take ten times as long
+    opened = functools.partial(open, os.fspath(path), "rb")
   tensors: dict[str, StoredTensor] = {}
   problems: list[str] = []
   for name, entry in header.items():
     if name == "__metadata__":
       continue
     try:
-      tensors[name] = _stored(path, entry, start)
+      tensors[name] = _stored(path, opened, entry, start)
     except ValueError as error:
       problems.append(f"{path} is damaged: tensor {name!r} {error}")
   if not problems:
     problems = _misplaced(path, tensors, start, size)
   check(problems)
   return tensors
+
+
+def read_metadata(path: epath.PathLike) -> dict[str, str]:
+  """The texts that the header of a file holds beside its tensors.
+
+  Raises:
+    InputError: as open_file.
+  """
+  path = epath.Path(path)
+  try:
+    header, _, _ = _read_header(path)
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path} cannot be read: {error}") from error
+  found = header.get("__metadata__", {})
+  if not isinstance(found, dict) or not all(
+    isinstance(text, str) for text in found.values()
+  ):
+    raise InputError(f"{path} is damaged: its __metadata__ is not of texts")
+  return found
 
 
 def _read_header(path: epath.Path) -> tuple[dict[str, Any], int, int]:
@@ -114,10 +146,14 @@ def _read_header(path: epath.Path) -> tuple[dict[str, Any], int, int]:
     raise ValueError(f"its header is not JSON ({error})") from error
   if not isinstance(header, dict):
     raise ValueError("its header is not a JSON object")
+  if len(header) > _MOST_TENSORS:
+    raise ValueError(f"it is said to hold {len(header)} tensors")
   return header, _LENGTH_BYTES + length, size
 
 
-def _stored(path: epath.Path, entry: Any, start: int) -> StoredTensor:
+def _stored(
+  path: epath.Path, opened: Callable[[], Any], entry: Any, start: int
+) -> StoredTensor:
   """ValueError says what is wrong with a tensor's entry."""
   if not isinstance(entry, dict):
     raise ValueError("is not described by a JSON object")
@@ -126,9 +162,9 @@ def _stored(path: epath.Path, entry: Any, start: int) -> StoredTensor:
   offsets: Any = entry.get("data_offsets")
   if not isinstance(dtype, str) or dtype not in _DTYPES:
     raise ValueError(f"has dtype {dtype!r}, which is not supported")
-  if not _are_counts(shape) or not _is_possible(shape):
+  if not is_shape(shape):
     raise ValueError(f"has shape {shape!r}")
-  if not _are_counts(offsets) or len(offsets) != 2:
+  if not are_counts(offsets) or len(offsets) != 2:
     raise ValueError(f"has offsets {offsets!r}")
   size = math.prod(shape) * _DTYPES[dtype].itemsize
   if offsets[1] - offsets[0] != size:
@@ -137,19 +173,12 @@ def _stored(path: epath.Path, entry: Any, start: int) -> StoredTensor:
       f"{shape} has {size} bytes"
     )
   return StoredTensor(
-    tuple(shape), _DTYPES[dtype], path=path, start=start + offsets[0]
+    tuple(shape),
+    _DTYPES[dtype],
+    path=path,
+    opened=opened,
+    start=start + offsets[0],
   )
-
-
-def _are_counts(value: Any) -> bool:
-  return isinstance(value, list) and all(
-    isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value
-  )
-
-
-def _is_possible(shape: list[int]) -> bool:
-  """Says whether NumPy can make such an array, be it empty."""
-  return len(shape) <= 32 and math.prod(max(n, 1) for n in shape) < 2**59
 
 
 def _misplaced(
@@ -178,6 +207,7 @@ def write_file(
   path: epath.PathLike,
   specs: Mapping[str, TensorSpec],
   portions: Iterator[np.ndarray],
+  metadata: Mapping[str, str] = {},
 ) -> None:
   """Writes a file of tensors in their order.
 
@@ -186,12 +216,13 @@ def write_file(
     specs: what the tensors are, by name.
     portions: their contents one after the other, whole or in parts; what
       belongs to this file is taken.
+    metadata: texts for the header.
 
   Raises:
     InputError: a dtype has no name in the format.
   """
   check_dtypes(specs)
-  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
   place = 0
   for name, spec in specs.items():
     header[name] = {

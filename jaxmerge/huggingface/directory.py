@@ -18,19 +18,20 @@ from flax import nnx
 
 from jaxmerge.errors import InputError, check
 from jaxmerge.formats.lazy_tensors import LazyTensor, place_leaves
-from jaxmerge.formats.records.metadata import (
-  CARRIED_FILES,
-  Metadata,
-)
+from jaxmerge.formats.records.metadata import Metadata
+from jaxmerge.huggingface.carried import CONFIG, why_left
 from jaxmerge.huggingface.families import table
 from jaxmerge.huggingface.families.family import Family
+from jaxmerge.huggingface.prefixes import plain_names
 from jaxmerge.huggingface.shards import MAX_SHARD_BYTES, write_tensors
+from jaxmerge.huggingface.tensor_kinds import is_derived
 from jaxmerge.huggingface.tensors import (
-  CONFIG,
   described,
   read_headers,
+  with_dtype,
   write_beside,
 )
+from jaxmerge.huggingface.transformers_files import made_files
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.reading import read_json
@@ -65,8 +66,10 @@ def _flax_leaves(
   config: DecoderConfig,
   family: Family,
 ) -> Mapping[str, LazyTensor]:
+  weights = {n: t for n, t in tensors.items() if not is_derived(n, t.shape)}
   try:
-    return table.flax_leaves(tensors, config, family)
+    weights = plain_names(weights, config, family)
+    return table.flax_leaves(weights, config, family)
   except InputError as error:
     raise InputError([f"{path}: {p}" for p in error.problems]) from error
   except OSError as error:
@@ -83,6 +86,7 @@ def save_directory(
   metadata: Metadata | None,
   check_read: Callable[[], object] = lambda: None,
   max_shard_bytes: int = MAX_SHARD_BYTES,
+  header: Mapping[str, str] = {},
 ) -> bool:
   """Writes a directory, reads it again and compares tensors and logits.
 
@@ -100,6 +104,7 @@ def save_directory(
       jaxmerge.json; None without one.
     check_read: called when all leaves have been read.
     max_shard_bytes: more than this is spread over several files.
+    header: texts for the header of each file of tensors.
 
   Returns:
     Whether logits were compared.
@@ -108,35 +113,44 @@ def save_directory(
     InputError: the model is of no family, or what was written is not what was
       meant.
   """
-  carried = files.get(CONFIG, "")
-  family = _described_by(carried, config)
-  dtypes = {str(leaf.dtype) for leaf in leaves.values()}
-  dtype = dtypes.pop() if len(dtypes) == 1 else None
-  if family:
-    text = _of_dtype(carried, dtype)
-  else:
-    family = table.family_of_config(config)
-    flax = {**family.write_config(config), "torch_dtype": dtype}
-    known = Metadata("imported", {}, tokenizer=tokenizer, files=files)
-    text = _json({**flax, **_token_ids(known)})
+  length = metadata.data.get("seq_len") if metadata else None
+  family, files = _texts(leaves, config, tokenizer, files, length)
   with place as path:
     check(
       f"a file named {name!r} cannot be written beside a model"
       for name in files
-      if name not in CARRIED_FILES and (not name.endswith(".py") or "/" in name)
+      if why_left(name)
     )
     path.mkdir()
-    write_beside(
-      path, {**files, CONFIG: text}, tokenizer, metadata, is_known=True
-    )
+    write_beside(path, files, tokenizer, metadata, is_known=True)
     write_tensors(
       path,
       table.tensor_specs(leaves, config, family),
       (array for _, array in table.to_tensors(leaves, config, family)),
       max_shard_bytes,
+      metadata=header,
     )
     check_read()
     return _check_written(path, leaves, config)
+
+
+def _texts(
+  leaves: Mapping[str, LazyTensor],
+  config: DecoderConfig,
+  tokenizer: str,
+  files: Mapping[str, str],
+  length: int | None,
+) -> tuple[Family, Mapping[str, str]]:
+  """The family, and what lies beside: carried where it fits, else made."""
+  carried = files.get(CONFIG, "")
+  if family := _described_by(carried, config):
+    return family, {**files, CONFIG: with_dtype(carried, leaves.values())}
+  family = table.family_of_config(config)
+  dtypes = {str(leaf.dtype) for leaf in leaves.values()}
+  dtype = dtypes.pop() if len(dtypes) == 1 else None
+  model = {**family.write_config(config), "torch_dtype": dtype}
+  made = made_files(model, tokenizer, files, length)
+  return family, {**made, **files, CONFIG: made[CONFIG]}
 
 
 def _described_by(carried: str, config: DecoderConfig) -> Family | None:
@@ -148,28 +162,8 @@ def _described_by(carried: str, config: DecoderConfig) -> Family | None:
   return family if table.same_model(said, config) else None
 
 
-def _of_dtype(carried: str, dtype: str | None) -> str:
-  """A config.json, changed only where it says another dtype."""
-  value = read_json(carried)
-  wrong = {
-    key: dtype
-    for key in ("dtype", "torch_dtype")
-    if dtype and value.get(key, dtype) not in (None, dtype)
-  }
-  return _json({**value, **wrong}) if wrong else carried
-
-
 def _json(value: Any) -> str:
   return json.dumps(value, indent=2) + "\n"
-
-
-def _token_ids(metadata: Metadata) -> dict[str, int | None]:
-  """Names the token before every document, lest it be that of Llama."""
-  number = None
-  with contextlib.suppress(InputError):
-    kept = next(metadata.tokenizers(), None)
-    number = kept.end_of_text if kept else None
-  return {"bos_token_id": number, "eos_token_id": number}
 
 
 def _check_written(

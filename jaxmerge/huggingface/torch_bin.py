@@ -1,38 +1,42 @@
 """Tensors in the .bin files of older Hugging Face directories, without torch.
 
 Such a file is a zip archive of a pickle, which names tensors, and of their
-storages, raw and uncompressed. A pickle may name any function and have it run;
-this reader knows the handful that make a tensor and refuses all others by name
-(https://docs.python.org/3/library/pickle.html#restricting-globals).
+storages, raw and uncompressed.
 """
 
-import collections
 import dataclasses
-import pickle
+import io
+import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any
+import zlib
+from typing import Any, BinaryIO, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from jaxmerge.errors import InputError
-from jaxmerge.formats.lazy_tensors import LazyTensor
+from jaxmerge.errors import InputError, check
+from jaxmerge.formats.lazy_tensors import LazyTensor, are_counts, is_shape
+from jaxmerge.huggingface.torch_pickle import Built, Machine
 from jaxmerge.reading import check_is_file
 
-_STORAGES: Mapping[str, np.dtype] = {
-  "DoubleStorage": np.dtype(np.float64),
-  "FloatStorage": np.dtype(np.float32),
-  "HalfStorage": np.dtype(np.float16),
-  "BFloat16Storage": np.dtype(jnp.bfloat16),
-  "LongStorage": np.dtype(np.int64),
-  "IntStorage": np.dtype(np.int32),
-  "ShortStorage": np.dtype(np.int16),
-  "CharStorage": np.dtype(np.int8),
-  "ByteStorage": np.dtype(np.uint8),
-  "BoolStorage": np.dtype(np.bool_),
-}
+# Of the directory of an archive, and of its pickle: 100 bytes for each tensor,
+# which takes 600 in memory.
+_MOST_READ = 2**24
+_MOST_TENSORS = 200_000
+# Bytes by which strides of 0 may make tensors larger than their storages.
+_MOST_REPEATED = 2**26
+# How a member begins: a mark and, last, the lengths of two fields that follow.
+# https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
+_LOCAL = struct.Struct("<4s22xHH")
+_LOCAL_MARK = b"PK\3\4"
+
+
+class _Member(NamedTuple):
+  """A storage: where it lies in the file, in bytes, and its checksum."""
+
+  place: int
+  size: int
+  checksum: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,43 +45,39 @@ class TorchTensor(LazyTensor):
 
   Attributes:
     path: the file.
-    member: the member of the archive that holds its storage.
-    start: the first element, counted in elements of the storage.
+    member: its storage, which other tensors may share.
+    start: where it begins in its storage, in bytes.
     strides: elements from one index to the next, along each axis.
   """
 
   path: epath.Path
-  member: str
+  member: _Member
   start: int
   strides: tuple[int, ...]
 
-  @property
-  def span(self) -> int:
-    """Elements of the storage from the first to the last one used."""
-    if 0 in self.shape:
-      return 0
-    return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
-
   def rows(self, start: int, stop: int) -> np.ndarray:
     """The rows from start to stop; all are read."""
+    with self.path.open("rb") as file:
+      file.seek(self.member.place)
+      content = file.read(self.member.size)
+    if zlib.crc32(content) != self.member.checksum:
+      raise InputError(
+        f"{self.path} is damaged: numbers in it do not match their checksum"
+      )
     size = self.dtype.itemsize
-    try:
-      with (
-        self.path.open("rb") as file,
-        zipfile.ZipFile(file) as archive,
-        archive.open(self.member) as storage,
-      ):
-        storage.seek(self.start * size)
-        content = storage.read(self.span * size)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
-      raise InputError(f"{self.path} is damaged: {error}") from error
-    if len(content) != self.span * size:
-      raise InputError(f"{self.path} has become shorter while it was read")
-    flat = np.frombuffer(content, self.dtype)
+    count = _span(self.shape, self.strides)
+    flat = np.frombuffer(content, self.dtype, count, self.start)
     array = np.lib.stride_tricks.as_strided(
       flat, self.shape, [stride * size for stride in self.strides]
     )
     return np.array(array if self.shape else array[None])[start:stop]
+
+
+def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+  """Elements of a storage from the first to the last one used."""
+  if 0 in shape:
+    return 0
+  return 1 + sum((n - 1) * s for n, s in zip(shape, strides))
 
 
 def open_torch_file(path: epath.PathLike) -> dict[str, TorchTensor]:
@@ -90,8 +90,10 @@ def open_torch_file(path: epath.PathLike) -> dict[str, TorchTensor]:
   path = epath.Path(path)
   try:
     check_is_file(path)
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-      value, sizes = _unpickle(path, archive)
+    size = path.stat().length
+    with path.open("rb") as file, zipfile.ZipFile(_Portions(file)) as archive:
+      program, members = _opened(file, archive, size)
+    return _tensors(path, Machine(members).run(program))
   except InputError as error:
     raise InputError([f"{path}: {p}" for p in error.problems]) from error
   except zipfile.BadZipFile as error:
@@ -101,92 +103,106 @@ def open_torch_file(path: epath.PathLike) -> dict[str, TorchTensor]:
   except Exception as error:  # noqa: BLE001  (a damaged pickle raises anything)
     reason = f"{type(error).__name__}: {error}"[:200]
     raise InputError(f"{path} cannot be read ({reason})") from error
-  if not isinstance(value, dict):
-    raise InputError(f"{path} holds no tensors by name")
-  problems = [
-    f"{path}: {name!r} {problem}"
-    for name, tensor in value.items()
-    if (problem := _problem(tensor, sizes))
-  ]
-  if problems:
-    raise InputError(problems)
-  return dict(value)
 
 
-def _unpickle(
-  path: epath.Path, archive: zipfile.ZipFile
-) -> tuple[Any, dict[str, int]]:
-  """The pickled value, and the bytes of each member of the archive."""
-  members = {info.filename: info for info in archive.infolist()}
-  pickles = [name for name in members if name.endswith("/data.pkl")]
+class _Portions(io.BufferedIOBase):
+  """A file of which at most _MOST_READ bytes are read at once."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+
+  def seek(self, offset: int, whence: int = 0) -> int:
+    return self._file.seek(offset, whence)
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def read(self, size: int | None = -1) -> bytes:
+    most = _MOST_READ + 1
+    content = self._file.read(min(most, most if size in (None, -1) else size))
+    if len(content) == most:
+      raise InputError(f"it describes itself in more than {_MOST_READ} bytes")
+    return content
+
+
+def _opened(
+  file: BinaryIO, archive: zipfile.ZipFile, size: int
+) -> tuple[bytes, dict[str, _Member]]:
+  """The pickle, and the storages by name, all of them within the file."""
+  infos = {info.filename: info for info in archive.infolist()}
+  if any(i.compress_type != zipfile.ZIP_STORED for i in infos.values()):
+    raise InputError("its members are compressed, which torch does not do")
+  said = sum(max(i.file_size, i.compress_size) for i in infos.values())
+  if said > size:
+    raise InputError(
+      f"it has {size} bytes, its members are said to have {said}"
+    )
+  pickles = [name for name in infos if name.endswith("/data.pkl")]
   if len(pickles) != 1:
     raise InputError("it holds no data.pkl: it is not a file of torch")
   root = pickles[0].removesuffix("data.pkl")
-  order = root + "byteorder"
-  if order in members and archive.read(order) != b"little":
+  order = infos.get(root + "byteorder")
+  if order and archive.read(order) != b"little":
     raise InputError("its numbers are big-endian, which is not supported")
-  if any(i.compress_type != zipfile.ZIP_STORED for i in members.values()):
-    raise InputError("its members are compressed, which torch does not do")
-  with archive.open(pickles[0]) as file:
-    value = _Unpickler(file, path, root).load()
-  return value, {name: info.file_size for name, info in members.items()}
+  members = {}
+  for name, info in infos.items():
+    if name.startswith(f"{root}data/"):
+      file.seek(info.header_offset)
+      mark, *lengths = _LOCAL.unpack(file.read(_LOCAL.size))
+      place = info.header_offset + _LOCAL.size + sum(lengths)
+      if mark != _LOCAL_MARK or place + info.file_size > size:
+        raise InputError(f"its member {name!r} lies outside of it")
+      key = name.removeprefix(f"{root}data/")
+      members[key] = _Member(place, info.file_size, info.CRC)
+  return archive.read(pickles[0]), members
 
 
-class _Unpickler(pickle.Unpickler):
-  """Knows tensors, storages and dicts, and nothing else."""
-
-  def __init__(self, file: Any, path: epath.Path, root: str):
-    super().__init__(file, encoding="utf-8")
-    self._path, self._root = path, root
-
-  def find_class(self, module: str, name: str) -> Any:
-    known: dict[str, Callable[..., Any]] = {
-      "collections.OrderedDict": collections.OrderedDict,
-      "torch._utils._rebuild_tensor_v2": self._tensor,
-      "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-    }
-    if f"{module}.{name}" in known:
-      return known[f"{module}.{name}"]
-    if module == "torch" and name in _STORAGES:
-      return _STORAGES[name]
-    raise InputError(
-      f"it names {module}.{name}, which makes no tensor; it is not run"
-    )
-
-  def persistent_load(self, pid: Any) -> tuple[np.dtype, str]:
-    kind, dtype, key, *_ = pid
-    if kind != "storage" or not isinstance(dtype, np.dtype):
-      raise InputError(f"it holds a {kind!r}, which is not supported")
-    return dtype, f"{self._root}data/{key}"
-
-  def _tensor(
-    self, storage: Any, start: int, shape: Any, strides: Any, *_: Any
-  ) -> TorchTensor:
-    dtype, member = storage
-    return TorchTensor(
-      tuple(shape),
+def _tensors(path: epath.Path, found: Any) -> dict[str, TorchTensor]:
+  """The tensors that a pickle says; InputError lists what is none."""
+  if not isinstance(found, dict):
+    raise InputError("it holds no tensors by name")
+  if len(found) > _MOST_TENSORS:
+    raise InputError(f"it holds more than {_MOST_TENSORS} tensors")
+  check(
+    f"{name!r} {problem}"
+    for name, built in found.items()
+    if (problem := _problem(built))
+  )
+  tensors = {}
+  repeated = 0
+  for name, ((dtype, member), start, shape, strides) in found.items():
+    rows = shape[0] or 1 if shape else 1
+    # Of an axis without a next index it may be any number.
+    used = tuple(s * (n > 1 and 0 not in shape) for n, s in zip(shape, strides))
+    tensors[name] = TorchTensor(
+      shape,
       dtype,
-      # Not a count in a damaged file, in which _problem finds it.
-      shape[0] or 1 if shape else 1,
-      path=self._path,
+      rows,
+      path=path,
       member=member,
-      start=start,
-      strides=tuple(strides),
+      start=start * dtype.itemsize,
+      strides=used,
     )
+    repeated += max(tensors[name].nbytes - member.size, 0)
+  if repeated > _MOST_REPEATED:
+    raise InputError(
+      f"its tensors have {repeated} bytes more than there are in it"
+    )
+  return tensors
 
 
-def _problem(tensor: Any, sizes: Mapping[str, int]) -> str:
-  """Says why an entry is no tensor within its storage; "" if it is one."""
-  if not isinstance(tensor, TorchTensor):
-    return f"is a {type(tensor).__name__}, not a tensor"
-  numbers = (tensor.start, *tensor.shape, *tensor.strides)
-  if not all(type(n) is int and n >= 0 for n in numbers):
+def _problem(built: Any) -> str:
+  """Says why a value is no tensor within its storage; "" if it is one."""
+  if not isinstance(built, Built):
+    return f"is a {type(built).__name__}, not a tensor"
+  storage, start, shape, strides = built
+  if not is_shape(shape) or not are_counts((start, *strides)):
     return "is a tensor whose places are not counts"
-  if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > 32:
+  if len(shape) != len(strides):
     return "is a tensor whose shape and strides differ"
-  if tensor.member not in sizes:
+  dtype, member = storage
+  if member is None:
     return "is a tensor without a storage"
-  end = (tensor.start + tensor.span) * tensor.dtype.itemsize
-  if max(end, tensor.nbytes) > sizes[tensor.member]:
+  if (start + _span(shape, strides)) * dtype.itemsize > member.size:
     return "is a tensor that ends outside its storage"
   return ""

@@ -1,1 +1,1 @@
-"""Averages of parameter trees, on device."""
+"""Merges of parameter trees: on device, or streamed through memory."""

@@ -21,13 +21,17 @@ from jaxmerge.formats.lazy_tensors import (
   LazyTensor,
   TensorSpec,
   num_rows,
+  widest,
 )
+from jaxmerge.huggingface.tensor_kinds import is_floating
 from jaxmerge.parallel.rules import is_stacked
 
 # One reads and computes while the other does; more wait for the same disk.
 WORKERS = 2
 # Trees of an average that are read before they are added: two in one pass.
 TOGETHER = 2
+# Bytes; as much as the C library lets its threshold grow.
+_LARGEST_KEPT = 31 << 20
 
 
 class Stored(NamedTuple):
@@ -37,38 +41,49 @@ class Stored(NamedTuple):
     name: as messages say it.
     leaves: by name.
     checksum: sees each chunk once; None where nothing is to be checked.
+    dtypes: what leaves are widened to when they are read; as stored without.
   """
 
   name: str
   leaves: Mapping[str, LazyTensor]
   checksum: Checksum | None = None
+  dtypes: Mapping[str, np.dtype] = {}
 
   def read(self, chunk: Chunk) -> np.ndarray:
     array = self.leaves[chunk.name].rows(chunk.start, chunk.stop)
     if self.checksum is not None:
       self.checksum.add(chunk._replace(array=array))
-    return array
+    return array.astype(self.dtypes.get(chunk.name, array.dtype), copy=False)
 
 
-def stored(readings: Readings, weights_K: Sequence[float]) -> list[Stored]:
+def stored(
+  readings: Readings,
+  weights_K: Sequence[float],
+  dtypes: Mapping[str, np.dtype] = {},
+) -> list[Stored]:
   """The sources of a merge; those of weight zero are not opened."""
   return [
-    Stored(source.name, source.open_leaves() if weight else {}, checksum)
+    Stored(
+      source.name, source.open_leaves() if weight else {}, checksum, dtypes
+    )
     for source, checksum, weight in zip(*readings, weights_K, strict=True)
   ]
 
 
 def specs(
-  trees: Sequence[Mapping[str, LazyTensor]], *, by_layer: bool
+  trees: Sequence[Mapping[str, LazyTensor]], *, by_layer: bool, dtype: str = ""
 ) -> dict[str, TensorSpec]:
   """Finds what the merged tree will be, with rows that are handled together.
 
   Args:
-    trees: leaves of K equal trees.
+    trees: leaves of K trees; what not all of them have is left out.
     by_layer: stacked leaves are merged one layer at a time.
+    dtype: of what is floating-point; "": the widest of the trees.
   """
   found = {}
   for name, first in trees[0].items():
+    if not all(name in tree for tree in trees):
+      continue
     together = max(BLOCK // max(math.prod(first.shape[1:]), 1), 1)
     if by_layer and is_stacked(name):
       together = 1
@@ -76,8 +91,30 @@ def specs(
     stored = math.lcm(*(tree[name].rows_together for tree in trees))
     together = max(together // stored, 1) * stored
     together = min(together, max(num_rows(first.shape), 1))
-    found[name] = TensorSpec(first.shape, first.dtype, together)
+    kind = widest(tree[name].dtype for tree in trees)
+    if dtype and is_floating(kind):
+      kind = np.dtype(dtype)
+    found[name] = TensorSpec(first.shape, kind, together)
   return found
+
+
+def widened(
+  trees: Sequence[Mapping[str, LazyTensor]], merged: Mapping[str, TensorSpec]
+) -> dict[str, np.dtype]:
+  """Dtypes that hold a merged leaf, and those of all trees up to float32."""
+  single = np.dtype(np.float32)
+  return {
+    name: widest(
+      [spec.dtype]
+      + [min(tree[name].dtype, single, key=_width) for tree in trees]
+    )
+    for name, spec in merged.items()
+    if is_floating(spec.dtype)
+  }
+
+
+def _width(dtype: np.dtype) -> int:
+  return dtype.itemsize
 
 
 def chunks(
@@ -136,6 +173,10 @@ def in_order(
     begun: told each leaf's name before its first part is handed on.
   """
   cpu = jax.local_devices(backend="cpu")[0]
+  # The C library of Linux gives freed memory back to the kernel, which clears
+  # it page by page when it is asked for again, unless larger pieces have been
+  # freed before (mallopt(3), M_MMAP_THRESHOLD). Chunks are smaller.
+  np.empty(_LARGEST_KEPT, np.uint8)
   waiting = collections.deque[concurrent.futures.Future[Chunk]]()
 
   def done(part: Chunk) -> Chunk:

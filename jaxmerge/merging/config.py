@@ -13,8 +13,19 @@ from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig
 class MergeConfig:
   """The keys of `python -m jaxmerge.merge`."""
 
+  inputs: tuple[str, ...] = key(
+    (), "as --inputs, which are taken instead of them"
+  )
+  weights: tuple[float, ...] = key(
+    (), "as --weights, which are taken instead of them"
+  )
   method: str = key("uniform", "how to merge (docs/merge.md)", choices=METHODS)
   knobs: Any = knobs_of("method", METHODS)
+  dtype: str = key(
+    "",
+    "of the output's weights; empty: the widest of the inputs",
+    choices=("", "float32", "bfloat16", "float16"),
+  )
   search_sequences: int = key(
     64, "measured on, by methods that need losses or gradients", at_least=1
   )

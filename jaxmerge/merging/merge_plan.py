@@ -6,33 +6,36 @@ memory.
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from jaxmerge.checkpoints.inputs import (
-  DECODER,
-  Checkpoint,
-  check_step_directories,
+from jaxmerge.checkpoints.copied_tensors import Copied, find_copied
+from jaxmerge.checkpoints.input_order import (
+  describe_order,
+  find_order,
+  latest,
 )
+from jaxmerge.checkpoints.inputs import Checkpoint, check_step_directories
 from jaxmerge.checkpoints.merged import Readings, save_merged_rows
 from jaxmerge.errors import Problems
 from jaxmerge.files import check_room, human_bytes
-from jaxmerge.formats.lazy_tensors import TensorSpec
+from jaxmerge.formats.integrity.norms import all_finite
+from jaxmerge.formats.lazy_tensors import Chunk, TensorSpec
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.formats.records.provenance import Provenance
 from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.groups import Groups, layer_groups
-from jaxmerge.merging.method import Method, average_weights, bands_of
+from jaxmerge.merging.method import (
+  Method,
+  average_weights,
+  bands_of,
+  knobs_of_inputs,
+)
 from jaxmerge.merging.weight_checks import normalise, weighing
 from jaxmerge.progress import Progress
-
-# Bytes a second, read and written together, of a merge on two CPU cores whose
-# files are in memory already (docs/results/merge.md).
-_BYTES_A_SECOND = {"step directories": 400e6, "Hugging Face": 1500e6}
 
 
 class MergePlan(NamedTuple):
@@ -46,8 +49,12 @@ class MergePlan(NamedTuple):
     budget: bytes of memory for parameters.
     groups: of an average whose weights differ between groups.
     weights_GxK: of the groups; each row sums to one.
+    dtype: asked of the output's weights; "" for the widest of the inputs.
+    copied: tensors that are no weights.
+    wide: dtypes in which others are merged, which hold those of all inputs.
     needed: bytes of memory for parameters.
     workers: chunks that are made at the same time.
+    order: what is to be said of the order of the inputs.
   """
 
   method: Method
@@ -60,8 +67,12 @@ class MergePlan(NamedTuple):
   groups: Groups | None = None
   weights_GxK: Sequence[Sequence[float]] = ()
   specs: Mapping[str, TensorSpec] = {}
+  dtype: str = ""
+  copied: Copied = Copied()
+  wide: Mapping[str, np.dtype] = {}
   needed: int = 0
   workers: int = chunks.WORKERS
+  order: str = ""
 
   @property
   def size(self) -> int:
@@ -73,6 +84,12 @@ class MergePlan(NamedTuple):
     """The inputs that are read, the base first, none of weight zero."""
     used, _ = weighing(self.sources, self.uses_K)
     return [*([self.base] if self.base else []), *used]
+
+  @property
+  def latest(self) -> Checkpoint:
+    """The latest of the inputs that are read, the base if no other is."""
+    used, _ = weighing(self.sources, self.uses_K)
+    return latest(used or self.read)
 
   @property
   def weights_K(self) -> Sequence[float]:
@@ -94,6 +111,7 @@ class MergePlan(NamedTuple):
       self.weights_K,
       groups=dict(zip(names_G, self.weights_GxK, strict=True)),
       parameters=dataclasses.asdict(self.knobs),
+      notes=self.copied.notes,
     )
 
 
@@ -105,6 +123,7 @@ def plan_merge(
   weights: Sequence[float],
   *,
   budget: float,
+  dtype: str,
   output: epath.PathLike,
 ) -> MergePlan:
   """Finds the weights that are known, and what the merge needs.
@@ -114,13 +133,19 @@ def plan_merge(
     sources: the K checkpoints.
     base: what all came from, for methods that need it.
     budget: bytes of memory for parameters.
+    dtype: of the output's weights; "" for the widest of the inputs.
     output: where it is to write.
 
   Raises:
-    InputError: a source is damaged, it has not so many layers, or more memory
-      or disk is needed.
+    InputError: a source is damaged, it has not so many layers, a tensor that
+      is no weight differs, or more memory or disk is needed.
   """
-  plan = MergePlan(method, knobs, sources, base, weights, False, budget)
+  order = ""
+  if method.ordered:
+    sources, knobs, weights, order = _oldest_first(sources, knobs, weights)
+  plan = MergePlan(
+    method, knobs, sources, base, weights, False, budget, dtype=dtype
+  )._replace(order=order)
   if bands_of(knobs):
     check_step_directories(sources)
     tree = abstract_params(sources[0].metadata)
@@ -138,23 +163,48 @@ def plan_merge(
     if method.acts == "on weights":
       usable = average_weights(method, usable, knobs)
     plan = plan._replace(weights=list(usable), is_average=True)
-  return _sized(plan, output)
+  return sized(plan, output)
 
 
-def _sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
+def _oldest_first(
+  sources: Sequence[Checkpoint], knobs: Any, weights: Sequence[float]
+) -> tuple[Sequence[Checkpoint], Any, Sequence[float], str]:
+  """All that belongs to the inputs in their order, and what is said of it."""
+  order = find_order(sources)
+  indices = order.oldest_first_K
+  rows_GxK = np.reshape(weights, (-1, len(sources)))
+  return (
+    [sources[k] for k in indices],
+    knobs_of_inputs(knobs, indices),
+    rows_GxK[:, indices].ravel().tolist(),
+    describe_order(sources, order),
+  )
+
+
+def sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
   """The plan with its specs, and as many workers as its memory allows."""
   method = plan.method
   leaves = [checkpoint.open_leaves() for checkpoint in plan.read]
-  plan = plan._replace(
-    specs=chunks.specs(leaves, by_layer=method.whole or plan.groups is not None)
-  )
+  several = len(leaves) > 1 and method.acts != "on models"
+  copied = find_copied(leaves, plan.dtype) if several else Copied()
+  by_layer = method.whole or plan.groups is not None
+  newest = plan.latest
+  of_latest = [tree for c, tree in zip(plan.read, leaves) if c is newest]
+  kept = chunks.specs(of_latest, by_layer=by_layer)
+  specs = chunks.specs(leaves, by_layer=by_layer, dtype=plan.dtype)
+  specs |= {n: spec for n, spec in kept.items() if n in copied.names}
+  wide = chunks.widened(leaves, specs)
+  plan = plan._replace(specs=specs, copied=copied, wide=wide)
 
   def needed(workers: int) -> int:
     if method.data:  # a merged tree, and all others where there is room
       all_at_once = method.acts == "on models"
       return plan.size * (len(plan.sources) + 1 if all_at_once else 2)
     return chunks.needed_bytes(
-      plan.specs,
+      {
+        name: dataclasses.replace(spec, dtype=wide.get(name, spec.dtype))
+        for name, spec in specs.items()
+      },
       0 if plan.is_average else len(plan.read),
       whole=method.whole,
       workers=workers,
@@ -162,7 +212,7 @@ def _sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
 
   # One alone is copied whatever it holds; measured, it may get no weight.
   summed = len(plan.read) > 1 and not method.data
-  problems = Problems(_not_finite(plan.read) if summed else ())
+  problems = Problems(_not_finite(plan) if summed else ())
   problems(lambda: check_room(output, plan.size))
   possible = range(chunks.WORKERS, 0, -1)
   workers = next((n for n in possible if needed(n) <= plan.budget), 1)
@@ -175,14 +225,33 @@ def _sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
   return plan._replace(needed=needed(workers), workers=workers)
 
 
-def _not_finite(sources: Sequence[Checkpoint]) -> list[str]:
+def _not_finite(plan: MergePlan) -> list[str]:
   """Names parameters that a step directory's own metadata calls not finite."""
   return [
     f"{source.name}: {name} holds NaN or Inf"
-    for source in sources
+    for source in plan.read
     for name, leaf in source.metadata.leaves["params"].items()
-    if leaf.get("norm", 0.0) is None
+    if leaf.get("norm", 0.0) is None and name not in plan.copied.names
   ]
+
+
+def _work(
+  plan: MergePlan,
+  trees: Sequence[chunks.Stored],
+  base: chunks.Stored | None,
+) -> streaming.Average | streaming.Tensors:
+  """Returns what makes a chunk of the merge from chunks of the trees."""
+  weights = plan.weights_K
+  if plan.groups:
+    of_name = streaming.weights_of_groups(plan.weights_GxK, plan.groups)
+    return streaming.Average(trees, of_name)
+  if plan.is_average:
+    return streaming.Average(trees, lambda _: weights)
+  used_K, typed = weighing(range(len(trees)), weights)
+  knobs = knobs_of_inputs(plan.knobs, used_K)
+  weights_K = plan.method.usable(typed, knobs)
+  used = [trees[k] for k in used_K]
+  return streaming.Tensors(plan.method, knobs, used, weights_K, base)
 
 
 def run_streamed(
@@ -200,23 +269,31 @@ def run_streamed(
   """
   readings = Readings.of(plan.sources)
   of_base = Readings.of([plan.base]) if plan.base else None
-  weights = plan.weights_K
-  trees = chunks.stored(readings, plan.uses_K)
-  work: streaming.Average | streaming.Tensors
-  if plan.groups:
-    work = streaming.Average(
-      trees, streaming.weights_of_groups(plan.weights_GxK, plan.groups)
-    )
-  elif plan.is_average:
-    work = streaming.Average(trees, lambda _: weights)
-  else:
-    used, typed = weighing(trees, weights)
-    weights_K = plan.method.usable(typed, plan.knobs)
-    base = chunks.stored(of_base, [1.0])[0] if of_base else None
-    work = streaming.Tensors(plan.method, plan.knobs, used, weights_K, base)
+  trees = chunks.stored(readings, plan.uses_K, plan.wide)
+  base = chunks.stored(of_base, [1.0], plan.wide)[0] if of_base else None
+  work = _work(plan, trees, base)
+  for note in plan.copied.notes:
+    progress.note("merge", note)
+  newest = plan.latest
+  [kept] = [
+    tree
+    for source, tree in zip([plan.base, *plan.sources], [base, *trees])
+    if source is newest and tree
+  ]
+
+  def make(chunk: Chunk) -> np.ndarray:
+    if chunk.name in plan.copied.names:
+      return kept.read(chunk)
+    array, dtype = work(chunk), plan.specs[chunk.name].dtype
+    with np.errstate(over="ignore"):
+      found = array.astype(dtype, copy=False)
+    if dtype != array.dtype and not all_finite(found) and all_finite(array):
+      work.problems.add(streaming.too_large(chunk.name))
+    return found
+
   count = itertools.count(1)
   made = chunks.in_order(
-    work,
+    make,
     chunks.chunks(plan.specs, whole=plan.method.whole),
     plan.workers,
     lambda name: progress.stage("merge", next(count), len(plan.specs), name),
@@ -231,34 +308,3 @@ def run_streamed(
     base=of_base,
     overwrite=overwrite,
   )
-
-
-def describe(plan: MergePlan, free: float) -> str:
-  """Says what a merge will do where `free` bytes are, from the metadata."""
-  read = plan.size * len(plan.read)
-  method = plan.method
-  is_step = plan.sources[0].layout == DECODER
-  kind = "step directories" if is_step else "Hugging Face"
-  seconds = max((read + plan.size) / _BYTES_A_SECOND[kind], 1)
-  entries = sum(math.prod(spec.shape) for spec in plan.specs.values())
-  where, measuring = "streamed in chunks", ""
-  if method.data:
-    where, measuring = "trees on the devices", ", and the time of measuring"
-    if method.acts == "on losses":
-      where += ", or in host memory or in storage where they do not fit"
-  rows = [
-    f"{method.name}: {len(plan.specs)} tensors of {entries:,} numbers",
-    f"read {human_bytes(read)}, write {human_bytes(plan.size)} "
-    f"({human_bytes(free)} free)",
-    f"memory {human_bytes(plan.needed)} for parameters, {where}",
-    f"about {seconds:.0f} s where files are in memory already{measuring}",
-  ]
-  shown = [f"{w:.6f}" for w in plan.weights]
-  shown = shown or [method.name] * len(plan.sources)
-  for weight, source in zip(shown, plan.sources):
-    step = source.metadata.step
-    known = f"step {step}" if step else "step not known"
-    rows.append(f"  {weight}  {source.name} ({known})")
-  if plan.base:
-    rows.append(f"  base  {plan.base.name}")
-  return "\n".join(rows)

@@ -7,12 +7,13 @@ K inputs, oldest first where their order matters.
 """
 
 import dataclasses
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
 
-from jaxmerge.config_fields import key
+from jaxmerge.config_fields import PerInput, key
 from jaxmerge.errors import InputError
 from jaxmerge.merging.weight_checks import normalise, shares, task_weights
 from jaxmerge.registry import Registry
@@ -181,7 +182,7 @@ def problems(
   found = count_problems(method, count)
   called = f"the method {method.name!r}"
   if weights and method.weights == "none":
-    found.append(f"{called} takes no --weights")
+    found.append(f"{called} takes no --weights; --config.method=weights does")
   # The embeddings, each band of layers and the head.
   groups = bands_of(knobs) + 2 if bands_of(knobs) else 1
   takes = method.weights == "required" or (method.weights != "none" and weights)
@@ -190,7 +191,43 @@ def problems(
     found.append(f"{count} inputs{each} but {len(weights)} --weights")
   if method.base and not knobs.base:
     found.append(f"{called} needs config.base")
-  return found
+  return found + [
+    f"{count} inputs but {len(values)} numbers in config.{name}"
+    for name, values in _per_input(knobs).items()
+    if len(values) != count
+  ]
+
+
+def _per_input(knobs: Any) -> dict[str, tuple[float, ...]]:
+  """The knobs that say a number for each input."""
+  values = {
+    name: getattr(knobs, name)
+    for name, kind in typing.get_type_hints(type(knobs)).items()
+    if kind == PerInput
+  }
+  return {n: value for n, value in values.items() if isinstance(value, tuple)}
+
+
+def knobs_of_inputs(knobs: Any, inputs: Sequence[int]) -> Any:
+  """The knobs of a merge of these of the inputs alone, in this order."""
+  chosen = {
+    name: tuple(values[k] for k in inputs)
+    for name, values in _per_input(knobs).items()
+  }
+  return dataclasses.replace(knobs, **chosen) if chosen else knobs
+
+
+def of_input(value: Any, k: int) -> Any:
+  """A knob's number for one of the inputs."""
+  return value[k] if isinstance(value, tuple) else value
+
+
+def weights_of_inputs(
+  method: Method | None, count: int, weights: Sequence[float]
+) -> Sequence[float]:
+  """Weights as typed; one number t for a method of two inputs is 1 - t, t."""
+  is_t = method is not None and method.most == count == 2 and len(weights) == 1
+  return [1 - weights[0], weights[0]] if is_t else weights
 
 
 def weight_problems(

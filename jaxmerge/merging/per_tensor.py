@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmerge.errors import InputError
-from jaxmerge.merging.method import Method
+from jaxmerge.merging.method import Method, of_input
 from jaxmerge.parallel.rules import is_stacked
 
 
@@ -40,41 +41,44 @@ def merge_tensors(
   Raises:
     InputError: the method's function gives another shape.
   """
-  # Another name, seed or number of these is no other program.
+  # Another name, base, seed or number of these is no other program.
   numbers = {knob: getattr(knobs, knob) for knob in _NUMBERS & {*method.uses}}
   seed = knobs.seed if method.prepare else 0
-  knobs = dataclasses.replace(knobs, **dict.fromkeys(numbers, 0.0))
+  other: dict[str, Any] = {"base": ""} if method.base else {}
+  other |= {"seed": 0} if method.prepare else {}
+  knobs = dataclasses.replace(knobs, **dict.fromkeys(numbers, 0.0), **other)
   by_layer = is_stacked(name) and method.whole
-  like = base if method.base else tensors[0]
   if method.prepare:
-    knobs = dataclasses.replace(knobs, seed=0)
-    keys_K = jax.random.split(jax.random.key(seed), len(tensors))
-    name_hash = jnp.uint32(zlib.crc32(name.encode()))
-    base = jnp.asarray(base, jnp.float32)
+    name_hash = np.uint32(zlib.crc32(name.encode()))
     tensors = [
       _prepare(
         (method, knobs, by_layer),
-        jnp.asarray(tensor, jnp.float32),
+        tensor,
         base,
-        jax.random.fold_in(key, name_hash),
+        key,
+        name_hash,
         first_layer,
-        numbers,
+        {name: of_input(value, k) for name, value in numbers.items()},
       )
-      for key, tensor in zip(keys_K, tensors)
+      for k, (key, tensor) in enumerate(zip(_keys(seed, len(tensors)), tensors))
     ]
-  merged = _merge(
+  return _merge(
     (method, knobs, by_layer),
     tuple(tensors),
-    jnp.asarray(weights_K, jnp.float32),
+    np.asarray(weights_K, np.float32),
     base,
     numbers,
   )
-  return merged.astype(like.dtype)
 
 
 # Knobs that a program is given; the others are compiled into it.
 _NUMBERS = {"scale", "drop_rate"}
 _Which = tuple[Method, Any, bool]
+
+
+@functools.cache
+def _keys(seed: int, count: int) -> list[jax.Array]:
+  return list(jax.random.split(jax.random.key(seed), count))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -83,11 +87,14 @@ def _prepare(
   tensor: jax.Array,
   base: jax.Array,
   key: jax.Array,
+  name_hash: jax.Array,
   first_layer: jax.Array,
   numbers: dict[str, jax.Array],
 ) -> jax.Array:
   method, knobs, by_layer = which
   knobs = dataclasses.replace(knobs, **numbers)
+  key = jax.random.fold_in(key, name_hash)
+  tensor, base = tensor.astype(jnp.float32), base.astype(jnp.float32)
   assert method.prepare is not None
   if not by_layer:
     return method.prepare(tensor, key, knobs, base)

@@ -23,6 +23,7 @@ from jaxmerge.formats.lazy_tensors import (
   num_rows,
   place_leaves,
   tree_of_leaves,
+  widest,
 )
 from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.average import (
@@ -142,8 +143,9 @@ def choose_placement(
   """
   where = named_leaves(shardings)
   size = per_device = 0.0
+  dtypes = _widest(checkpoints)
   for name, leaf in checkpoints[0].metadata.leaves["params"].items():
-    width = jax.numpy.dtype(leaf["dtype"]).itemsize
+    width = dtypes[name].itemsize
     size += math.prod(leaf["shape"]) * width
     part = where[name].shard_shape(tuple(leaf["shape"]))
     per_device += math.prod(part) * width
@@ -164,6 +166,29 @@ def choose_placement(
   return Placement(IN_STORAGE, merged_trees * size)
 
 
+def _widest(checkpoints: Sequence[Checkpoint]) -> dict[str, np.dtype]:
+  """The dtype of each leaf that holds those of all checkpoints."""
+  params = [c.metadata.leaves["params"] for c in checkpoints]
+  return {
+    name: widest(jax.numpy.dtype(leaves[name]["dtype"]) for leaves in params)
+    for name in params[0]
+  }
+
+
+def load_trees(
+  checkpoints: Sequence[Checkpoint], shardings: Any
+) -> Iterator[Any]:
+  """Each tree on the devices, in dtypes that hold those of all.
+
+  Raises:
+    InputError: a checkpoint's digests say that it is damaged.
+  """
+  dtypes = tree_of_leaves(_widest(checkpoints))
+  for checkpoint in checkpoints:
+    tree = load_params(checkpoint, shardings)
+    yield jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), tree, dtypes)
+
+
 def open_trees(
   checkpoints: Sequence[Checkpoint], shardings: Any, where: str
 ) -> Trees:
@@ -173,10 +198,11 @@ def open_trees(
     InputError: a checkpoint's digests say that it is damaged.
   """
   if where == ON_DEVICES:
-    return Trees([load_params(c, shardings) for c in checkpoints])
+    return Trees(list(load_trees(checkpoints, shardings)))
+  dtypes = _widest(checkpoints)
   readings = Readings.of(checkpoints)
   trees = []
-  for tree in chunks.stored(readings, [1.0] * len(checkpoints)):
+  for tree in chunks.stored(readings, [1.0] * len(checkpoints), dtypes):
     specs = chunks.specs([tree.leaves], by_layer=False)
     leaves = tree.leaves
     if where == IN_HOST_MEMORY:
@@ -185,6 +211,6 @@ def open_trees(
     else:  # read for its digests alone
       for _ in chunks.in_order(tree.read, chunks.chunks(specs)):
         pass
-    trees.append(chunks.Stored(tree.name, leaves))
+    trees.append(chunks.Stored(tree.name, leaves, None, dtypes))
   readings.hashes()
   return TreesInStorage(trees, shardings)

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmerge.errors import check
 from jaxmerge.formats.integrity.checksums import blocks
 from jaxmerge.formats.integrity.norms import all_finite
 from jaxmerge.formats.lazy_tensors import Chunk
@@ -38,8 +36,7 @@ class Average:
   """sum_k w_k theta_k, in float32 with one cast at the end.
 
   A single tree of weight one is copied bit for bit; trees of weight
-  zero are not read. Leaves of whole numbers and of more than 32 bits must be
-  equal and are copied; InputError names one that is not.
+  zero are not read.
 
   Args:
     trees: K equal trees.
@@ -74,8 +71,6 @@ class Average:
       leaf = self._trees[0].leaves[chunk.name]
       rows = chunk.stop - chunk.start
       return np.zeros((rows, *leaf.shape[1:]), leaf.dtype)
-    if not _is_averageable(trees[0], chunk):
-      return _common(chunk, trees)
     totals: list[jax.Array | None] = []
     for i in range(0, len(trees), TOGETHER):
       arrays = [tree.read(chunk) for tree in trees[i : i + TOGETHER]]
@@ -92,28 +87,14 @@ class Average:
     joined = np.concatenate(merged) if merged[1:] else merged[0]
     joined = joined[: arrays[0].size].reshape(arrays[0].shape)
     if self._names_problems and not all_finite(joined):
-      again = (
+      again = [
         t.leaves[chunk.name].rows(chunk.start, chunk.stop) for t in trees
-      )
-      self.problems |= _not_finite(chunk, trees, again) or {_too_large(chunk)}
+      ]
+      if _is_mask(again):
+        return again[0].astype(joined.dtype)
+      bad = _not_finite(chunk, trees, again)
+      self.problems |= bad or {too_large(chunk.name)}
     return joined
-
-
-def _is_averageable(tree: Stored, chunk: Chunk) -> bool:
-  dtype = tree.leaves[chunk.name].dtype
-  return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize <= 4
-
-
-def _common(chunk: Chunk, trees: Sequence[Stored]) -> np.ndarray:
-  """Returns what cannot be averaged, if it is the same in all trees."""
-  first, *rest = (tree.read(chunk) for tree in trees)
-  check(
-    f"{tree.name}: {chunk.name} holds {first.dtype}, which cannot be "
-    f"averaged, and is not that of {trees[0].name}"
-    for tree, array in zip(trees[1:], rest)
-    if array.tobytes() != first.tobytes()
-  )
-  return first
 
 
 # The sum of a block so far goes on in its own memory; with the last trees it
@@ -140,8 +121,16 @@ def _not_finite(
   }
 
 
-def _too_large(chunk: Chunk) -> str:
-  return f"the merged {chunk.name} is too large for its dtype"
+def _is_mask(arrays: Sequence[np.ndarray]) -> bool:
+  """Says whether all are equal and only have -inf beside what is finite."""
+  first, *rest = arrays
+  numbers = first.astype(np.float32)
+  is_masked = np.all(np.isneginf(numbers) | np.isfinite(numbers))
+  return bool(is_masked) and all(np.array_equal(first, x) for x in rest)
+
+
+def too_large(name: str) -> str:
+  return f"the merged {name} is too large for its dtype"
 
 
 class Tensors:
@@ -172,12 +161,10 @@ class Tensors:
     self.problems: set[str] = set()
 
   def __call__(self, chunk: Chunk) -> np.ndarray:
-    if not _is_averageable(self._sources[0], chunk):
-      return _common(chunk, self._sources)
     arrays = [tree.read(chunk) for tree in self._sources]
     bad = _not_finite(chunk, self._sources, arrays)
     if bad or not arrays[0].size:
-      self.problems |= bad
+      self.problems |= set() if _is_mask(arrays) else bad
       return arrays[0]
     shape = arrays[0].shape
     if not self._sources[0].leaves[chunk.name].shape:
@@ -194,5 +181,5 @@ class Tensors:
     )
     found = np.asarray(merged).reshape(shape)
     if not all_finite(found):
-      self.problems.add(_too_large(chunk))
+      self.problems.add(too_large(chunk.name))
     return found

@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxmerge.errors import InputError, check
 
 
@@ -84,5 +82,9 @@ def weighing(
   So Inf and NaN of the others do not spread.
   """
   both = zip(trees, weights_K, strict=True)
-  used = [(tree, weight) for tree, weight in both if np.any(weight)]
+  used = [
+    (tree, weight)
+    for tree, weight in both
+    if (any(weight) if isinstance(weight, tuple) else weight)
+  ]
   return [tree for tree, _ in used], [weight for _, weight in used]

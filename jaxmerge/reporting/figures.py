@@ -11,6 +11,8 @@ from jaxmerge.reporting.results import Point, Results
 
 # More step names than this do not fit beside each other.
 _MOST_NAMES = 10
+# More merged steps than these fill the legend.
+_MOST_MERGED = 6
 _UNITS = (
   (10**12, " (trillions)"),
   (10**9, " (billions)"),
@@ -41,12 +43,14 @@ def training_curve(
   dot: Any = {"marker": "o", "ms": 5.5, "mec": "white", "mew": 0.6, "lw": 1.3}
   star: Any = {"ms": 13, "mec": "white", "mew": 0.8, "zorder": 5}
   star["label"] = "merged " + " + ".join(map(str, results.steps))
+  if len(results.steps) > _MOST_MERGED:
+    star["label"] = f"merge of {len(results.steps)} checkpoints"
   with style.figure(7.2, 6.4) as figure:
     whole, near = figure.subplots(2, 1, height_ratios=(1, 1.05))
     whole.plot(train_N, train_loss_N, color=style.SKY, lw=0.7, alpha=0.45)
+    label = "training loss, running mean"
+    whole.plot(train_N, smooth_N, color=style.BLUE, lw=1.6, label=label)
     for axes in (whole, near):
-      label = "training loss, running mean"
-      axes.plot(train_N, smooth_N, color=style.BLUE, lw=1.6, label=label)
       label, x_N = "checkpoint, held-out loss", check_tokens_N / unit
       axes.plot(x_N, check_loss_N, color=style.ORANGE, label=label, **dot)
       x = results.tokens_trained / unit
@@ -111,12 +115,12 @@ def _zoom(
 
 
 def baselines(results: Results) -> bytes:
-  """Report loss of each row minus that of "last", with two standard errors.
+  """Report loss of each shown row minus that of "last", with two errors.
 
   Single checkpoints far off the scale of the merges become arrows at the edge;
   every value stands beside its row.
   """
-  rows = results.rows
+  rows = results.shown
   extent_N = np.array(
     [abs(r.report_delta_vs_last) + 2 * r.report_delta_stderr for r in rows]
   )

@@ -15,7 +15,7 @@ from jaxmerge.errors import InputError, check
 from jaxmerge.files import files_of_directory
 from jaxmerge.reading import read_file
 from jaxmerge.reporting.results import Results, Row, write_results
-from jaxmerge.simplex.labels import all_weights
+from jaxmerge.simplex.labels import all_weights, without_zeros
 
 PAGE, RESULTS = "report.html", "results.json"
 # A report has some of these; the page explains each.
@@ -29,6 +29,8 @@ FIGURES = (
   "hedge",
   "calibration",
 )
+# Of more weights than these the page shows the largest; the choice has all.
+_MOST_WEIGHTS = 6
 # A report of ours has its generator, an older one this table.
 _MARKS = (
   b'<meta name="generator" content="jaxmerge">',
@@ -63,7 +65,8 @@ def write_report(
 
   Raises:
     InputError: a number of the results is not finite, or the directory holds
-      something else under the name of one of these files or cannot be written.
+      another study's report, or something else under the name of one of these
+      files, or cannot be written.
   """
   directory = epath.Path(directory)
   page = _template().render(
@@ -74,7 +77,7 @@ def write_report(
     note=note(results),
     columns=columns(results),
     cells=cells,
-    format_weights=format_weights,
+    format_weights=_page_weights,
     images={
       name: base64.b64encode(image).decode() for name, image in figures.items()
     },
@@ -82,7 +85,7 @@ def write_report(
     facts=facts,
     commands=commands,
   )
-  check_report_directory(directory)
+  check_report_directory(directory, results.study)
   with files_of_directory(directory, first=PAGE) as folder:
     write_results(folder / RESULTS, results)
     for name, image in figures.items():
@@ -106,30 +109,36 @@ def _template() -> jinja2.Template:
   return environment.get_template("report.html.jinja")
 
 
-def check_report_directory(directory: epath.PathLike) -> None:
+def check_report_directory(directory: epath.PathLike, study: str) -> None:
   """Refuses a directory in which a report would replace another's files.
 
   Raises:
-    InputError: it is a file, or something else than an earlier report has the
-      name of one of a report's files.
+    InputError: it is a file, or has the report of another study, or something
+      else than an earlier report has the name of one of a report's files.
   """
   directory = epath.Path(directory)
   try:
-    check(_directory_problems(directory))
+    check(_directory_problems(directory, study))
   except OSError as error:
     raise InputError(
       f"cannot read {directory}: {error.strerror or error}"
     ) from error
 
 
-def _directory_problems(directory: epath.Path) -> list[str]:
+def _directory_problems(directory: epath.Path, study: str) -> list[str]:
   if not directory.exists():
     return []
   if not directory.is_dir():
     return [f"the report's directory {directory} is a file"]
   page = _content(directory / PAGE)
   is_report = any(mark in page for mark in _MARKS)
-  is_ours = {PAGE: is_report, RESULTS: _is_results(directory / RESULTS)}
+  there = _study_of(directory / RESULTS)
+  if there not in (None, "", study):
+    return [
+      f"{directory} has the report of the study {there!r}, not of {study!r}: "
+      "choose another config.report_dir, or none for one of the study's own"
+    ]
+  is_ours = {PAGE: is_report, RESULTS: there is not None}
   for name in (f"{name}.png" for name in FIGURES):
     is_ours[name] = is_report and not (directory / name).is_dir()
   end = "is not of an earlier report, which is to be written there"
@@ -148,23 +157,25 @@ def _content(path: epath.Path) -> bytes:
     return b""
 
 
-def _is_results(path: epath.Path) -> bool:
-  """Says whether it is a results.json, of any version."""
+def _study_of(path: epath.Path) -> str | None:
+  """The study of a results.json, "" of an older one, None of anything else."""
   try:
     value = json.loads(_content(path))
-    return "last" in [row["name"] for row in value["rows"]]
+    if "last" in [row["name"] for row in value["rows"]]:
+      return str(value.get("study", ""))
   except (ValueError, TypeError, KeyError, RecursionError):
-    return False
+    pass
+  return None
 
 
 def columns(results: Results) -> tuple[str, ...]:
   return (
     "name",
     "evaluations",
-    "weights",
     f"search {results.noun}",
     f"report {results.noun}",
     "delta vs last ± 2 stderr",
+    "weights",
   )
 
 
@@ -177,16 +188,25 @@ def note(results: Results) -> str:
   )
 
 
-def format_weights(weights: Mapping[int, float]) -> str:
-  """For example "600: 0.350, 750: 0.650"; one checkpoint alone is its step."""
-  kept = {step: weight for step, weight in weights.items() if weight != 0}
+def format_weights(weights: Mapping[int, float], most: int = 3) -> str:
+  """For example "600: 0.3500, 750: 0.6500"; a checkpoint alone is its step."""
+  kept = without_zeros(weights)
   if list(kept.values()) == [1.0]:
     return f"{next(iter(kept))}"
-  return all_weights(weights)
+  return all_weights(kept, most)
+
+
+def _page_weights(weights: Mapping[int, float], is_chosen: bool) -> str:
+  """All that were chosen; a line may break between two, never in one."""
+  most = len(weights) if is_chosen else _MOST_WEIGHTS
+  text = format_weights(weights, most)
+  for words in (": ", " others"):
+    text = text.replace(words, words.replace(" ", "\u00a0"))
+  return text
 
 
 def cells(row: Row) -> tuple[str, ...]:
-  """One string for each of the columns."""
+  """One string for each of the columns, the weights in short."""
   delta = "reference"
   if row.name != "last":
     mark = "*" if row.is_significant else " "
@@ -194,16 +214,18 @@ def cells(row: Row) -> tuple[str, ...]:
     delta = f"{row.report_delta_vs_last:+.4f} ± {stderr:.4f} {mark}"
   losses = f"{row.search_loss:.4f}", f"{row.report_loss:.4f}"
   weights = format_weights(row.weights)
-  return (row.name, f"{row.evaluations}", weights, *losses, delta)
+  return (row.name, f"{row.evaluations}", *losses, delta, weights)
 
 
 def text_table(results: Results) -> str:
   """The table for a terminal, columns aligned with spaces."""
-  rows = [columns(results), *map(cells, results.rows)]
+  rows = [columns(results), *map(cells, results.shown)]
   widths = [max(map(len, column)) for column in zip(*rows)]
-  forms = [f"{a}{width}" for a, width in zip("<><>>>", widths)]
-  lines = ["  ".join(map(format, row, forms)) for row in rows]
+  forms = [f"{a}{width}" for a, width in zip("<>>>><", widths)]
+  lines = ["  ".join(map(format, row, forms)).rstrip() for row in rows]
   rule = "-" * max(map(len, lines))
+  if count := len(results.folded):
+    lines.append(f"({count} other checkpoints alone: in the report)")
   return "\n".join([lines[0], rule, *lines[1:], rule, note(results)]) + "\n"
 
 
@@ -257,11 +279,12 @@ def runner_up(results: Results) -> str:
 
 
 def _subject(row: Row) -> str:
-  """For example "Merging steps 600 and 750 (0.350 / 0.650)"."""
-  *others, final = map(str, row.steps)
+  """For example "Merging steps 600 and 750 (0.3500 / 0.6500)"."""
+  kept = without_zeros(row.weights)
+  *others, final = map(str, kept)
   if not others:
     return f"Taking step {final} alone"
   if len(others) > 2:
-    return f"Merging {len(row.steps)} steps ({all_weights(row.weights)})"
-  shares = " / ".join(f"{row.weights[step]:.3f}" for step in row.steps)
+    return f"Merging {len(kept)} steps ({all_weights(kept)})"
+  shares = " / ".join(f"{weight:.4f}" for weight in kept.values())
   return f"Merging steps {', '.join(others)} and {final} ({shares})"

@@ -19,6 +19,8 @@ from jaxmerge.files import write_json
 
 # The reason of a trial that was given up as clearly not the best.
 STOPPED_EARLY = "stopped early"
+# Of more checkpoints alone than these the rows hide those of the merges.
+_MOST_SINGLE = 8
 
 
 class Trial(NamedTuple):
@@ -102,6 +104,7 @@ class Results:
     tokens_trained: at the last merged checkpoint; 0 where that is not known.
     tokens_saved: as from tokens_saved().
     unit, direction: of every loss here and in the trials.
+    study: the name of the search's.
   """
 
   rows: Sequence[Row]
@@ -111,6 +114,7 @@ class Results:
   tokens_saved: int | None
   unit: str
   direction: Direction
+  study: str
 
   @property
   def noun(self) -> str:
@@ -143,6 +147,36 @@ class Results:
     return sorted(self.merged.weights)
 
   @property
+  def shown(self) -> list[Row]:
+    """The rows for a first look: without the folded ones."""
+    folded = self.folded
+    return [row for row in self.rows if row not in folded]
+
+  @property
+  def folded(self) -> list[Row]:
+    """The checkpoints alone that are neither merged nor next to merged ones.
+
+    Of many merged ones, those too that weigh least in the search's merge.
+    """
+    weights = self.merged.weights
+    alone = [row for row in self.rows if row.is_single]
+    trail = sorted(alone, key=lambda row: row.steps)
+    is_merged = [row.steps[0] in weights for row in trail]
+    near = [
+      row
+      for i, row in enumerate(trail)
+      if any(is_merged[max(i - 1, 0) : i + 2])
+    ]
+
+    def rank(row: Row) -> tuple[bool, bool, float, int]:
+      [step] = row.steps
+      weight = abs(weights.get(step, 0.0))
+      return row is not self.last, step not in weights, -weight, -step
+
+    kept = sorted(near, key=rank)[:_MOST_SINGLE]
+    return [row for row in alone if row not in kept]
+
+  @property
   def chosen(self) -> Trial:
     """The trial whose merge is the last row; of none, as if it were one."""
     merged = self.merged
@@ -173,6 +207,7 @@ def write_results(path: epath.PathLike, results: Results) -> None:
     if isinstance(value, float) and not math.isfinite(value)
   )
   value = {
+    "study": results.study,
     "rows": [
       {name.replace("loss", results.noun): v for name, v in vars(row).items()}
       for row in results.rows

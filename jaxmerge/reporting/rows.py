@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmerge.bayesopt.baselines import BASELINES
+from jaxmerge.bayesopt.baselines import BASELINES, num_evaluations
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.evaluation.score import as_loss, noun
@@ -19,6 +19,7 @@ from jaxmerge.evaluation.statistics import difference
 from jaxmerge.merging import weight_rules
 from jaxmerge.merging.groups import one_group
 from jaxmerge.progress import Progress
+from jaxmerge.reporting.page import PAGE
 from jaxmerge.reporting.results import Point, Row
 from jaxmerge.simplex.bounds import weights_from_unit
 
@@ -37,19 +38,31 @@ class Comparison:
     self._groups = one_group(self._trees[-1])
     self.last = self._report.score(self._trees[-1])
 
-  def rows(
-    self, params: dict[str, float], evaluations: int, progress: Progress
-  ) -> list[Row]:
+  def merged(self, params: dict[str, float], evaluations: int) -> Row:
+    """The row of the search's merge.
+
+    Args:
+      params: that the search recommends.
+      evaluations: that it took.
+    """
+    domain, method, *_ = self._ready.search
+    return self._row(
+      method.name,
+      self._trees.average(domain.weights(params), domain.groups),
+      dict(zip(domain.steps, domain.mean_weights(params))),
+      evaluations,
+    )
+
+  def rows(self, merged: Row, progress: Progress) -> list[Row]:
     """The last checkpoint, those before it, the baselines and the search.
 
     Skips models that have diverged, alone or merged.
 
     Args:
-      params: that the search recommends.
-      evaluations: that it took, and that each baseline gets.
+      merged: the search's, of as many evaluations as each baseline gets.
       progress: told how far the work is.
     """
-    domain, method, *_ = self._ready.search
+    domain = self._ready.search.domain
     count = len(domain.steps)
     last = self._average("last", [0.0] * (count - 1) + [1.0], 1)
     earlier = [
@@ -63,15 +76,24 @@ class Comparison:
       progress.stage("baselines", number, len(earlier), name)
     found.append(self._average("uniform", weight_rules.uniform(count), 1))
     for name in self._ready.baselines:
-      found += self._baseline(name, evaluations, progress)
-    merged = self._row(
-      method.name,
-      self._trees.average(domain.weights(params), domain.groups),
-      dict(zip(domain.steps, domain.mean_weights(params))),
-      evaluations,
-    )
+      found += self._baseline(name, merged.evaluations, progress)
     finite = [r for r in found if math.isfinite(r.search_loss + r.report_loss)]
     return [last, *finite, merged]
+
+  def measured(self, row: Row) -> dict[str, float | str]:
+    """The numbers of a merge for its model card; none if one is not finite."""
+    numbers = {
+      "last": self.last.mean,
+      "merged": row.report_loss,
+      "delta": row.report_delta_vs_last,
+      "stderr": row.report_delta_stderr,
+    }
+    if not all(map(math.isfinite, numbers.values())):
+      return {}
+    places = self._ready.places
+    report = places.report.relative_to(places.workdir) / PAGE
+    told = {"noun": noun(self.last.direction), "unit": self.last.unit}
+    return {**numbers, **told, "report": str(report)}
 
   def points(self, rows: Sequence[Row], progress: Progress) -> list[Point]:
     """Finite report losses of the trail; scores no model of `rows` again."""
@@ -97,6 +119,7 @@ class Comparison:
     point has a finite loss.
     """
     search, direction = self._ready.search, self.last.direction
+    total = num_evaluations(name, len(self._steps), evaluations)
     found: list[tuple[float, float, list[float]]] = []
     asked = itertools.count(1)
 
@@ -109,8 +132,7 @@ class Comparison:
       best = f"no {noun(direction)} yet"
       if found:
         best = f"best {as_loss(min(found)[0], direction):.4f}"
-      count = next(asked)
-      progress.stage(name, count, max(evaluations, count), best)
+      progress.stage(name, next(asked), total, best)
       # An infinite loss would end a fit or a sampler: as bad as the worst.
       return value if math.isfinite(value) else _NO_LOSS
 

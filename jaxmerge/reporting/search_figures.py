@@ -18,7 +18,7 @@ _MOST_SIGMAS = 5.0
 
 
 def convergence(results: Results) -> bytes:
-  """Best search loss so far after each evaluation, beside the baselines."""
+  """Best search loss so far after each trial, beside the baselines."""
   trials = results.trials
   baselines = {"last": results.last.search_loss} | {
     row.name: row.search_loss
@@ -27,7 +27,7 @@ def convergence(results: Results) -> bytes:
   }
   scored_N = np.array([not trial.failure for trial in trials])
   loss_N = results.as_loss(np.array([trial.loss for trial in trials]))
-  count_N = np.arange(1, len(trials) + 1)
+  number_N = np.array([trial.number for trial in trials])
   best_N = np.fmin.accumulate(np.where(scored_N, loss_N, np.nan))
   baseline_J = results.as_loss(np.array(list(baselines.values())))
   interesting = np.array([*best_N[~np.isnan(best_N)], *baseline_J])
@@ -42,16 +42,16 @@ def convergence(results: Results) -> bytes:
       axes.axhline(value, color=style.GREY, lw=1, ls="--")
     look: Any = {"where": "post", "color": style.VERMILION, "lw": 1.8}
     label = f"{results.best_word} so far"
-    axes.step(count_N, results.as_loss(best_N), label=label, **look)
+    axes.step(number_N, results.as_loss(best_N), label=label, **look)
     inside = list(itertools.compress(trials, inside_N))
     y_N = results.as_loss(loss_N[inside_N])
-    style.plot_trials(axes, results, inside, count_N[inside_N], y_N)
+    style.plot_trials(axes, results, inside, number_N[inside_N], y_N)
     edge = results.as_loss(high - 0.02 * (high - low))
     _outside(axes, results, inside_N, edge)
     axes.set(
-      xlim=(0.4, len(trials) + 0.6),
+      xlim=(number_N[0] - 0.6, number_N[-1] + 0.6),
       ylim=sorted((results.as_loss(low), results.as_loss(high))),
-      xlabel=f"evaluations of the search {results.noun}",
+      xlabel="trial",
       ylabel=f"search {results.noun} ({results.unit})",
     )
     style.whole_numbers(axes)
@@ -66,7 +66,7 @@ def _outside(
   """The trials without a place on the axes, along the edge of the worse."""
   trials = results.trials
   caret, where = (6, "above") if results.better == "lower" else (7, "below")
-  count_N = np.arange(1, len(trials) + 1)
+  number_N = np.array([trial.number for trial in trials])
   stopped_N = np.array([t.failure == STOPPED_EARLY for t in trials])
   failed_N = np.array([bool(t.failure) for t in trials]) & ~stopped_N
   off_N = ~(inside_N | stopped_N | failed_N)
@@ -76,7 +76,7 @@ def _outside(
     (stopped_N, "8", style.GREY, "none", STOPPED_EARLY),
   ):
     if chosen_N.any():
-      x_N, y_N = count_N[chosen_N], np.full(chosen_N.sum(), y)
+      x_N, y_N = number_N[chosen_N], np.full(chosen_N.sum(), y)
       look = {"mfc": face, "mew": 1.6, "ms": 7, "clip_on": False}
       style.dots(axes, x_N, y_N, marker, colour, label=label, **look)
 

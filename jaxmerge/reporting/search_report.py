@@ -6,7 +6,7 @@ K checkpoints, M queries of the Gaussian process.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -40,6 +40,7 @@ from jaxmerge.reporting.results import (
   STOPPED_EARLY,
   Point,
   Results,
+  Row,
   Trial,
   tokens_saved,
 )
@@ -89,7 +90,7 @@ def write(
   result = {
     "trials": len(found.trials),
     "chosen": best.number,
-    "report": report.name,
+    "report": ready.places.report_dir,
     "baselines": list(ready.baselines),
   }
   with exclusive(folder / "writer", f"the merge in {folder}", wait=True):
@@ -99,25 +100,30 @@ def write(
       progress.note("search", f"another searcher has written {path}")
       return path
     groups = dict(zip(domain.groups.names_G, weights_GxK))
+    comparison = Comparison(ready, losses)
+    row = comparison.merged(best.params, len(found.trials))
     provenance = Provenance(
       ready.search.method.name,
       domain.mean_weights(best.params),
       groups=groups if len(groups) > 1 else {},
+      search=comparison.measured(row),
     )
     merged = losses.merged.merge(weights_GxK)
     save_merged(path, merged, ready.checkpoints, provenance, overwrite=True)
-    _report(FinishedSearch(ready, losses, found, best, commands), progress)
+    search = FinishedSearch(ready, losses, found, best, commands)
+    _report(search, comparison, row, progress)
     study.set_user_attr(_WRITTEN, (time.time(), result))
   return path
 
 
-def _report(search: FinishedSearch, progress: Progress) -> None:
+def _report(
+  search: FinishedSearch, comparison: Comparison, row: Row, progress: Progress
+) -> None:
   """Scores the baselines and writes report.html, figures and results.json."""
   ready = search.ready
   domain = ready.search.domain
-  comparison = Comparison(ready, search.losses)
   unit, direction = comparison.last.unit, comparison.last.direction
-  rows = comparison.rows(search.best.params, len(search.found.trials), progress)
+  rows = comparison.rows(row, progress)
   trail = comparison.points(rows, progress)
   later = [p for p in trail if p.step >= domain.steps[-1]]
   tokens = later[0].tokens if later else 0
@@ -126,12 +132,13 @@ def _report(search: FinishedSearch, progress: Progress) -> None:
   saved = tokens_saved(merged, later, direction) if tokens else None
   trials = [report_trial(trial, domain) for trial in search.found.trials]
   best = search.best.number
-  results = Results(rows, trials, best, tokens, saved, unit, direction)
+  study = ready.places.study_name
+  results = Results(rows, trials, best, tokens, saved, unit, direction, study)
   page = write_report(
     ready.places.report,
     title=f"Merging {ready.places.workdir.name}",
     results=results,
-    figures=_figures(search, results, trail),
+    figures=_figures(search, results, trail, progress),
     facts=_facts(search),
     commands=search.commands,
   )
@@ -186,26 +193,35 @@ def training_losses(workdir: epath.Path) -> list[Point]:
 
 
 def _figures(
-  search: FinishedSearch, results: Results, trail: Sequence[Point]
+  search: FinishedSearch,
+  results: Results,
+  trail: Sequence[Point],
+  progress: Progress,
 ) -> dict[str, bytes]:
   """The PNG figures by name."""
   asked, workdir = search.ready.search, search.ready.places.workdir
-  found = {
-    "baselines": figures.baselines(results),
-    "convergence": search_figures.convergence(results),
-  }
+  draw: list[Callable[[], Mapping[str, bytes]]] = [
+    lambda: {"baselines": figures.baselines(results)},
+    lambda: {"convergence": search_figures.convergence(results)},
+  ]
   training = training_losses(workdir)
   if training and results.unit == UNIT:
-    found["training_curve"] = figures.training_curve(training, trail, results)
+    curve = figures.training_curve
+    draw.append(lambda: {"training_curve": curve(training, trail, results)})
   if asked.method.has_posterior and len(asked.domain.groups.names_G) == 1:
     told = observations(*search.found, asked.use_gradients)
     assert told is not None, "no trial has a score"
-    found |= posterior_plots(told, results, asked.domain.bounds)
+    draw.append(lambda: posterior_plots(told, results, asked.domain.bounds))
   if any(trial.odds for trial in results.trials):
-    found["hedge"] = search_figures.hedge(results)
+    draw.append(lambda: {"hedge": search_figures.hedge(results)})
   if search_figures.predicted(results):
-    found["calibration"] = search_figures.calibration(results)
-  return {**found, **asked.method.figures(search, results)}
+    draw.append(lambda: {"calibration": search_figures.calibration(results)})
+  draw.append(lambda: asked.method.figures(search, results))
+  found: dict[str, bytes] = {}
+  for number, one in enumerate(draw, start=1):
+    found.update(one())
+    progress.stage("figures", number, len(draw), next(reversed(found)))
+  return found
 
 
 def posterior_plots(

@@ -6,21 +6,28 @@ from collections.abc import Mapping
 _MOST = 3
 
 
-def all_weights(weights: Mapping[int, float]) -> str:
-  """The weights of up to three checkpoints; of more those that fit in a line.
+def without_zeros(weights: Mapping[int, float]) -> dict[int, float]:
+  """The weights by step, without those that four digits show as zero."""
+  kept = sorted(weights.items())
+  return {step: w for step, w in kept if f"{abs(w):.4f}" != "0.0000"}
 
-  Equal ones are "12 x 0.083"; else weights of zero are left out, and of the
-  rest all but the three largest are counted: "600: 0.350, ... and 9 others".
+
+def all_weights(weights: Mapping[int, float], most: int = _MOST) -> str:
+  """The weights of a few checkpoints; of more those that fit in a line.
+
+  Equal ones are "12 x 0.0833"; else, of more than `most`, weights of zero are
+  left out and the rest but the largest are counted: "600: 0.3500, ... and 9
+  others".
   """
   shown = dict(sorted(weights.items()))
   others = ""
   if len(shown) > _MOST:
-    shown = {step: w for step, w in shown.items() if f"{abs(w):.3f}" != "0.000"}
-    texts = {f"{w:.3f}" for w in shown.values()}
+    shown = without_zeros(shown)
+    texts = {f"{w:.4f}" for w in shown.values()}
     if len(shown) > _MOST and len(texts) == 1:
       return f"{len(shown)} x {texts.pop()}"
-    largest = sorted(shown, key=lambda step: -abs(shown[step]))[:_MOST]
-    if len(shown) > _MOST + 1:
-      others = f" and {len(shown) - _MOST} others"
+    if len(shown) > most + 1:
+      largest = sorted(shown, key=lambda step: -abs(shown[step]))[:most]
+      others = f" and {len(shown) - most} others"
       shown = {step: w for step, w in shown.items() if step in largest}
-  return ", ".join(f"{step}: {w:.3f}" for step, w in shown.items()) + others
+  return ", ".join(f"{step}: {w:.4f}" for step, w in shown.items()) + others

@@ -89,7 +89,7 @@ def train_in(
     if start:
       path = inputs.step_path(workdir, start)
       metadata = read_metadata(path)
-      run.check_resumable(path, metadata, identity["run_id"])
+      run.check_resumable(path, metadata, identity)
       state, digest = trainer.resume(path, start, batches), metadata.metrics
     assert state is not None, f"checkpoints of {workdir} have vanished"
     metrics = on_first_process(lambda: MetricsWriter(workdir, start, digest))

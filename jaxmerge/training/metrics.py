@@ -82,7 +82,8 @@ def check_saved(
   InputError if they are not all there, or others than those of the digest.
   """
   path = epath.Path(workdir) / NAME
-  lines = read_file(path).splitlines(keepends=True) if path.exists() else []
+  content = read_file(path, math.inf) if path.exists() else b""
+  lines = content.splitlines(keepends=True)
   steps = [_step_of(line) for line in lines]
   problems = [
     f"line {number} is not a record of a step"

@@ -14,6 +14,8 @@ from orbax.checkpoint import CheckpointManager
 from jaxmerge import locks
 from jaxmerge.checkpoints import inputs, store
 from jaxmerge.config_fields import chosen_rows, flatten, rows
+from jaxmerge.data.config import CorpusConfig
+from jaxmerge.data.corpora import changed_files
 from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
 from jaxmerge.data.tokenizers.protocol import Tokenizer
@@ -91,12 +93,15 @@ def _read(path: epath.Path) -> Mapping[str, Any]:
 
 
 def check_workdir(
-  workdir: epath.PathLike, run: Mapping[str, Any]
+  workdir: epath.PathLike,
+  run: Mapping[str, Any],
+  data: CorpusConfig | None = None,
 ) -> Mapping[str, Any]:
   """Refuses a workdir of another run, or of something else; writes nothing.
 
   Args:
     run: from known_parts or identity.
+    data: of which changed files are named.
 
   Returns:
     The run under the run_id that the workdir has, if there is one.
@@ -128,7 +133,7 @@ def check_workdir(
   # Hashes that either lacks are not compared.
   lacking = {k for k in _HASHES if not (known.get(k) and now.get(k))}
   check(
-    f"{workdir} is the workdir of another run: {_said(key, known, now)}"
+    f"{workdir} is the workdir of another run: {_said(key, known, now, data)}"
     for key in sorted((known.keys() | now.keys()) - lacking - {*_DERIVED})
     if known.get(key) != now.get(key)
   )
@@ -157,16 +162,24 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in config.items() if name not in free}
 
 
-def _said(key: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _said(
+  key: str,
+  known: Mapping[str, Any],
+  now: Mapping[str, Any],
+  data: CorpusConfig | None = None,
+) -> str:
   if key == "parent" and not known.get(key):
     return "it started from random parameters, not from an --init_from"
+  if key == "content" and data is not None:
+    which = changed_files(data, known[key])
+    return _CHANGED[key] + (f" ({which})" if which else "")
   changed = f"{key} was {known.get(key)!r}, is now {now.get(key)!r}"
   return _CHANGED.get(key, changed)
 
 
 def notes_on_validation(workdir: epath.PathLike) -> Iterator[str]:
   """Tells of a run that began under another rule for held-out text."""
-  run = read_json((epath.Path(workdir) / NAME).read_text())
+  run = read_json(read_file(epath.Path(workdir) / NAME))
   if run.get("held_out") != WINDOWS:
     yield (
       "validation losses so far are of the heads of documents; from here on of "
@@ -192,16 +205,40 @@ def claim(
 
 
 def check_resumable(
-  path: epath.Path, metadata: Metadata, run_id: str = ""
+  path: epath.Path, metadata: Metadata, run: Mapping[str, Any] | None = None
 ) -> None:
-  """Refuses a step that the run (of a run_id, if known) cannot go on from."""
+  """Refuses a step that a run (from identity, if known) cannot go on from."""
   if metadata.kind != "trained":
     raise InputError(
       f"{path} is {metadata.kind}, not trained: a run cannot resume from it "
       "(it may be an --init_from)"
     )
-  if run_id and metadata.run_id != run_id:
-    raise InputError(f"{path} is of another run ({metadata.run_id})")
+  if run and metadata.run_id != run["run_id"]:
+    found = differences(metadata, run) or [
+      f"another of the keys in {NAME}, which it does not hold, differs"
+    ]
+    raise InputError([f"{path} is of another run: {text}" for text in found])
+
+
+def differences(metadata: Metadata, run: Mapping[str, Any]) -> list[str]:
+  """Says in what a step is not of a run, as far as its metadata tells."""
+  data, now = metadata.data, _comparable(run)
+  known = {
+    **{f"config.data.{name}": value for name, value in data.items()},
+    **{f"config.model.{name}": v for name, v in metadata.model.items()},
+    "config.seq_len": data.get("seq_len", now.get("config.seq_len")),
+    "content": data.get("content", ""),
+    "corpus": metadata.corpus,
+  }
+  found = [
+    _said(key, known, now)
+    for key in sorted(known.keys() & now.keys())
+    if known[key] != now[key]
+    and (key not in _HASHES or (known[key] and now[key]))
+  ]
+  if bool(metadata.parent) != bool(now["parent"]):  # one's name, one's hash
+    found.append(_said("parent", {"parent": metadata.parent}, now))
+  return found
 
 
 def _lock(workdir: epath.Path) -> contextlib.AbstractContextManager[None]:

@@ -9,7 +9,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from jaxmerge.checkpoints import inputs, merged
-from jaxmerge.checkpoints.inputs import HOW_IT_RUNS, Checkpoint
+from jaxmerge.checkpoints.inputs import Checkpoint
+from jaxmerge.checkpoints.model_differences import HOW_IT_RUNS
 from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.config_fields import to_flat
@@ -149,7 +150,7 @@ def check_start(
     parent=merged.identity(parent) if parent else "",
     tokenizer=tokenizer.hash if tokenizer else "",
   )
-  run.check_workdir(workdir, parts)
+  run.check_workdir(workdir, parts, config.data)
   if tokenizer is not None:
     saved = workdir / tokenizer.file_name
     if saved.exists() and read_file(saved) != tokenizer.content:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmerge.bayesopt.baselines import BASELINES
+from jaxmerge.bayesopt.baselines import BASELINES, num_evaluations
 from jaxmerge.simplex.bounds import normalised
 from jaxmerge.simplex.points import sticks_from_unit, unit_from_sticks
 
@@ -44,7 +44,7 @@ def run(name: str, num_weights: int, budget: int, seed: int = 0) -> Bowl:
 def test_budget_domain_and_first_question(name, num_weights):
   bowl = run(name, num_weights, 12)
   points_NxK = np.array(bowl.points)
-  assert len(points_NxK) <= 12
+  assert len(points_NxK) == num_evaluations(name, num_weights, 12) <= 12
   assert points_NxK.min() >= -1e-12
   np.testing.assert_allclose(points_NxK.sum(1), 1.0, atol=1e-12)
   if name == "grid":

@@ -1,6 +1,7 @@
 """Killed at any byte, then run again: the same study as never killed."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from jaxmerge import process_liveness
@@ -229,10 +231,45 @@ def test_damage_in_the_middle_is_an_input_error(tmp_path):
   with pytest.raises(InputError, match="damaged at line 1"):
     open_journal(missing)
   assert missing.read_bytes() == before
-  unfit = tmp_path / "unfit"
-  unfit.write_bytes(lines[0] + b'{"op_code":4,"worker_id":"x","study_id":0}\n')
+
+
+_NOW = "2026-01-01T00:00:00"
+_TOLD = {"op_code": 6, "trial_id": 0, "state": 1, "datetime_complete": _NOW}
+_GIVEN = {
+  "op_code": 4,
+  "study_id": 0,
+  "datetime_start": _NOW,
+  "distributions": {"x": distribution_to_json(FloatDistribution(0, 1))},
+  "user_attrs": {},
+  "system_attrs": {},
+}
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"op_code": 6, "trial_id": 0},
+    {"op_code": 4, "study_id": 0},
+    {"op_code": 4, "study_id": 0, "params": 3, "distributions": 3},
+    {**_TOLD, "values": []},
+    {**_TOLD, "values": [None]},
+    {**_TOLD, "values": [math.nan]},
+    {**_GIVEN, "params": {"x": None}},
+    {**_GIVEN, "params": {"x": math.nan}},
+  ],
+)
+def test_records_that_do_not_fit_together_are_an_input_error(tmp_path, changes):
+  record = {"op_code": 4, "worker_id": "x", "study_id": 0, "user_attrs": {}}
+  create = {"op_code": 0, "study_name": "search", "directions": [1]}
+  records = [
+    {**record, **create},
+    {**record, "datetime_start": None, "state": 4, "system_attrs": {}},
+    {"worker_id": "x", **changes},
+  ]
+  path = tmp_path / "unfit"
+  path.write_text("".join(json.dumps(r) + "\n" for r in records))
   with pytest.raises(InputError, match="do not fit together"):
-    open_journal(unfit)
+    open_journal(path)
 
 
 def test_an_unwritable_place_is_an_input_error(tmp_path):

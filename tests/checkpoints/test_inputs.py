@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jaxmerge.checkpoints import inputs
+from jaxmerge.checkpoints import compatibility, inputs
 from jaxmerge.errors import InputError
 
 
@@ -36,7 +36,8 @@ def test_all_missing_inputs_are_listed(tiny_run, tmp_path):
 def test_unknown_steps_are_listed(tiny_run):
   with pytest.raises(InputError) as error:
     inputs.open_steps(tiny_run, [4, 5, 6])
-  assert len(error.value.problems) == 2
+  [line] = error.value.problems
+  assert "has no steps 5, 6; it has 4, 8, 12, 16" in line
 
 
 def test_another_run_or_tokenizer_needs_permission(tiny_run):
@@ -45,18 +46,24 @@ def test_another_run_or_tokenizer_needs_permission(tiny_run):
     b,
     metadata=dataclasses.replace(b.metadata, run_id="other", tokenizer="{}"),
   )
-  inputs.check_mergeable([a, b])
+  compatibility.check_mergeable([a, b])
   with pytest.raises(InputError) as error:
-    inputs.check_mergeable([a, other])
+    compatibility.check_mergeable([a, other])
   assert len(error.value.problems) == 2
-  inputs.check_mergeable([a, other], allow_unrelated=True)
+  for permission in ("allow_unrelated", "allow_other_tokenizer"):
+    with pytest.raises(InputError) as error:
+      compatibility.check_mergeable([a, other], **{permission: True})
+    assert len(error.value.problems) == 1
+  compatibility.check_mergeable(
+    [a, other], allow_unrelated=True, allow_other_tokenizer=True
+  )
 
 
 def test_other_trees_are_never_merged(tiny_run):
   a, b = inputs.open_steps(tiny_run, [4, 8])
   leaves = {k: dict(v) for k, v in b.metadata.leaves["params"].items()}
   leaves["embed/embedding"]["shape"] = [1, 2]
-  leaves["final_norm/scale"]["dtype"] = "bfloat16"
+  leaves["final_norm/scale"]["dtype"] = "int8"
   leaves["more"] = leaves.pop("layers/mlp_norm/scale")
   other = dataclasses.replace(
     b,
@@ -67,8 +74,8 @@ def test_other_trees_are_never_merged(tiny_run):
     ),
   )
   with pytest.raises(InputError) as error:
-    inputs.check_mergeable([a, other], allow_unrelated=True)
+    compatibility.check_mergeable([a, other], allow_unrelated=True)
   text = str(error.value)
   assert len(error.value.problems) == 5
-  for name in ("rope_theta", "more", "mlp_norm", "bfloat16", "embedding"):
+  for name in ("rope_theta", "more", "mlp_norm", "int8", "embedding"):
     assert name in text

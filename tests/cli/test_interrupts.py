@@ -13,6 +13,7 @@ import pytest
 
 from jaxmerge import convert, errors, evaluate, merge, search
 from jaxmerge.cli import runner
+from jaxmerge.evaluation import comparison
 from jaxmerge.evaluation.objective import MergedLoss
 from tests.helpers import ROOT
 
@@ -207,7 +208,7 @@ def test_what_has_no_output_yet_says_so(
   inputs = f"--inputs={tiny_run}@4,{tiny_run}@8"
   config = f"--config={ROOT}/configs/{{}}/{{}}.py"
   monkeypatch.setattr(merge, "run_streamed", stop)
-  monkeypatch.setattr(evaluate, "load_params", stop)
+  monkeypatch.setattr(comparison, "load_params", stop)
   monkeypatch.setattr(convert.models, "convert", stop)
   for verb, argv in (
     (merge, [config.format("merge", "uniform"), inputs]),

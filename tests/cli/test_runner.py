@@ -1,9 +1,14 @@
 """Bad input ends in one clear message, exit code 2 and nothing written."""
 
+import contextlib
+import fcntl
 import io
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -158,8 +163,9 @@ def test_steps_and_workdirs_that_are_not_there(tiny_run, tmp_path, capsys):
     [config, f"--workdir={tiny_run}", "--config.checkpoint_steps=(5, 8, 9)"],
     capsys,
   )
-  assert len(lines) == 3
-  assert "has no step 5" in lines[1]
+  assert len(lines) == 2
+  assert "has no steps 5, 9; it has 4, 8, 12, 16" in lines[1]
+  assert "takes the last config.checkpoint_window ones" in lines[1]
   lines = fails(search, [config, f"--workdir={tmp_path / 'none'}"], capsys)
   assert "does not exist" in lines[1]
   assert not (tmp_path / "none").exists()
@@ -366,3 +372,88 @@ def test_a_terminal_gets_a_bar_with_the_eta(monkeypatch):
     progress.stage("search", done, 4, "best 1.2")
   assert "\r" in screen.getvalue()
   assert "ETA 3:00, best 1.2" in screen.getvalue()
+
+
+def test_ten_seconds_of_silence_end_in_a_line(capsys):
+  """As while a program is compiled, or figures are drawn."""
+  now = 0.0
+  progress = runner.TerminalProgress(clock=lambda: now)
+
+  def after(seconds: float) -> str:
+    nonlocal now
+    now += seconds
+    progress.beat()
+    return capsys.readouterr().out
+
+  assert after(9) == ""
+  assert after(2) == "at work, 11 s so far\n"
+  progress.note("search", "read")
+  capsys.readouterr()
+  assert after(9) == ""
+  assert after(2) == "search: at work, 11 s so far\n"
+  assert after(9) == ""
+  assert after(2) == "search: at work, 22 s so far\n"
+  progress.stage("figures", 1, 4, "baselines")
+  capsys.readouterr()
+  assert after(9) == ""
+  assert "figures:  25%" in after(2)
+  progress.stage("figures", 4, 4)
+  capsys.readouterr()
+  assert "figures: at work, 11 s so far" in after(11)
+
+
+def test_a_progress_beats_within_its_context(capsys):
+  now, told = 0.0, ""
+  until = time.monotonic() + 60
+  with runner.TerminalProgress(clock=lambda: now) as progress:
+    progress.note("search", "read")
+    now = 11.0
+    while "at work" not in told and time.monotonic() < until:
+      time.sleep(0.05)
+      told += capsys.readouterr().out
+  assert told.splitlines() == ["search: read", "search: at work, 11 s so far"]
+  now = 99.0
+  time.sleep(1.5)
+  assert capsys.readouterr().out == ""
+
+
+def _on_a_terminal(columns: int, monkeypatch, *calls) -> str:
+  """What a terminal of so many columns is sent."""
+  master, slave = pty.openpty()
+  size = struct.pack("HHHH", 24, columns, 0, 0)
+  fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+  with os.fdopen(slave, "w") as screen, monkeypatch.context() as patch:
+    patch.setattr(sys, "stdout", screen)
+    progress = runner.TerminalProgress()
+    for call in calls:
+      progress.stage(*call)
+  sent = b""
+  with contextlib.suppress(OSError):  # Linux's end of a terminal
+    while part := os.read(master, 10_000):
+      sent += part
+  os.close(master)
+  return sent.decode()
+
+
+_BEST = "best 3.1191 of trial 5"
+_SIX = "400: 0.0310, 500: 0.1234, 600: 0.1111, 700: 0.2222, 800: 0.5123"
+
+
+def test_a_bar_of_110_columns_keeps_the_loss_and_not_the_weights(monkeypatch):
+  call = "search", 7, 20, f"{_BEST}; {_SIX}"
+  line = _on_a_terminal(110, monkeypatch, call).split("\r")[-1]
+  assert len(line.rstrip()) <= 110
+  assert "7/20" in line
+  assert f"{_BEST}]" in line
+  assert "400:" not in line
+  line = _on_a_terminal(300, monkeypatch, call).split("\r")[-1]
+  assert f"{_BEST}; {_SIX}]" in line
+
+
+def test_a_terminal_of_zero_columns_gets_lines(monkeypatch):
+  calls = [("search", done, 20, _BEST) for done in (1, 20)]
+  sent = _on_a_terminal(0, monkeypatch, *calls)
+  first, last = sent.replace("\r\n", "\n").splitlines()
+  assert "1/20" in first
+  assert "20/20" in last
+  assert _BEST in last

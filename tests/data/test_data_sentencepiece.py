@@ -236,6 +236,7 @@ REFUSED = {
     UNK + LETTERS + field(300, 1),
     "a field of wire type 0",
   ),
+  "empty pieces": (b"\n\0" * 100_001 + UNK, "its tokens are empty"),
   "not UTF-8": (UNK + field(1, field(1, b"\xff")), "utf-8"),
 }
 

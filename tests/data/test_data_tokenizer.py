@@ -15,6 +15,7 @@ from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.data.tokenizers.protocol import END_OF_TEXT
 from jaxmerge.errors import InputError
+from tests.helpers import bounded_memory
 
 TEXTS = ["the cat sat on the mat, the cat sat. naïve 猫 🐈\n"] * 20
 SMALL = train_tokenizer(TEXTS, vocab_size=280)
@@ -125,6 +126,65 @@ def _not_byte_level():
   content = json.loads(SMALL.content)
   content["decoder"] = {"type": "Fuse"}
   return json.dumps(content)
+
+
+def _changed(**changes):
+  return json.dumps(json.loads(SMALL.content) | changes)
+
+
+def _replaced(times):
+  replace = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+  return {"type": "Sequence", "normalizers": [replace] * times}
+
+
+UNIGRAM = {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]}
+# What the library ends the process for, or takes gigabytes.
+BOMBS = {
+  "an id": (
+    {"model": {"type": "BPE", "vocab": {"a": 2**32 - 2}, "merges": []}},
+    "id 4294967294",
+  ),
+  "an added id": (
+    {"added_tokens": [{"id": 2**31, "content": "a"}]},
+    "the id 2",
+  ),
+  "a token": (
+    {"model": UNIGRAM | {"vocab": [["a" * 10**6, 0.0]]}},
+    "longer than",
+  ),
+  "tokens": (
+    {"model": UNIGRAM | {"vocab": [["a" * 999, 0.0]] * 5000}},
+    "together",
+  ),
+  "replacements": ({"normalizer": _replaced(9)}, "a text too long"),
+  "a panic": (
+    {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////"}},
+    "Precompiled",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_the_library_does_not_survive_is_refused(tmp_path, name):
+  changes, message = BOMBS[name]
+  path = tmp_path / "tokenizer.json"
+  path.write_text(_changed(**changes))
+  with (
+    bounded_memory(path.stat().st_size),
+    pytest.raises(InputError, match=message),
+  ):
+    load_tokenizer(path)
+
+
+def test_a_text_that_a_tokenizer_fails_at_is_refused(tmp_path):
+  pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "invert": False}
+  pattern |= {"behavior": "Isolated"}
+  path = tmp_path / "tokenizer.json"
+  path.write_text(_changed(pre_tokenizer=pattern))
+  tokenizer = load_tokenizer(path)
+  assert tokenizer.encode_batch(["b"])
+  with pytest.raises(InputError, match="a text cannot be tokenized"):
+    tokenizer.encode_batch(["a" * 40 + "b"])
 
 
 @pytest.mark.parametrize(

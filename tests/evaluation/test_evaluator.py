@@ -11,14 +11,15 @@ from jaxmerge import evaluate, search
 from jaxmerge.bayesopt.study.journal import open_journal
 from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation import weight_search
+from jaxmerge.evaluation import comparison, weight_search
 from jaxmerge.evaluation.evaluator import EVALUATORS
 from jaxmerge.evaluation.objective import MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.merging.resident import Trees
+from tests.evaluation.test_comparison import LLAMA, random_model
 from tests.evaluation.test_objective import _heldout, _setting, _trees
-from tests.helpers import Telling, config_of, quiet
+from tests.helpers import REPORT, Telling, config_of, no_corpus, quiet
 from tests.test_extending import write_files
 
 
@@ -54,17 +55,17 @@ def test_a_search_of_scores_to_maximise(workdir):
   values = [trial.value for trial in study.trials]
   assert all(0 < value < 1 for value in values)
   assert any(note.startswith(f"best {max(values):.4f}") for note in notes)
-  results = json.loads((workdir / "report/results.json").read_text())
+  results = json.loads((workdir / f"{REPORT}/results.json").read_text())
   rows = {row["name"]: row for row in results["rows"]}
   assert rows["last"]["search_score"] == values[0]
   assert rows["gp_hedge"]["search_score"] >= values[0]
   report = {row["name"]: row["report_score"] for row in results["rows"]}
   delta = rows["step_8"]["report_delta_vs_last"]
   assert delta == pytest.approx(report["step_8"] - report["last"])
-  page = (workdir / "report/report.html").read_text()
+  page = (workdir / f"{REPORT}/report.html").read_text()
   assert "match/token" in page
   assert "nats" not in page
-  assert not (workdir / "report/training_curve.png").exists()
+  assert not (workdir / f"{REPORT}/training_curve.png").exists()
   for changes in ({"evaluator": "heldout_loss"}, {"top": 2}):
     with pytest.raises(InputError, match="the study 'pair' was made"):
       search.search(_config(**changes), workdir, dry_run=True, progress=quiet)
@@ -86,6 +87,14 @@ def test_an_evaluation_is_in_the_unit_of_its_scores(workdir, tmp_path, capsys):
   gain = second["match_per_token"] - first["match_per_token"]
   assert second["delta"] == pytest.approx(gain)
   assert "match/token  stderr  vs first" in capsys.readouterr().out
+
+
+def test_another_evaluator_takes_one_tokenizer(tiny_run, tmp_path, monkeypatch):
+  monkeypatch.setattr(comparison, "scores", no_corpus)
+  inputs = [f"{tiny_run}@8", random_model(tmp_path / "other", LLAMA)]
+  config = config_of("evaluate", evaluator="matches")
+  with pytest.raises(InputError, match="config.evaluator=heldout_loss comp"):
+    evaluate.evaluate(config, inputs, progress=quiet)
 
 
 def test_derivatives_are_refused_where_there_are_none(workdir):

@@ -12,6 +12,7 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from jaxmerge.errors import InputError
+from jaxmerge.formats import safetensors
 from jaxmerge.formats.safetensors import open_file, write_file
 from jaxmerge.huggingface.shards import INDEX, open_tensors, write_tensors
 from tests.merging.fixtures import specs_of
@@ -315,3 +316,20 @@ def test_two_answers_and_none_are_refused(tmp_path):
   (tmp_path / INDEX).write_text("{}")
   with pytest.raises(InputError, match="has both"):
     open_tensors(tmp_path)
+
+
+def test_a_header_of_too_many_tensors_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(safetensors, "_MOST_TENSORS", 3)
+  arrays = {str(i): np.zeros(1, np.float32) for i in range(4)}
+  save_file(arrays, tmp_path / "x.safetensors")
+  with pytest.raises(InputError, match="said to hold 4 tensors"):
+    safetensors.open_file(tmp_path / "x.safetensors")
+
+
+def test_an_index_of_a_million_faults_names_a_thousand(tmp_path):
+  places = {"weight_map": {str(i): "../x" for i in range(100_000)}}
+  (tmp_path / "model.safetensors.index.json").write_text(json.dumps(places))
+  with pytest.raises(InputError) as error:
+    open_tensors(tmp_path)
+  assert len(error.value.problems) == 1001
+  assert "more problems" in error.value.problems[-1]

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.inputs import open_inputs
 from jaxmerge.checkpoints.merged import save_merged
+from jaxmerge.checkpoints.model_inputs import as_model
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
@@ -100,9 +102,7 @@ def test_a_merge_keeps_the_files_and_its_card_names_the_sources(tmp_path):
   assert "Merged by explicit weights." in card
   for source, weight in zip(("a", "b"), ("0.25", "0.75")):
     [row] = [
-      line
-      for line in card.splitlines()
-      if line.startswith(f"| {tmp_path / source} |")
+      line for line in card.splitlines() if line.startswith(f"| {source} |")
     ]
     assert f"| {weight} |" in row
     assert re.search(r"[0-9a-f]{64} \|$", row)
@@ -110,10 +110,29 @@ def test_a_merge_keeps_the_files_and_its_card_names_the_sources(tmp_path):
   assert "from_pretrained" in card
 
 
-def test_a_card_of_odd_names_is_still_a_table():
-  from jaxmerge.huggingface.model_card import _inline
-
-  assert _inline("a|b\n<script>") == "a\\|b &lt;script>"
+def test_a_card_tells_only_what_is_known(tmp_path):
+  """Of directories without a run: no step, no start, no empty column."""
+  paths = [str(theirs(tmp_path / name)) for name in ("null", "b")]
+  config = tmp_path / "b/config.json"
+  said = {**json.loads(config.read_text()), "_name_or_path": "org/other"}
+  config.write_text(json.dumps(said))
+  weights = Provenance("weights", [0.123456, 0.876544])
+  sources = open_inputs(paths)
+  out = tmp_path / "out"
+  params = models.load(paths[0]).params
+  as_models = [as_model(source) for source in sources]
+  save_merged(out, params, as_models, weights, format="hf", overwrite=False)
+  card = (out / "README.md").read_text()
+  front = yaml.safe_load(card.split("---\n")[1])
+  assert front["base_model"] == ["null", "org/other"]
+  assert front["tags"] == ["jaxmerge", "merge"]
+  assert "| source | weight | parameters |\n|-|-|-|\n| null | 0.1235 |" in card
+  assert "| b (org/other) | 0.8765 |" in card
+  for word in ("step", "tokens:", "random", "run:", str(tmp_path)):
+    assert word not in card
+  assert models.load(out).metadata.provenance["sources"][1]["hub"] == (
+    "org/other"
+  )
 
 
 def test_a_config_that_is_no_longer_true_is_not_carried(tmp_path):
@@ -320,24 +339,33 @@ def test_a_run_of_our_own_says_which_token_ends_a_text(tiny_run, tmp_path):
   convert(f"{tiny_run}@8", tmp_path / "hf", "hf")
   value = json.loads((tmp_path / "hf/config.json").read_text())
   assert value["eos_token_id"] == value["bos_token_id"] == 0
+  assert value["max_position_embeddings"] == 32
+  assert "pad_token_id" not in value
+  value = json.loads((tmp_path / "hf/generation_config.json").read_text())
+  ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+  assert value == dict.fromkeys(ends, 0)
+  value = json.loads((tmp_path / "hf/tokenizer_config.json").read_text())
+  assert value["tokenizer_class"] == "PreTrainedTokenizerFast"
+  ends = ("bos_token", "eos_token", "pad_token")
+  assert [value[end] for end in ends] == ["<|endoftext|>"] * 3
+  assert value["model_max_length"] == 32
   models.save_model(model(), tmp_path / "m", "hf")
   value = json.loads((tmp_path / "m/config.json").read_text())
   assert value["eos_token_id"] is None
+  assert "max_position_embeddings" not in value
+  assert not list((tmp_path / "m").glob("*_config.json"))
 
 
-def test_a_card_promises_only_what_is_known():
-  from jaxmerge.huggingface.model_card import model_card
-
-  bert = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
-  card = model_card(bert, None, is_known=False)
-  assert "load_model" not in card
-  assert "text-generation" not in card
-  assert "AutoModel.from_pretrained" in card
-  other = {"model_type": "x", "architectures": ["XForCausalLM"]}
-  card = model_card({**other, "auto_map": {}}, None, is_known=False)
-  assert "AutoModelForCausalLM" in card
-  assert "trust_remote_code" in card
-  assert "load_model" not in card
+def test_carried_files_win_over_those_that_are_made(tiny_run, tmp_path):
+  convert(f"{tiny_run}@8", tmp_path / "hf", "hf")
+  saved = models.load(tmp_path / "hf")
+  said = {"tokenizer_config.json": "{}", "config.json": "{}"}
+  other = dataclasses.replace(saved, files=said)
+  models.save(other, tmp_path / "out", "hf", overwrite=False)
+  assert (tmp_path / "out/tokenizer_config.json").read_text() == "{}"
+  assert "pad_token_id" in (tmp_path / "out/generation_config.json").read_text()
+  config = json.loads((tmp_path / "out/config.json").read_text())
+  assert config["max_position_embeddings"] == 32
 
 
 def test_a_family_of_the_users_own_is_kept(tmp_path, monkeypatch):

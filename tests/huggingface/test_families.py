@@ -16,6 +16,7 @@ from jaxmerge.merging.groups import layer_groups
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.rope import RopeScaling
+from jaxmerge.model.shapes import param_shapes
 from jaxmerge.parallel.rules import named_leaves, shardings
 from tests.helpers import DECODER, NEOX
 
@@ -69,6 +70,13 @@ def numbered_params(config):
   if not config.tie_word_embeddings:
     params["head"]["kernel"][:, config.vocab_size :] = 0
   return params
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_are_those_of_the_decoder(name):
+  _, abstract = abstract_decoder(CONFIGS[name])
+  expected = {n: leaf.shape for n, leaf in named_leaves(abstract).items()}
+  assert list(param_shapes(CONFIGS[name]).items()) == list(expected.items())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -196,10 +204,10 @@ def rope(**keys):
     ({**LLAMA, "hidden_act": "relu"}, "hidden_act is 'relu'"),
     ({**LLAMA, "hidden_size": "16"}, "hidden_size is '16', not a count"),
     ({**LLAMA, "num_hidden_layers": None}, "has no num_hidden_layers"),
+    ({**LLAMA, "vocab_size": 10**200}, "not a count"),
     ({**LLAMA, "num_key_value_heads": 3}, "not a multiple of"),
     ({**LLAMA, "rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
     ({**LLAMA, "attention_bias": 1}, "attention_bias is 1, not a boolean"),
-    ({**LLAMA, "quantization_config": {}}, "quantized"),
     ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
     (rope(rope_type="longrope", factor=2.0), "'longrope' is not supported"),
     (rope(rope_type="linear"), "factor is None"),

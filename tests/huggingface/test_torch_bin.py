@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from jaxmerge.errors import InputError
+from jaxmerge.huggingface import torch_bin, torch_pickle
 from jaxmerge.huggingface.shards import open_tensors
 from jaxmerge.huggingface.torch_bin import open_torch_file
+from tests.helpers import bounded_memory
 
 # torch.save of torch 2.13: "a", its transpose, a bfloat16, a Parameter, a
 # boolean and the second row of "a".
@@ -109,7 +111,7 @@ def test_no_function_is_run(tmp_path, function):
     (pickle.dumps([1]), "holds no tensors by name"),
     (pickle.dumps({"a": 3}), "'a' is a int, not a tensor"),
     (pickle.dumps({"a": None, "b": "x"}), "'b' is a str"),
-    (b"", "EOFError"),
+    (b"", "exhausted"),
     (b"\x80\x02}q", "cannot be read"),
   ],
 )
@@ -141,7 +143,7 @@ def pickled_tensor(start, shape, strides, key="0"):
     ((0, [2, 3], [3, 1]), ""),
     ((1, [2, 3], [3, 1]), "ends outside its storage"),
     ((0, [2, 3], [4, 1]), "ends outside its storage"),
-    ((0, [10**9], [0]), "ends outside its storage"),
+    ((0, [10**9], [0]), "bytes more than there are"),
     ((-1, [2], [1]), "not counts"),
     ((0, [2], [-1]), "not counts"),
     ((0, [2, 3], [1]), "shape and strides differ"),
@@ -157,6 +159,82 @@ def test_a_tensor_lies_within_its_storage(tmp_path, place, says):
     return
   with pytest.raises(InputError, match=says):
     open_torch_file(tmp_path / "x.bin")
+
+
+def test_strides_of_zero_repeat_a_storage(tmp_path):
+  members = [("x/data/0", A.tobytes())]
+  pack(tmp_path / "x.bin", pickled_tensor(1, [4, 2], [0, 3]), members)
+  tensor = open_torch_file(tmp_path / "x.bin")["a"]
+  np.testing.assert_array_equal(tensor, [A.T[1]] * 4)
+
+
+# Opcodes that are small in a file and large, or deadly, in memory.
+BOMBS = {
+  "a memo of 2e8 entries": (b"}r" + (2 * 10**8).to_bytes(4, "little"), ""),
+  "bytes of a terabyte": (b"}\x8e" + (2**40).to_bytes(8, "little"), "bytes"),
+  "an array of a terabyte": (b"\x96" + (2**40).to_bytes(8, "little"), "bytes"),
+  "a hash without an end": (b"})" + b"\x85" * 10**6 + b"Ns", "a tuple is"),
+  "attributes of a function": (b"ctorch\nFloatStorage\n}b", "a str is"),
+  "an integer of a megabyte": (b"}L" + b"1" * 10**6 + b"\n", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_pickle_takes_little_memory(tmp_path, name):
+  content, says = BOMBS[name]
+  path = tmp_path / "x.bin"
+  pack(path, b"\x80\x02" + content + b".")
+  with bounded_memory(path.stat().st_size):
+    if not says:
+      assert open_torch_file(path) == {}
+      return
+    with pytest.raises(InputError, match=says):
+      open_torch_file(path)
+
+
+def test_a_pickle_of_too_many_steps_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(torch_pickle, "_MOST_STEPS", 100)
+  pack(tmp_path / "x.bin", b"]" * 101 + b".")
+  with pytest.raises(InputError, match="more than 100 steps"):
+    open_torch_file(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "byteorder"])
+def test_what_is_compressed_is_not_inflated(tmp_path, name):
+  path = tmp_path / "x.bin"
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr(f"x/{name}", bytes(300_000_000))
+    if name == "byteorder":
+      archive.writestr("x/data.pkl", pickle.dumps({}))
+  with (
+    bounded_memory(path.stat().st_size),
+    pytest.raises(InputError, match="compressed"),
+  ):
+    open_torch_file(path)
+
+
+@pytest.mark.parametrize("large", ["pickle", "directory"])
+def test_what_describes_the_tensors_is_not_too_large(
+  tmp_path, monkeypatch, large
+):
+  monkeypatch.setattr(torch_bin, "_MOST_READ", 10_000)
+  path = tmp_path / "x.bin"
+  names = range(200 if large == "directory" else 0)
+  text = "a" * (20_000 if large == "pickle" else 1)
+  pack(path, pickle.dumps({text: 1}), [(f"x/data/{n}", b"") for n in names])
+  with pytest.raises(InputError, match="in more than 10000 bytes"):
+    open_torch_file(path)
+
+
+def test_members_are_no_larger_than_their_file(tmp_path):
+  path = tmp_path / "x.bin"
+  pack(path, pickled_tensor(0, [2**30], [1]), [("x/data/0", bytes(8))])
+  content = path.read_bytes()
+  start = content.rindex(b"PK\1\2")  # of the directory's last entry
+  sizes = (2**32 - 2).to_bytes(4, "little") * 2
+  path.write_bytes(content[: start + 20] + sizes + content[start + 28 :])
+  with pytest.raises(InputError, match="its members are said to have"):
+    open_torch_file(path)
 
 
 def test_other_archives_are_refused(tmp_path):

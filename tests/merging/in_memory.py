@@ -8,7 +8,11 @@ import jax
 from jaxmerge.config_reading import range_problems
 from jaxmerge.errors import InputError, check
 from jaxmerge.merging.average import check_equal_trees
-from jaxmerge.merging.method import METHODS, count_problems
+from jaxmerge.merging.method import (
+  METHODS,
+  count_problems,
+  knobs_of_inputs,
+)
 from jaxmerge.merging.per_tensor import merge_tensors
 from jaxmerge.merging.weight_checks import weighing
 from jaxmerge.parallel.rules import leaf_name
@@ -43,6 +47,8 @@ def merge_trees(
   bases = [base] if method.base else []
   check_equal_trees([*bases, *trees])
   used, weights_K = weighing(trees, method.usable(weights, chosen))
+  used_K, _ = weighing(range(len(trees)), weights)
+  chosen = knobs_of_inputs(chosen, used_K)
   if len(used) == 1 and not bases:
     return used[0]
 

@@ -16,7 +16,7 @@ from tests.merging.in_memory import merge_trees
 
 def _problems(name, count, weights=(), **changes):
   config, found = examine(MergeConfig, {"method": name, **changes})
-  if name not in METHODS:
+  if config is None or name not in METHODS:
     return found
   method = METHODS[name]
   asked = (method, count, weights, config.knobs)
@@ -75,11 +75,31 @@ def test_wrong_numbers_of_inputs_and_weights():
   assert "did you mean karcher?" in _problems("karchr", 2)[0]
   assert "takes 2 or more inputs, got 1" in _problems("uniform", 1)[0]
   assert "takes 2 inputs, got 3" in _problems("slerp", 3, [1, 1, 1])[0]
-  assert "takes no --weights" in _problems("lawa", 2, [1, 1])[0]
+  assert _problems("lawa", 2, [1, 1]) == [
+    "the method 'lawa' takes no --weights; --config.method=weights does"
+  ]
   assert "2 inputs but 0 --weights" in _problems("weights", 2)[0]
   assert "needs config.base" in _problems("ties", 2)[0]
   assert _problems("task_arithmetic", 1, base="x") == []
   assert "takes 2 or more" in _problems("model_stock", 1, base="x")[0]
+
+
+def test_numbers_of_each_input():
+  right = {"base": "x", "density": (0.5, 1), "drop_rate": [0.1, 0.2]}
+  assert _problems("dare_ties", 2, **right) == []
+  assert _problems("dare_ties", 3, **{**right, "density": (0.5,)}) == [
+    "3 inputs but 2 numbers in config.drop_rate"
+  ]
+  assert _problems("ties", 2, base="x", density=(0.5, 0, 2)) == [
+    "config.density must be in (0, 1], got 0",
+    "config.density must be in (0, 1], got 2",
+    "2 inputs but 3 numbers in config.density",
+  ]
+  (line,) = _problems("ties", 2, base="x", density=("a", 0.3))
+  wanted = "a number, or one for each input, as (0.5, 0.3)"
+  assert line == f"config.density must be {wanted}, got ('a', 0.3)"
+  (line,) = _problems("ties", 2, base="x", density=(0.5, np.nan))
+  assert "must be finite numbers" in line
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,30 @@ def test_ties_by_hand():
   np.testing.assert_allclose(heavy["x"], [-1, -2.2, 5.7, 0, 0], rtol=1e-6)
 
 
+def test_ties_with_a_density_for_each_input():
+  base, a, b = _x(0, 0, 0, 0), _x(5, -4, 3, 1), _x(1, -2, 6, 3)
+  # Half of a is kept, a quarter of b.
+  found = _ties(base, [a, b], [1, 1], density=(0.5, 0.25))
+  np.testing.assert_allclose(found["x"], [5, -4, 6, 0])
+  same = _ties(base, [a, b], [1, 1], density=(0.5, 0.5))
+  _close(same, _ties(base, [a, b], [1, 1], density=0.5), atol=0)
+  # The density stays that of its input where another weighs nothing.
+  alone = _ties(base, [a, b], [0, 1], density=(1.0, 0.25))
+  np.testing.assert_allclose(alone["x"], [0, 0, 6, 0])
+
+
+def test_dare_with_a_drop_rate_for_each_input():
+  base, a, b = _x(*[0] * 400), _x(*[1] * 400), _x(*[2] * 400)
+
+  def dare(rate, weights):
+    knobs = {"base": base, "drop_rate": rate}
+    return merge_trees("dare", [a, b], weights, **knobs)["x"]
+
+  both = dare((0.0, 0.5), [1, 1])
+  assert set(both.tolist()) == {1.0, 5.0}
+  np.testing.assert_array_equal(dare((0.5, 0.5), [1, 1]), dare(0.5, [1, 1]))
+
+
 def test_ties_of_one_task_whole_is_that_task():
   base, tree = stacked(0), stacked(1)
   _close(_ties(base, [tree], [1], density=1.0), tree)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import REPORT, ROOT
 
 # A small disk of its own, in a name space that any user may open.
 DISK = "mount -t tmpfs -o size={size}k tmpfs {disk}"
@@ -73,10 +73,10 @@ def test_search(tiny_run, disk, room):
     f"used=$(df --output=used -k {disk} | tail -1)",
     f"mount -o remount,size=$((used + {room}))k {disk}",
     f"{command} > /dev/null; test $? = 2 || exit 1",
-    f"find {disk}/run -name '*tmp*'; ls {disk}/run/report 2> /dev/null",
+    f"find {disk}/run -name '*tmp*'; ls {disk}/run/{REPORT} 2> /dev/null",
     GROW.format(disk=disk),
     f"{command} > /dev/null || exit 3",
-    f"cat {disk}/run/report/results.json",
+    f"cat {disk}/run/{REPORT}/results.json",
   )
   assert done.returncode == 0, done.stderr
   assert_one_message(done.stderr, "no space left on device")

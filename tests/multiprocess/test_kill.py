@@ -16,7 +16,7 @@ import numpy as np
 from jaxmerge import search
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.formats.records.metadata import read_metadata
-from tests.helpers import config_file, config_of, quiet
+from tests.helpers import REPORT, config_file, config_of, quiet
 
 
 def run_and_kill(argv: list[str], moment: Callable[[], bool]) -> bool:
@@ -93,7 +93,7 @@ def test_searching(tiny_run, trials_of, tmp_path):
   assert not run_and_kill(argv, lambda: False)
   assert trials_of(workdir) == trials_of(undisturbed)
   assert len(trials_of(workdir)) == 5
-  names = [w / "report/results.json" for w in (undisturbed, workdir)]
+  names = [w / f"{REPORT}/results.json" for w in (undisturbed, workdir)]
   first, again = (json.loads(name.read_text()) for name in names)
   assert first == again
   again_merged = workdir / merged.relative_to(undisturbed)

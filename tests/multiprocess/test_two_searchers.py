@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from jaxmerge.formats.records.metadata import read_metadata
+from tests.helpers import REPORT
 
 
 @pytest.mark.parametrize("storage", ["", "sqlite"])
@@ -33,5 +34,5 @@ def test_two_commands_share_a_study(workdir, tmp_path, storage):
   told = ["has written" in "".join(output) for output in outputs]
   assert sorted(told) == [False, True]
   assert read_metadata(workdir / "search/pair/merged/12").kind == "merged"
-  rows = json.loads((workdir / "report/results.json").read_text())["rows"]
+  rows = json.loads((workdir / f"{REPORT}/results.json").read_text())["rows"]
   assert rows[-1]["evaluations"] == 8

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def results(trials) -> Results:
     tokens_saved=492_611,
     unit="nats/token",
     direction="minimize",
+    study="pair",
   )
 
 
@@ -92,6 +94,30 @@ def of_three(results, three) -> Results:
   merged = dataclasses.replace(results.merged, weights=three[3].weights)
   rows = (*results.rows[:-1], merged)
   return dataclasses.replace(results, rows=rows, trials=three, best=3)
+
+
+@pytest.fixture
+def of_trail(results):
+  """Makes a search over steps of a trail that has one every ten."""
+
+  def of_trail(merged: Sequence[int]) -> Results:
+    *_, last = merged
+    first, *_, grid, found = results.rows
+    weights = dict(zip(merged, np.arange(len(merged)) / 1000, strict=True))
+    steps = [
+      Row(f"step_{step}", 1, {step: 1.0}, 1.3, 1.3, 0.02, 0.003)
+      for step in range(10, last, 10)
+    ]
+    rows = [
+      dataclasses.replace(first, weights={last: 1.0}),
+      *steps,
+      dataclasses.replace(grid, name="uniform", weights=weights),
+      dataclasses.replace(grid, weights=weights),
+      dataclasses.replace(found, weights=weights),
+    ]
+    return dataclasses.replace(results, rows=rows)
+
+  return of_trail
 
 
 @pytest.fixture

@@ -54,6 +54,18 @@ def test_the_arrow_ends_where_the_run_is_as_good(results, drawn):
   assert {"1,203 tokens saved", "step 750", "step 900"} <= set(texts)
 
 
+def test_the_neighbourhood_of_the_merge_is_without_training_losses(
+  results, drawn
+):
+  """They leave its axes and come back: spikes."""
+  figures.training_curve(TRAINING, CHECKPOINTS, _results(results))
+  whole, near = (
+    {line.get_label() for line in axes.lines} for axes in drawn[-1].axes
+  )
+  assert "training loss, running mean" in whole
+  assert near == whole - {"training loss, running mean", "_child0"}
+
+
 def test_tokens_are_told_in_a_unit_that_fits(results, drawn):
   for tokens, label in (
     (7, "training tokens"),

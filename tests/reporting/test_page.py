@@ -93,7 +93,7 @@ def test_the_page_says_what_was_found_and_how(tmp_path, arguments):
   for part in (
     "lowers the report loss by 0.0271 ± 0.0044 nats/token",
     "the run needs 492,611 more tokens to get there.",
-    "600: 0.400, 750: 0.600",
+    "600: 0.4000, 750: 0.6000",
     "4 (chosen) pi",
     "clustered by document",
     "In this run: 492,611 tokens.",
@@ -122,11 +122,26 @@ def test_trials_without_a_loss_are_listed_with_their_reason(
   listed = [stopped, *trials, failed]
   arguments["results"] = dataclasses.replace(results, trials=listed)
   page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
-  assert "6 ucb 600: 0.500, 750: 0.500 not finite <nan>" in page.text
-  assert "7 pi 600: 0.350, 750: 0.650 stopped early at 1.30000" in page.text
+  assert "6 ucb not finite <nan> 600: 0.5000, 750: 0.5000" in page.text
+  assert "7 pi stopped early at 1.3000 600: 0.3500, 750: 0.6500" in page.text
   assert "4 (chosen) pi" in page.text
   wide = [a for name, a in page.tags if name == "td" and "colspan" in a]
   assert [cell["colspan"] for cell in wide] == ["2", "2"]
+
+
+def test_steps_far_from_the_merge_are_folded_away(
+  tmp_path, arguments, of_trail
+):
+  arguments["results"] = of_trail(merged=(70, 80, 90, 100, 110, 120, 130, 140))
+  page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
+  main, _, rest = page.text.partition("The other 6 checkpoints alone")
+  assert ("details", {}) in page.tags
+  assert "step_70 1" in main
+  assert "step_70 1" not in rest
+  assert "step_10 1" in rest
+  assert "step_10 1" not in main
+  # The numbers that decide come first, the weights wrap.
+  assert "report loss delta vs last ± 2 stderr weights" in main
 
 
 def test_an_acquisition_that_is_new_here_is_listed(
@@ -136,7 +151,9 @@ def test_an_acquisition_that_is_new_here_is_listed(
   listed = [*trials[:4], new]
   arguments["results"] = dataclasses.replace(results, trials=listed)
   page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
-  assert "4 (chosen) knowledge <gradient> 600: 0.350" in page.text
+  assert (
+    "4 (chosen) knowledge <gradient> 1.1980 0.0010 600: 0.3500" in page.text
+  )
 
 
 def test_losses_are_in_the_unit_of_the_results(tmp_path, arguments, results):

@@ -1,5 +1,6 @@
 """A report writes its own files by name and leaves all others."""
 
+import dataclasses
 import errno
 import os
 
@@ -90,12 +91,29 @@ def test_a_file_of_anothers_is_not_replaced(
   (folder / name).write_bytes(content)
   before = contents(tmp_path)
   for look in (
-    check_report_directory,
+    lambda directory: check_report_directory(directory, "pair"),
     lambda directory: write_report(directory, **arguments),
   ):
     with pytest.raises(InputError, match=f"{name} is not of an earlier report"):
       look(folder)
   assert contents(tmp_path) == before
+
+
+def test_a_report_of_another_study_is_not_replaced(tmp_path, arguments):
+  write_report(tmp_path / "r", **arguments)
+  before = contents(tmp_path)
+  other = dataclasses.replace(arguments["results"], study="six")
+  for look in (
+    lambda: check_report_directory(tmp_path / "r", "six"),
+    lambda: write_report(tmp_path / "r", **{**arguments, "results": other}),
+  ):
+    with pytest.raises(InputError, match="of the study 'pair', not of 'six'"):
+      look()
+  assert contents(tmp_path) == before
+  # One of before they named their study goes on.
+  results = tmp_path / "r/results.json"
+  results.write_text(results.read_text().replace('"study": "pair"', '"a": 1'))
+  check_report_directory(tmp_path / "r", "six")
 
 
 def test_a_folder_of_the_name_of_a_file_is_refused(tmp_path, arguments):

@@ -155,9 +155,8 @@ def test_every_argument_of_the_slices_shows(of_three, three):
   def image(lines=(first, *others), unit="u", **changes) -> bytes:
     chosen = three[3]._replace(**changes)
     row = dataclasses.replace(of_three.merged, weights=chosen.weights)
-    return slices(
-      lines, Results([row], [chosen], chosen.number, 0, None, unit, "minimize")
-    )
+    rest = chosen.number, 0, None, unit, "minimize", "pair"
+    return slices(lines, Results([row], [chosen], *rest))
 
   images = [
     image(),

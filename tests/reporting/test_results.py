@@ -32,7 +32,7 @@ ROW_KEYS = [
 def test_shape_is_the_one_that_was_promised(tmp_path, results):
   write_results(tmp_path / "r.json", results)
   value = json.loads((tmp_path / "r.json").read_text())
-  assert list(value) == ["rows", "tokens_trained", "tokens_saved"]
+  assert list(value) == ["study", "rows", "tokens_trained", "tokens_saved"]
   assert all(list(row) == ROW_KEYS for row in value["rows"])
   assert value["rows"][4]["weights"] == {"600": 0.35, "750": 0.65}
   assert value["tokens_saved"] == 492_611
@@ -50,7 +50,8 @@ def test_every_field_of_a_row_is_there(tmp_path, results):
 def test_every_float_comes_back_bit_for_bit(tmp_path_factory, number):
   path = tmp_path_factory.mktemp("floats") / "r.json"
   row = Row("last", 1, {7: 1.0}, number, number, 0.0, 0.0)
-  write_results(path, Results((row,), (), 0, 1, None, "nats/token", "minimize"))
+  rest = 0, 1, None, "nats/token", "minimize", "pair"
+  write_results(path, Results((row,), (), *rest))
   back = json.loads(path.read_text())["rows"][0]["search_loss"]
   assert struct.pack("d", back) == struct.pack("d", number)
 

@@ -31,8 +31,9 @@ def test_trials_without_a_loss_stand_at_the_edge(of_three, three, drawn):
   convergence(dataclasses.replace(of_three, trials=[first, *three[1:]]))
   (axes,) = drawn[-1].axes
   lines = {line.get_label(): line for line in axes.lines}
-  assert lines["failed"].get_xdata().tolist() == [1, 6]
-  assert lines["stopped early"].get_xdata().tolist() == [7]
+  # The numbers that the list of trials has, and the other figures.
+  assert lines["failed"].get_xdata().tolist() == [0, 5]
+  assert lines["stopped early"].get_xdata().tolist() == [6]
   low, high = axes.get_ylim()
   for name in ("failed", "stopped early"):
     assert (lines[name].get_ydata() > low + 0.9 * (high - low)).all()

@@ -22,13 +22,14 @@ def _with_merged(results: Results, **changes: object) -> Results:
 
 def test_text_table_is_aligned_and_marks_what_counts(results):
   header, rule, *body, rule_again, note = text_table(results).splitlines()
-  assert rule == rule_again == "-" * len(header)
-  assert {len(line) for line in body} == {len(header)}
-  marked = [line.split()[0] for line in body if line.endswith("*")]
+  longest = max(map(len, [header, *body]))
+  assert rule == rule_again == "-" * longest
+  at = header.index("weights")
+  assert {line[at - 2 : at] for line in body} == {"  "}
+  marked = [line.split()[0] for line in body if line[:at].endswith("*  ")]
   assert marked == ["step_600", "uniform", "grid", "gp_hedge"]
-  assert "600: 0.350, 750: 0.650" in body[-1]
-  assert body[-1].endswith("-0.0271 ± 0.0044 *")
-  assert body[0].endswith("reference")
+  assert body[-1].endswith("-0.0271 ± 0.0044 *  600: 0.3500, 750: 0.6500")
+  assert body[0].endswith("reference  750")
   assert "two paired standard errors" in note
 
 
@@ -39,13 +40,13 @@ def test_the_mark_needs_more_than_two_standard_errors(results):
   beyond = _with_merged(
     results, report_delta_vs_last=-0.5, report_delta_stderr=0.2499
   )
-  assert not cells(at.rows[-1])[-1].endswith("*")
-  assert cells(beyond.rows[-1])[-1].endswith("*")
+  assert not cells(at.rows[-1])[-2].endswith("*")
+  assert cells(beyond.rows[-1])[-2].endswith("*")
 
 
 def test_a_gain(results):
   assert headline(results) == (
-    "Merging steps 600 and 750 (0.350 / 0.650) lowers the report loss by"
+    "Merging steps 600 and 750 (0.3500 / 0.6500) lowers the report loss by"
     " 0.0271 ± 0.0044 nats/token (two paired standard errors) against step"
     " 750; the run needs 492,611 more tokens to get there."
   )
@@ -91,7 +92,13 @@ def test_a_search_that_takes_the_earlier_checkpoint(results):
 def test_three_checkpoints(results):
   weights = {450: 0.1, 600: 0.3, 750: 0.6}
   text = headline(_with_merged(results, weights=weights))
-  assert "Merging steps 450, 600 and 750 (0.100 / 0.300 / 0.600)" in text
+  assert "Merging steps 450, 600 and 750 (0.1000 / 0.3000 / 0.6000)" in text
+
+
+def test_weights_that_are_as_good_as_zero_are_not_counted(results):
+  weights = {300: 1e-9, 450: 0.1, 600: 0.3, 750: 0.6}
+  text = headline(_with_merged(results, weights=weights))
+  assert "Merging steps 450, 600 and 750 (0.1000 / 0.3000 / 0.6000)" in text
 
 
 def test_a_better_row_is_named(results):
@@ -117,21 +124,21 @@ def weights_of(*values: float) -> dict[int, float]:
 @pytest.mark.parametrize(
   ("weights", "text"),
   [
-    ({8: 0.25, 12: 0.75}, "8: 0.250, 12: 0.750"),
+    ({8: 0.25, 12: 0.75}, "8: 0.2500, 12: 0.7500"),
     ({8: 0.0, 12: 1.0}, "12"),
-    ({4: 0.0, 8: -0.2, 12: 1.2}, "4: 0.000, 8: -0.200, 12: 1.200"),
-    (weights_of(*[1 / 12] * 12), "12 x 0.083"),
+    ({4: 0.0, 8: -0.2, 12: 1.2}, "8: -0.2000, 12: 1.2000"),
+    (weights_of(*[1 / 12] * 12), "12 x 0.0833"),
     (
-      weights_of(0, 0, 0, 0.3, 0, 0, 0, 0, 0, 0, 0.0001, 0.7),
-      "1150: 0.300, 1550: 0.700",
+      weights_of(0, 0, 0, 0.3, 0, 0, 0, 0, 0, 0, 0.00001, 0.7),
+      "1150: 0.3000, 1550: 0.7000",
     ),
     (
       weights_of(0.1, 0.2, 0.3, 0.4),
-      "1000: 0.100, 1050: 0.200, 1100: 0.300, 1150: 0.400",
+      "1000: 0.1000, 1050: 0.2000, 1100: 0.3000, 1150: 0.4000",
     ),
     (
       weights_of(*[0.01 * i for i in range(11)], 0.45),
-      "1450: 0.090, 1500: 0.100, 1550: 0.450 and 8 others",
+      "1450: 0.0900, 1500: 0.1000, 1550: 0.4500 and 8 others",
     ),
     (weights_of(0, 0, 0, 0, 1), "1200"),
   ],
@@ -141,7 +148,7 @@ def test_weights(weights, text):
 
 
 def test_a_progress_line_names_even_the_weights_of_zero_of_a_pair():
-  assert all_weights({8: 0.0, 12: 1.0}) == "8: 0.000, 12: 1.000"
+  assert all_weights({8: 0.0, 12: 1.0}) == "8: 0.0000, 12: 1.0000"
 
 
 def test_a_table_and_a_headline_of_twelve(results):
@@ -155,10 +162,30 @@ def test_a_table_and_a_headline_of_twelve(results):
   lines = text_table(wide).splitlines()
   assert max(map(len, lines)) <= 132
   [line] = [line for line in lines if line.startswith("gp_hedge")]
-  assert "1550: 0.450 and 8 others" in line
+  assert "1550: 0.4500 and 8 others" in line
   assert headline(wide).startswith(
-    "Merging 11 steps (1450: 0.090, 1500: 0.100, 1550: 0.450 and 8 others)"
+    "Merging 11 steps (1450: 0.0900, 1500: 0.1000, 1550: 0.4500 and 8 others)"
   )
+
+
+def test_other_checkpoints_are_folded_away(of_trail):
+  """Of 100 checkpoints the table has the merged ones and their neighbours."""
+  found = of_trail(merged=(40, 50, 60))
+  names = [row.name for row in found.shown]
+  ours = ["step_30", "step_40", "step_50"]
+  assert names == ["last", *ours, "uniform", "grid", "gp_hedge"]
+  assert len(found.folded) == 2  # steps 10 and 20
+  *_, told, _, _ = text_table(found).splitlines()
+  assert told == "(2 other checkpoints alone: in the report)"
+  assert "step_20" not in text_table(found)
+
+
+def test_of_many_merged_checkpoints_the_heaviest_are_shown(of_trail):
+  found = of_trail(merged=range(810, 1000, 10))
+  single = [row.steps[0] for row in found.shown if row.is_single]
+  assert single == [990, *range(920, 990, 10)]
+  assert [row.name for row in found.shown][-1] == "gp_hedge"
+  assert len(found.shown) + len(found.folded) == len(found.rows)
 
 
 def test_of_scores_more_is_better(results, mirror):

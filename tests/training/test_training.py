@@ -6,9 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmerge.checkpoints.inputs import step_path
 from jaxmerge.config_reading import read
+from jaxmerge.data.config import CorpusConfig
+from jaxmerge.data.corpora import content_hash, load_corpus
 from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
 from jaxmerge.errors import InputError
+from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.training import run
 from jaxmerge.training.loop import Plan, train
@@ -200,6 +204,53 @@ def test_a_workdir_belongs_to_one_run(tmp_path):
     (tmp_path / "run.json").write_text(damaged)
     with pytest.raises(InputError, match="damaged"):
       run.claim(tmp_path, first, TOKENIZER)
+
+
+def test_changed_files_are_named(tmp_path):
+  (tmp_path / "a.txt").write_text("one")
+  data = CorpusConfig(
+    source="text_files",
+    data_dir=str(tmp_path / "data"),
+    globs=(f"{tmp_path}/*.txt",),
+  )
+  load_corpus(data)
+  first = identity_of({}, content=content_hash(data))
+  run.claim(tmp_path / "run", first, TOKENIZER)
+  (tmp_path / "a.txt").write_text("two")
+  (tmp_path / "b.txt").write_text("new")
+  now = run.known_parts({}, content=content_hash(data), parent="")
+  told = r"has changed since \(changed: a.txt; new: b.txt\)$"
+  with pytest.raises(InputError, match=told):
+    run.check_workdir(tmp_path / "run", now, data)
+
+
+def test_a_step_of_another_run_is_refused_by_what_differs(tiny_run):
+  path = step_path(tiny_run, 8)
+  metadata = read_metadata(path)
+  there = json.loads((tiny_run / "run.json").read_text())
+  run.check_resumable(path, metadata, there)
+  assert run.differences(metadata, there) == []
+  config = {**there["config"], "model.hidden_size": 64, "seq_len": 7}
+  other = run.identity(
+    {**there, "config": config, "content": "new", "parent": "p"},
+    corpus="tokens",
+    vocabulary=300,
+  )
+  with pytest.raises(InputError) as error:
+    run.check_resumable(path, metadata, other)
+  said = str(error.value)
+  assert "config.model.hidden_size was 32, is now 64" in said
+  assert "config.seq_len was 32, is now 7" in said
+  assert "the text of its corpus has changed since" in said
+  assert "the tokens of its corpus are others now" in said
+  assert "it started from random parameters" in said
+  assert metadata.run_id not in said
+  config = {**there["config"], "seed": 77}
+  other = run.identity(
+    {**there, "config": config}, corpus=there["corpus"], vocabulary=300
+  )
+  with pytest.raises(InputError, match=r"another of the keys in run\.json"):
+    run.check_resumable(path, metadata, other)
 
 
 def test_a_run_of_before_goes_on(tmp_path):

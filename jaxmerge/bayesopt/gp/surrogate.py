@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh
 
 from jaxmerge.bayesopt.gp import model, padding, pattern_search
 from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS, Acquisition
+from jaxmerge.bayesopt.gp.compiling import compiling
 from jaxmerge.bayesopt.gp.padding import Observations, Padded
 
 # XLA's CPU executor waits for ever for these programs from 128 points on when
@@ -52,6 +53,7 @@ def float64_on_host() -> Iterator[jax.Device]:
   device takes its place (always, or the two cases would compile twice). The
   rest of the program stays in 32 bits: leave with NumPy arrays only.
   """
+  model.gpjax()  # never imported inside of the float64 block
   # Not jax.devices: in a job of several processes those may be another's.
   device = jax.local_devices(backend="cpu")[0]
   mesh = Mesh(np.array([device]), ("host",), axis_types=(AxisType.Auto,))
@@ -207,7 +209,6 @@ def _standardised(
   observations: Observations, groups: int
 ) -> tuple[Padded, float, float]:
   """Padded rows, with the centre and the scale of the values."""
-  model.gpjax()  # never imported inside of the float64 block
   dimension = observations.points_NxD.shape[1]
   tangents_PxD = pattern_search.tangents(dimension, groups)
   centre, scale = padding.standardisation(observations, tangents_PxD)
@@ -243,7 +244,11 @@ def suggest(
     pattern_search.directions(candidates_CxD.shape[1], groups),
     rng.normal(size=num_draws),
   )
-  with float64_on_host() as device:
+  key = (acquisitions, groups, *np.shape(candidates_CxD))
+  with (
+    compiling("suggestion", padded.rows_NxE.shape, key),
+    float64_on_host() as device,
+  ):
     found = _suggest(
       *jax.device_put(arrays, device),
       acquisitions=tuple(ACQUISITIONS[name] for name in acquisitions),
@@ -271,7 +276,11 @@ def posterior(
   num_queries = len(queries_MxD)
   unused = padding.bucket_size(num_queries) - num_queries
   arrays = (padded, np.pad(queries_MxD, ((0, unused), (0, 0))))
-  with float64_on_host() as device:
+  key = (groups, *arrays[1].shape)
+  with (
+    compiling("posterior", padded.rows_NxE.shape, key),
+    float64_on_host() as device,
+  ):
     result = _posterior(*jax.device_put(arrays, device), groups=groups)
     mean_M, std_M = (np.asarray(array)[:num_queries] for array in result)
   return centre + scale * mean_M, scale * std_M

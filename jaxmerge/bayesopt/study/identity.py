@@ -14,6 +14,15 @@ IDENTITY = "fingerprint"
 _DESCRIBED = "fingerprint_described"
 
 
+def _others(described: str, before: Any, now: Any) -> str:
+  """Says what of "steps 1, 2" (a list's items) or of one thing has changed."""
+  names = described.removeprefix("steps ").split(", ")
+  if isinstance(before, list) and len(before) == len(now) == len(names):
+    changed = [n for n, a, b in zip(names, before, now) if a != b]
+    return f"{described}: of {', '.join(changed)} the content was another one"
+  return f"{described}, whose content was another one"
+
+
 def check_identity(
   study: Study,
   identity: Mapping[str, Any],
@@ -66,7 +75,7 @@ def check_identity(
     if was is None:  # made before there were descriptions
       return f"with another {key} (now {described[key]})"
     if was == described[key]:
-      return f"with another {key} ({was}, whose content was another one)"
+      return f"with another {key} ({_others(was, found[key], wanted[key])})"
     return f"with another {key} ({was}, now {described[key]})"
 
   check(

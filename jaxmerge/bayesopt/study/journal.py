@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
+from optuna.exceptions import OptunaError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge import locks, process_liveness
 from jaxmerge.bayesopt.study import records
@@ -26,6 +28,18 @@ _BEGINNING = b'{"op_code":0,"worker_id":"'
 # No first record is as long; a file of another kind may be one long line.
 _LONGEST_FIRST = 2**20
 SQLITE = b"SQLite format 3\0"
+
+# What Optuna raises at records of another form than its own.
+_UNFIT = (
+  ArithmeticError,
+  AssertionError,
+  AttributeError,
+  LookupError,
+  OptunaError,
+  RuntimeError,
+  TypeError,
+  ValueError,
+)
 
 
 @contextlib.contextmanager
@@ -203,14 +217,30 @@ class _FileJournal(BaseJournalBackend):
 def replay(backend: BaseJournalBackend, name: str) -> JournalStorage:
   """Opens the storage that a journal's entries build up, if they fit."""
   try:
-    return JournalStorage(backend)
+    storage = JournalStorage(backend)
+    for study in storage.get_all_studies():
+      number = storage.get_study_id_from_name(study.study_name)
+      for trial in storage.get_all_trials(number, deepcopy=False):
+        _check_trial(trial, len(study.directions))
+    return storage
   except InputError:
     raise
-  except (KeyError, ValueError, TypeError, AssertionError) as error:
+  except _UNFIT as error:
     raise InputError(
       f"the journal {name} is damaged: its records do not fit together"
       f" ({type(error).__name__}: {error})"
     ) from error
+
+
+def _check_trial(trial: FrozenTrial, num_values: int) -> None:
+  """Raises ValueError at what Optuna takes from a journal unseen."""
+  for name, value in trial.params.items():
+    trial.distributions[name].to_internal_repr(value)
+  values = trial.values or []
+  are_numbers = all(isinstance(v, int | float) and v == v for v in values)
+  is_told = trial.state == TrialState.COMPLETE
+  if not are_numbers or (is_told and len(values) != num_values):
+    raise ValueError(f"trial {trial.number} has the values {values}")
 
 
 def open_journal(path: str | os.PathLike[str]) -> JournalStorage:

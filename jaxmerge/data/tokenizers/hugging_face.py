@@ -3,9 +3,11 @@
 V: size of the vocabulary.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,10 +24,18 @@ from jaxmerge.data.tokenizers.protocol import (
   piece_bytes,
 )
 from jaxmerge.errors import InputError
+from jaxmerge.reading import read_json
 
 TOKENIZER_JSON = "tokenizer.json"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 SAMPLE_BYTES = 5_000_000
+# Names of real tokens are shorter; the library falls over those of a megabyte.
+_LONGEST_PIECE = 1000
+_MOST_CHARACTERS = 4_000_000
+# How many ids a small file may leave unused, and times that a text may become
+# longer before it is tokenized.
+_MOST_IDS = 2**20
+_LONGER = 1000
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -51,10 +61,9 @@ class HuggingFaceTokenizer:
     Raises:
       InputError: it is none; the message calls it `name`.
     """
-    try:
+    with _refusals(f"{name} is not a tokenizer.json"):
+      _check_bounds(read_json(text), len(text))
       return cls(tokenizers.Tokenizer.from_str(text))
-    except Exception as error:  # the library raises plain Exception
-      raise InputError(f"{name} is not a tokenizer.json: {error}") from error
 
   @functools.cached_property
   def end_of_text(self) -> int:
@@ -93,13 +102,62 @@ class HuggingFaceTokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     encode = self._tokenizer.encode_batch_fast
-    return [part.ids for part in encode(texts, add_special_tokens=False)]
+    with _refusals("a text cannot be tokenized"):
+      return [part.ids for part in encode(texts, add_special_tokens=False)]
 
   def decode(self, ids: Sequence[int]) -> str:
-    return self._tokenizer.decode(ids)
+    with _refusals("the text of tokens cannot be told"):
+      return self._tokenizer.decode(ids)
 
   def save(self, directory: Path) -> None:
     self._tokenizer.save(str(directory / self.file_name))
+
+
+@contextlib.contextmanager
+def _refusals(what: str) -> Iterator[None]:
+  """Makes an InputError of what the library raises: anything, and panics."""
+  try:
+    yield
+  except Exception as error:
+    raise InputError(f"{what}: {error}") from error
+  except BaseException as error:
+    if type(error).__name__ != "PanicException":  # the library exports it not
+      raise
+    raise InputError(f"{what}: {error}") from error
+
+
+def _check_bounds(value: Any, size: int) -> None:
+  """Refuses what the library would take memory for, or the stack, without end.
+
+  Args:
+    value: of a tokenizer.json.
+    size: of its text.
+
+  Raises:
+    ValueError: says what is too large.
+  """
+  if not isinstance(value, dict):
+    raise ValueError("it is not a JSON object")
+  model, added = value.pop("model", None), value.pop("added_tokens", None)
+  vocabulary = model.get("vocab") if isinstance(model, dict) else None
+  named = [t for t in added or () if isinstance(t, dict)]
+  pieces = [str(token.get("content")) for token in named]
+  numbers = [token.get("id") for token in named]
+  if isinstance(vocabulary, dict):
+    pieces += vocabulary
+    numbers += vocabulary.values()
+  elif isinstance(vocabulary, list):  # the library makes a tree of these
+    pieces += [str(pair[0]) for pair in vocabulary if pair]
+    if sum(map(len, pieces)) > _MOST_CHARACTERS:
+      raise ValueError("its tokens are too long together")
+  if max(map(len, pieces), default=0) > _LONGEST_PIECE:
+    raise ValueError(f"a token is longer than {_LONGEST_PIECE} characters")
+  highest = max((n for n in numbers if isinstance(n, int)), default=0)
+  if highest > max(size, _MOST_IDS):
+    raise ValueError(f"a token has the id {highest}")
+  texts = (p.get("content") or p.get("prepend") for p in _parts(value))
+  if math.prod(len(t) for t in texts if t and isinstance(t, str)) > _LONGER:
+    raise ValueError("its replacements make a text too long")
 
 
 def _parts(value: Any) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,10 @@ from jaxmerge.data.tokenizers.protocol import find_end_of_text, piece_bytes
 from jaxmerge.errors import InputError
 
 TOKENIZER_MODEL = "tokenizer.model"
+# The largest have a third of it.
+_LARGEST = 2**24
+# A token of no bytes takes 72 in memory; by accident there are a few.
+_EMPTY, _MOST_EMPTY = b"\n\0", 100_000
 # Fields of a SentencePiece model, which end it: without them it loads as well,
 # and tokenizes in another way.
 # https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
@@ -37,6 +41,10 @@ class SentencePieceTokenizer:
   def __init__(self, content: bytes, name: object = TOKENIZER_MODEL) -> None:
     model = sentencepiece.SentencePieceProcessor()
     try:
+      if len(content) > _LARGEST:
+        raise ValueError(f"it has {len(content)} bytes")
+      if content.count(_EMPTY) > _MOST_EMPTY:
+        raise ValueError("its tokens are empty")
       model.load_from_serialized_proto(content)
       self.size = model.vocab_size()
       self.vocabulary = {model.id_to_piece(i): i for i in range(self.size)}

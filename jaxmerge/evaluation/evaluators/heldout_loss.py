@@ -26,6 +26,9 @@ from jaxmerge.evaluation.score import Score
 from jaxmerge.model.loss import UNIT, token_losses
 from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
 
+# The other unit of the loss, which does not depend on the tokenizer.
+BITS = "bits/byte"
+
 
 @jax.jit(static_argnums=(0, 1))
 def _batch_losses(
@@ -114,7 +117,7 @@ class HeldOutLoss:
       unit=UNIT,
       direction="minimize",
       tokens=passes * int(targets_N[new:].sum()),
-      extras={"bits/byte": float(losses_N.sum() / math.log(2) / bytes_N.sum())},
+      extras={BITS: float(losses_N.sum() / math.log(2) / bytes_N.sum())},
     )
 
   def slope(self, params: Any, tangent: Any) -> tuple[Score, np.ndarray]:

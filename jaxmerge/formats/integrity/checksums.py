@@ -40,9 +40,15 @@ def blocks(flat: np.ndarray) -> Iterator[tuple[int, np.ndarray, int]]:
 
 
 class LeafChecksum:
-  """Digest and norm of each leaf, as in a checkpoint's metadata."""
+  """Digest and norm of each leaf, as in a checkpoint's metadata.
 
-  def __init__(self) -> None:
+  Args:
+    norms: without them, of what is only compared with its digests, `leaves`
+      gives norms of 0.
+  """
+
+  def __init__(self, *, norms: bool = True) -> None:
+    self._norms = norms
     self._lock = threading.Lock()
     # Both lanes of the digest and the sum of squares.
     self._sums: dict[str, tuple[int, int, float]] = {}
@@ -54,7 +60,7 @@ class LeafChecksum:
     for first, block, count in blocks(flat):
       lanes = part_lanes(block, offset + first, count)
       a, b = a + lanes[0], b + lanes[1]
-      squares += part_squares(block)
+      squares += part_squares(block) if self._norms else 0.0
     with self._lock:
       old = self._sums.get(chunk.name, (0, 0, 0.0))
       self._sums[chunk.name] = (old[0] + a, old[1] + b, old[2] + squares)

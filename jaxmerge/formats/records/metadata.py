@@ -1,6 +1,5 @@
 """Metadata of a checkpoint: leaves with digests, origin, provenance."""
 
-import base64
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -26,6 +25,7 @@ from jaxmerge.formats.integrity.checksums import describe_leaf
 from jaxmerge.formats.integrity.digest import digests
 from jaxmerge.formats.integrity.norms import norms
 from jaxmerge.formats.lazy_tensors import tree_of_leaves
+from jaxmerge.formats.records.file_texts import to_bytes, to_text
 from jaxmerge.formats.records.values import value_problems
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.old_names import renamed
@@ -33,29 +33,6 @@ from jaxmerge.parallel.rules import named_leaves
 from jaxmerge.reading import check_no_pipes, read_file, read_json
 
 FORMAT = 1
-# The tokenizer of a Hugging Face directory, where it is not tokenizer.json.
-VOCABULARY_FILES = (
-  "vocab.json",
-  "merges.txt",
-  "vocab.txt",
-  TOKENIZER_MODEL,
-  "spiece.model",
-  "sentencepiece.bpe.model",
-)
-# Small files beside the tensors of a Hugging Face directory that are kept as
-# they are; a name in `.model` is binary and kept as base64.
-CARRIED_FILES = (
-  "config.json",
-  "generation_config.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "chat_template.jinja",
-  "chat_template.json",
-  "preprocessor_config.json",
-  "processor_config.json",
-  *VOCABULARY_FILES,
-)
 # Fields that checkpoints of before do not have.
 _ADDED = ("files", "metrics", "skipped")
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
@@ -85,9 +62,9 @@ class Metadata:
     iterator: digest of the data iterator's position ("" without one).
     provenance: for a merged tree its method, weights and sources.
     versions: packages that wrote it.
-    files: text of what else goes into a Hugging Face directory: what lay in
-      the one that the model comes from (config.json, tokenizer files), or the
-      tokenizer.model of a run.
+    files: what else goes into a Hugging Face directory, as to_text gives it:
+      what lay in the one that the model comes from (config.json, tokenizer
+      files and others), or the tokenizer.model of a run.
     metrics: digest of the run's metrics.jsonl up to `step` ("" if not known).
     skipped: of the run's corpus, how many documents were left out and why.
   """
@@ -109,12 +86,6 @@ class Metadata:
   metrics: str = ""
   skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
-  @property
-  def tokenizer_hash(self) -> str:
-    """A hash of tokenizer.json, or of what there is instead."""
-    instead = (self.files.get(name, "") for name in VOCABULARY_FILES)
-    return hash_text(self.tokenizer or "".join(instead))
-
   def tokenizers(self) -> Iterator[Tokenizer]:
     """Those that it holds: tokenizer.json, then tokenizer.model.
 
@@ -127,17 +98,6 @@ class Metadata:
     if TOKENIZER_MODEL in self.files:
       content = to_bytes(TOKENIZER_MODEL, self.files[TOKENIZER_MODEL])
       yield SentencePieceTokenizer(content)
-
-
-def to_text(name: str, content: bytes) -> str:
-  """A carried file as text; UnicodeDecodeError where it cannot be."""
-  if name.endswith(".model"):
-    return base64.b64encode(content).decode()
-  return content.decode()
-
-
-def to_bytes(name: str, text: str) -> bytes:
-  return base64.b64decode(text) if name.endswith(".model") else text.encode()
 
 
 def hash_text(text: str) -> str:

@@ -19,12 +19,18 @@ class Provenance(NamedTuple):
     groups: weights of each group of parameters, where they differ; then
       `weights_K` are their mean.
     parameters: of the method, if it has any.
+    notes: told of tensors that were not averaged, a line for each kind.
+    base: name and hash of what all came from, for methods that need it.
+    search: what a search has measured of its merge, and where it is told.
   """
 
   method: str
   weights_K: Sequence[float]
   groups: Mapping[str, Sequence[float]] = {}
   parameters: Mapping[str, Any] = {}
+  notes: Sequence[str] = ()
+  base: Mapping[str, str] = {}
+  search: Mapping[str, Any] = {}
 
 
 # What a Hugging Face directory cannot say of a model.
@@ -39,8 +45,9 @@ _ORIGIN = (
   "provenance",
   "versions",
 )
-# In jaxmerge.json: files of code that lie there because the inputs had them.
-CODE = "code"
+# In jaxmerge.json: what lies there because an input had it, by name the sha256
+# of its content; earlier versions listed code alone.
+CARRIED, CODE = "carried", "code"
 
 
 def origin(metadata: Metadata) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def with_origin(metadata: Metadata, value: Any) -> Metadata:
   Raises:
     ValueError: the value is something else.
   """
-  if not isinstance(value, dict) or value.keys() - {CODE} != {
+  if not isinstance(value, dict) or value.keys() - {CARRIED, CODE} != {
     "format",
     *_ORIGIN,
   }:

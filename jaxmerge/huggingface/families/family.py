@@ -100,6 +100,12 @@ FAMILIES: Registry[Family] = Registry(
 )
 
 
+def architectures(config: Mapping[str, Any]) -> list[str]:
+  """The classes of transformers that a config.json names, if it names any."""
+  named = config.get("architectures")
+  return [str(name) for name in named] if isinstance(named, list) else []
+
+
 def hf_shape(
   tensor: Tensor, shapes: Mapping[str, Sequence[int]], config: DecoderConfig
 ) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ _SIZES = (
   "num_attention_heads",
   "intermediate_size",
 )
+# Numbers that are larger cannot be told apart in every JSON.
+_LARGEST = 2**53
 _ATTENTION = ("attention_factor", "mscale", "mscale_all_dim")
 _ORIGINAL = "original_max_position_embeddings"
 _PART = "partial_rotary_factor"
@@ -39,7 +41,7 @@ class ConfigReader:
     found = self.value.get(key, default)
     if found is None:
       self.problems.append(f"config.json has no {key}")
-    elif isinstance(found, bool) or not isinstance(found, int) or found < 1:
+    elif type(found) is not int or not 1 <= found <= _LARGEST:
       self._refuse(key, found, "not a count")
     else:
       return found
@@ -103,11 +105,7 @@ class ConfigReader:
       fraction_key: the same of the rotated fraction; "" where only 1 is known.
       fraction: its default.
     """
-    rope = self.value.get("rope_parameters") or self.value.get("rope_scaling")
-    if not isinstance(rope, dict | None):
-      self.problems.append(f"config.json: rope_scaling is {rope!r}")
-      rope = None
-    rope = {k: v for k, v in (rope or {}).items() if v is not None}
+    rope = self._rope_settings()
     theta = rope.get("rope_theta", self.value.get(theta_key, 10_000.0))
     part_key = fraction_key or _PART
     part = rope.get(_PART, self.value.get(part_key, fraction))
@@ -118,6 +116,25 @@ class ConfigReader:
       "rope_scaling": self._scaling(rope),
       "rotary_fraction": self._number(part, part_key),
     }
+
+  def _rope_settings(self) -> dict[str, Any]:
+    """The one description of RoPE, under its new name or its old."""
+    ropes: list[dict[str, Any]] = []
+    for key in ("rope_parameters", "rope_scaling"):
+      found = self.value.get(key) or {}
+      if not isinstance(found, dict) or any(
+        isinstance(inner, dict) for inner in found.values()
+      ):
+        self._refuse(key, found, "not one description of RoPE for all layers")
+        continue
+      ropes.append({k: v for k, v in found.items() if v is not None})
+    ropes = [rope for rope in ropes if rope]
+    if ropes[1:] and ropes[0] != ropes[1]:
+      self.problems.append(
+        "config.json: rope_parameters and rope_scaling differ, of which "
+        "versions of transformers read one or the other"
+      )
+    return ropes[0] if ropes else {}
 
   def _scaling(self, rope: Mapping[str, Any]) -> RopeScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -158,8 +175,6 @@ class ConfigReader:
 
   def build(self, **options: Any) -> DecoderConfig:
     """The config, or InputError with every problem found on the way."""
-    if "quantization_config" in self.value:
-      self.problems.append("config.json: quantized models are not supported")
     check(self.problems)
     try:
       return DecoderConfig(**options)

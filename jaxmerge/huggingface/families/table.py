@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import InputError, check, grouped
 from jaxmerge.formats.lazy_tensors import (
   LazyTensor,
   TensorSpec,
@@ -22,8 +23,7 @@ from jaxmerge.huggingface.families.family import (
   to_hf,
 )
 from jaxmerge.model.config import DecoderConfig
-from jaxmerge.model.decoder import abstract_decoder
-from jaxmerge.parallel.rules import named_leaves
+from jaxmerge.model.shapes import param_shapes
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -133,18 +133,18 @@ def flax_leaves(
     By our names; rows are read when they are needed.
 
   Raises:
-    InputError: lists every tensor that is missing, left over, or of a shape or
-      dtype that does not fit.
+    InputError: says which tensors are missing, left over, or of a shape or
+      dtype that does not fit, a line for each kind.
   """
-  _, abstract = abstract_decoder(config)
-  shapes = {n: leaf.shape for n, leaf in named_leaves(abstract).items()}
+  check_layers(config, tensors)
+  shapes = param_shapes(config)
   known, problems = _flax_alone(tensors, config, family)
   table = family.table(shapes)
   used = {name for tensor in table for name in tensor.names(config)}
-  problems += [f"tensor {n} is not used" for n in known if n not in used]
-  for tensor in table:
-    problems += _problems(tensor, known, shapes, config)
-  check(sorted(problems))
+  kinds = [[f"tensor {n} is not used" for n in known if n not in used]]
+  of_tensors = [_problems(tensor, known, shapes, config) for tensor in table]
+  kinds += [sorted(itertools.chain(*lines)) for lines in zip(*of_tensors)]
+  check(sorted(problems + [line for k in kinds for line in grouped(k)]))
 
   def read(tensor: Tensor, part: int, layer: int) -> np.ndarray:
     array = np.asarray(known[tensor.names(config)[layer]])
@@ -187,29 +187,41 @@ def _flax_alone(
   return kept, problems
 
 
+def check_layers(config: DecoderConfig, tensors: Mapping[str, Any]) -> None:
+  """Refuses more layers than tensors, before they are counted one by one."""
+  if config.num_hidden_layers > len(tensors):
+    raise InputError(
+      f"config.json says {config.num_hidden_layers} layers, of which "
+      f"{len(tensors)} tensors cannot be"
+    )
+
+
 def _problems(
   tensor: Tensor,
   tensors: Mapping[str, Any],
   shapes: Mapping[str, tuple[int, ...]],
   config: DecoderConfig,
-) -> list[str]:
+) -> tuple[list[str], ...]:
+  """Problems of each kind: missing, shapes, dtypes, several dtypes."""
   names = tensor.names(config)
   expected = hf_shape(tensor, shapes, config)
-  problems = [f"no tensor {name}" for name in names if name not in tensors]
   present = {name: tensors[name] for name in names if name in tensors}
-  for name, array in present.items():
-    if array.shape != expected:
-      problems.append(
-        f"tensor {name} has shape {list(array.shape)}, not {list(expected)}"
-      )
-    if str(array.dtype) not in DTYPES:
-      problems.append(
-        f"tensor {name} is {array.dtype}, not one of {', '.join(DTYPES)}"
-      )
-  dtypes = {str(array.dtype) for array in present.values()}
-  if len(dtypes) > 1:
-    problems.append(
+  dtypes = sorted({str(array.dtype) for array in present.values()})
+  return (
+    [f"no tensor {name}" for name in names if name not in tensors],
+    [
+      f"tensor {name} has shape {list(array.shape)}, not {list(expected)}"
+      for name, array in present.items()
+      if array.shape != expected
+    ],
+    [
+      f"tensor {name} is {array.dtype}, not one of {', '.join(DTYPES)}"
+      for name, array in present.items()
+      if str(array.dtype) not in DTYPES
+    ],
+    [
       f"tensors {tensor.hf.format('*')} are of several dtypes "
-      f"({', '.join(sorted(dtypes))}); one stack holds one"
-    )
-  return problems
+      f"({', '.join(dtypes)}); one stack holds one"
+    ]
+    * (len(dtypes) > 1),
+  )

@@ -1,11 +1,12 @@
 """DARE: task vectors that lose entries at random before they are merged."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.config_fields import key
+from jaxmerge.config_fields import PerInput, key
 from jaxmerge.merging.method import SeedKnobs, merge_method
 from jaxmerge.merging.methods.task_arithmetic import TaskKnobs, task_arithmetic
 from jaxmerge.merging.methods.ties import TiesKnobs, ties
@@ -13,7 +14,7 @@ from jaxmerge.merging.methods.ties import TiesKnobs, ties
 
 @dataclasses.dataclass(frozen=True)
 class DareKnobs(SeedKnobs, TaskKnobs):
-  drop_rate: float = key(0.9, "share that is dropped", at_least=0, below=1)
+  drop_rate: PerInput = key(0.9, "share that is dropped", at_least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,12 @@ class DareTiesKnobs(DareKnobs, TiesKnobs):
 
 
 def drop(
-  tensor: jax.Array, key: jax.Array, knobs: DareKnobs, base: jax.Array
+  tensor: jax.Array, key: jax.Array, knobs: Any, base: jax.Array
 ) -> jax.Array:
   """A tensor whose task vector lost entries (DARE, arXiv 2311.03099).
 
   Each entry of tau is dropped with probability `drop_rate`, the others are
-  divided by 1 - drop_rate: the mean stays.
+  divided by 1 - drop_rate: the mean stays. The knobs are those of one input.
   """
   stays = jax.random.bernoulli(key, 1 - knobs.drop_rate, base.shape)
   return base + jnp.where(stays, (tensor - base) / (1 - knobs.drop_rate), 0.0)

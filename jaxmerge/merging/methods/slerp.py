@@ -14,7 +14,7 @@ _TINY = 1e-12
 
 @merge_method(
   "slerp",
-  "along the arc between two tensors, --weights=1-t,t (Shoemake 1985)",
+  "along the arc between two tensors, --weights=t or 1-t,t (Shoemake 1985)",
   acts="per tensor",
   weights="required",
   most=2,

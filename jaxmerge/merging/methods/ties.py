@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmerge.config_fields import key
-from jaxmerge.merging.method import Tensors, merge_method
+from jaxmerge.config_fields import PerInput, key
+from jaxmerge.merging.method import Tensors, merge_method, of_input
 from jaxmerge.merging.methods.task_arithmetic import TaskKnobs
 
 
 @dataclasses.dataclass(frozen=True)
 class TiesKnobs(TaskKnobs):
-  density: float = key(
+  density: PerInput = key(
     0.2, "share of each task vector that is kept", above=0, at_most=1
   )
 
@@ -38,7 +38,12 @@ def ties(
   sum_i w_i tau_i over what is kept; theta_0 + scale times the weighted mean of
   the kept entries of that sign.
   """
-  taus = jnp.stack([_trimmed(end - base, knobs.density) for end in tensors])
+  taus = jnp.stack(
+    [
+      _trimmed(end - base, of_input(knobs.density, k))
+      for k, end in enumerate(tensors)
+    ]
+  )
   return base + knobs.scale * _agreed(taus, weights_K)
 
 

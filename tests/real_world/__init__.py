@@ -1,0 +1,1 @@
+"""Directories as other tools leave them."""
