@@ -6,11 +6,8 @@ from typing import NamedTuple
 
 from etils import epath
 
-from jaxmerge.checkpoints.inputs import Checkpoint
-from jaxmerge.reading import read_file, read_json
+from jaxmerge.checkpoints.inputs import TRAINER, Checkpoint
 
-# What transformers' Trainer saves beside a model.
-_TRAINER = "trainer_state.json"
 _NUMBER = re.compile(r"\d+")
 
 
@@ -39,7 +36,7 @@ def find_order(checkpoints: Sequence[Checkpoint]) -> Order:
   distinct = [column for column in named if len({*column}) == len(column)]
   as_typed = list(range(len(checkpoints)))
   if any(len(steps) > 1 for steps in recorded):
-    return Order(as_typed, [], f"jaxmerge.json and {_TRAINER} contradict")
+    return Order(as_typed, [], f"jaxmerge.json and {TRAINER} contradict")
   if all(recorded):
     steps = [min(found) for found in recorded]
     by = "by the steps that they record"
@@ -78,14 +75,8 @@ def _recorded_steps(checkpoint: Checkpoint) -> set[int]:
   """The step by its metadata and by the trainer that saved it."""
   metadata = checkpoint.metadata
   found = {metadata.step} if metadata.step or metadata.run_id else set()
-  if checkpoint.leaves is not None:
-    try:
-      state = read_json(read_file(checkpoint.path / _TRAINER))
-    except (OSError, ValueError):  # there is none, or it says nothing
-      return found
-    step = state.get("global_step") if isinstance(state, dict) else None
-    if isinstance(step, int) and not isinstance(step, bool):
-      found |= {step}
+  if checkpoint.trainer_step is not None:
+    found |= {checkpoint.trainer_step}
   return found
 
 

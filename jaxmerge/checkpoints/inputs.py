@@ -15,10 +15,13 @@ from jaxmerge.formats.records.metadata import Metadata, read_metadata
 from jaxmerge.huggingface.found import found_instead
 from jaxmerge.huggingface.tensor_kinds import check_no_adapter
 from jaxmerge.huggingface.tensors import is_hugging_face, open_tree
+from jaxmerge.reading import read_file, read_json
 from jaxmerge.redaction import presentable
 
 # Whose names the parameters have.
 DECODER, TENSORS = "decoder", "tensors"
+# What transformers' Trainer saves beside a model.
+TRAINER = "trainer_state.json"
 # As many digits as a count may have.
 _STEP = re.compile(r"0|[1-9][0-9]{0,15}")
 
@@ -54,6 +57,18 @@ class Checkpoint:
     from jaxmerge.checkpoints.orbax_adapter import open_orbax
 
     return open_orbax(self.path, self.metadata)
+
+  @functools.cached_property
+  def trainer_step(self) -> int | None:
+    """The step by the trainer that saved a Hugging Face directory."""
+    if self.leaves is None:
+      return None
+    try:
+      state = read_json(read_file(self.path / TRAINER))
+    except (OSError, ValueError):  # there is none, or it says nothing
+      return None
+    step = state.get("global_step") if isinstance(state, dict) else None
+    return step if type(step) is int else None
 
 
 def saved_steps(workdir: epath.PathLike) -> list[int]:

@@ -5,7 +5,6 @@ B batch, L positions.
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -160,10 +159,6 @@ def _described_by(carried: str, config: DecoderConfig) -> Family | None:
   except ValueError:  # an InputError is one
     return None
   return family if table.same_model(said, config) else None
-
-
-def _json(value: Any) -> str:
-  return json.dumps(value, indent=2) + "\n"
 
 
 def _check_written(
