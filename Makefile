@@ -1,6 +1,7 @@
 # make quickstart   everything, from a bare clone to the report
 # make test         everything, from a bare clone to the tested package
 # make check        lint, format, types, contracts, then make test
+# make test-tpu     what the TPU compiler makes of our programs (no TPU needed)
 # make fuzz         2,000 damaged files of each kind, others at each run
 # make install      only the environment, in .venv
 #
@@ -35,7 +36,7 @@ WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test check fuzz lock format
+.PHONY: install quickstart test test-tpu check fuzz lock format
 
 install: $(INSTALLED)
 
@@ -59,6 +60,17 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory test
+
+# The compiler (680 MB) lies beside the environment: with it on the path, JAX
+# would look for a TPU wherever it starts.
+LIBTPU := next(r for r in requires("jax") if "libtpu" in r).split(";")[0]
+$(VENV)/tpu: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ \
+	  "$$($(BIN)/python -c 'from importlib.metadata import requires; print($(LIBTPU))')"
+	@touch $@
+
+test-tpu: $(VENV)/tpu
+	PYTHONPATH=$(VENV)/tpu $(BIN)/python -m pytest -m tpu tests/tpu
 
 fuzz: install
 	FUZZ=2000 $(BIN)/python -m pytest -n 2 tests/fuzz

@@ -12,6 +12,7 @@ copy waits for fresh pages, its share says nothing.
 """
 
 import argparse
+import functools
 import time
 
 import jax
@@ -48,11 +49,10 @@ def copy_speed(size: int) -> float:
   return 2 * array.nbytes / seconds(copy, array)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def make_tree(config: DecoderConfig, seed: int):
-  make = jax.jit(lambda key: init_params(config, key))
-  return jax.tree.map(
-    lambda x: x.astype(jnp.bfloat16), make(jax.random.key(seed))
-  )
+  params = init_params(config, jax.random.key(seed))
+  return jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
 
 
 def scorer(config: DecoderConfig, sequences: int, length: int) -> HeldOutLoss:

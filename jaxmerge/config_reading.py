@@ -65,6 +65,8 @@ def examine(cls: type[_T], given: Any) -> tuple[_T | None, list[str]]:
     if row.name not in known and flat.get(row.name, row.default) != row.default:
       selector = row.selector.rpartition(".")[-1]
       chosen = flat.get(row.selector, known[row.selector].default)
+      if chosen not in tuple(known[row.selector].key.choices):
+        continue  # told as such
       unused.append(
         f"the {selector} {chosen!r} does not use config.{row.name}; leave it "
         f"at {row.default!r}"

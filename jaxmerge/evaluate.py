@@ -177,9 +177,9 @@ def main(argv: Sequence[str]) -> None:
       "inputs": (None, runner.INPUTS),
       "output": ("", "a directory that gets evaluation.json"),
     },
-    booleans={},
+    booleans=runner.RETURN_MEMORY,
   )
   runner.set_up_jax()
   written = epath.Path(flags.output or os.devnull) / _FILE
   with runner.whole_output(written), runner.TerminalProgress() as progress:
-    evaluate(**vars(flags), progress=progress)
+    evaluate(flags.config, flags.inputs, output=flags.output, progress=progress)

@@ -24,6 +24,7 @@ NEW_NAMES: Mapping[str, NewName] = {
   "model.mlp_width": NewName("model.intermediate_size"),
   "model.tied": NewName("model.tie_word_embeddings"),
   "model.norm_eps": NewName("model.rms_norm_eps"),
+  "model.remat": NewName("step.remat", lambda x: "full" if x else "none"),
   "bands": NewName("layer_groups", lambda n: str(n) if n else ""),
   "newest": NewName("window"),
   "beyond": NewName("extrapolation"),
@@ -42,11 +43,13 @@ def renamed(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
 
   Args:
     values: by dotted name below `section`; names that never changed stay.
-    section: "model", for the keys of a model alone.
+    section: "model", for the keys of a model alone; those that have left the
+      section are left out.
   """
   prefix = f"{section}." if section else ""
   found = {}
   for name, value in values.items():
     new = NEW_NAMES.get(prefix + name, NewName(prefix + name))
-    found[new.name.removeprefix(prefix)] = new.value(value)
+    if new.name.startswith(prefix):
+      found[new.name.removeprefix(prefix)] = new.value(value)
   return found

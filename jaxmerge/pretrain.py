@@ -1,7 +1,8 @@
 """Pretrains a decoder and saves its trail of checkpoints.
 
   python -m jaxmerge.pretrain --config=configs/pretrain/quickstart.py \\
-      --workdir=runs/quickstart [--init_from=INPUT] [--config.a.b=v] [--dry_run]
+      --workdir=runs/quickstart [--init_from=INPUT] [--config.a.b=v] \\
+      [--dry_run [--topology=v5e:2x2]]
 
 Type the same command again to go on from the latest checkpoint.
 """
@@ -13,33 +14,35 @@ from jaxmerge.cli import launch
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("pretrain"))
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import config_dict
 
+from jaxmerge.allocator import advice
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.cli import runner
 from jaxmerge.config_fields import to_flat
 from jaxmerge.data import heldout, pipeline
 from jaxmerge.data.cache import TokenizedCorpus, open_corpus
 from jaxmerge.data.local_text import LOCAL_SOURCES
-from jaxmerge.errors import check
+from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.files import user_path
 from jaxmerge.formats.records.metadata import describer
 from jaxmerge.parallel import distributed
 from jaxmerge.parallel.rules import batch_share
+from jaxmerge.parallel.topology import topology_devices, without_devices
 from jaxmerge.progress import Progress
-from jaxmerge.training import loop, run
+from jaxmerge.training import branch, loop, run
+from jaxmerge.training.compiled_step import compiled_text
 from jaxmerge.training.config import PretrainConfig
-from jaxmerge.training.start import (
-  check_config,
-  check_start,
-  plan_text,
-  start_problems,
-)
+from jaxmerge.training.config_checks import check_config
+from jaxmerge.training.plan_text import devices_text, plan_text, starts_from
+from jaxmerge.training.speed import peak_speed
+from jaxmerge.training.start import check_start, start_problems
 from jaxmerge.training.trainer import Trainer
 
 
@@ -49,6 +52,7 @@ def train(
   *,
   init_from: str = "",
   dry_run: bool = False,
+  topology: str = "",
   progress: Progress | None = None,
 ) -> None:
   """Trains to `config.num_steps`, going on from the latest checkpoint.
@@ -57,9 +61,12 @@ def train(
     config: as configs/pretrain/quickstart.py.
     workdir: gets run.json, its tokenizer, metrics.jsonl, tensorboard/ and
       checkpoints/<step>/{params, opt_state, data, metadata}.
-    init_from: an input whose parameters the run starts from.
+    init_from: an input whose parameters the run starts from, or a step of a
+      run that it branches off from (config.branch).
     dry_run: print the plan and stop after the checks. Text of this machine is
       read and tokenized for them, and its tokens are kept for the run.
+    topology: with dry_run: of a TPU that need not be there, for which the step
+      is compiled; says what memory it takes of each device.
     progress: told how far the work is; None: prints it.
 
   Raises:
@@ -70,17 +77,30 @@ def train(
   """
   progress = progress or runner.TerminalProgress()
   workdir = user_path(workdir)
-  config, trainer = check_config(config)
-  parent, parts = check_start(workdir, init_from, config, trainer.config)
-  per_step = config.batch_size * config.seq_len
+  if topology and not dry_run:
+    raise InputError("--topology goes with --dry_run")
+  devices = topology_devices(topology) if topology else None
+  config, trainer = check_config(config, devices)
+  parent, parts = check_start(workdir, init_from, config, trainer)
   plan = loop.Plan(
-    0, config.num_steps, per_step, config.log_every, config.save_every
+    start=parts["start"],
+    num_steps=config.num_steps,
+    tokens_per_step=config.batch_size * config.seq_len,
+    log_every=config.log_every,
+    save_every=config.save_every,
+    max_skipped=config.step.max_skipped,
+    profile_steps=config.profile_steps,
   )
-  state_bytes = config.optimizer.state_bytes
+
+  def tell_plan(trainer: Trainer, trains_tokenizer: bool) -> None:
+    begins = starts_from(parent, plan.start, config.seed)
+    print(plan_text(trainer, plan, begins, trains_tokenizer))
+    if topology:  # minutes later
+      print(compiled_text(config, trainer))
+
   if dry_run and config.data.source not in LOCAL_SOURCES:
     # It may have to be downloaded, or take hours to tokenize.
-    trains_tokenizer = not config.data.tokenizer_path
-    print(plan_text(trainer, plan, state_bytes, trains_tokenizer))
+    tell_plan(trainer, trains_tokenizer=not config.data.tokenizer_path)
     return
   if not dry_run:  # before minutes of work that would be in vain
     distributed.on_first_process(lambda: run.check_free(workdir))
@@ -91,15 +111,20 @@ def train(
   if size < config.data.vocab_size:
     asked = f"config.data.vocab_size {config.data.vocab_size}"
     progress.note("data", f"the text gives {size} tokens, not the {asked}")
-  trainer = trainer.with_vocabulary(size)
+  trainer = trainer.with_tokenizer(size, corpus.tokenizer.end_of_text)
   identity = run.check_workdir(
     workdir, run.identity(parts, corpus=corpus.identity, vocabulary=size)
   )
   if parent is not None:
-    check(start_problems(parent, trainer.config, corpus.tokenizer))
+    problems = start_problems(parent, trainer.config, corpus.tokenizer)
+    if config.branch:
+      problems += branch.corpus_problems(parent, corpus.identity)
+    check(problems)
   if dry_run:
-    print(plan_text(trainer, plan, state_bytes, trains_tokenizer=False))
+    tell_plan(trainer, trains_tokenizer=False)
     return
+  if trainer.mesh.devices.flat[0].platform == "cpu" and (slow := advice()):
+    progress.note("pretrain", slow)
   _train(config, workdir, trainer, plan, corpus, identity, parent, progress)
 
 
@@ -113,7 +138,11 @@ def _train(
   parent: Checkpoint | None,
   progress: Progress,
 ) -> None:
-  share, shares = batch_share(trainer.mesh)
+  model, mesh = trainer.config, trainer.mesh
+  progress.note("pretrain", devices_text(trainer))
+  peak = peak_speed(model, config.seq_len, mesh)
+  plan = dataclasses.replace(plan, peak_speed=peak)
+  share, shares = batch_share(mesh)
   batches = pipeline.train_iterator(
     corpus.splits["train"],
     seq_len=config.seq_len,
@@ -128,12 +157,12 @@ def _train(
     seq_len=config.seq_len,
     max_sequences=config.validation_sequences,
   )
-  loss = HeldOutLoss(trainer.graph, trainer.mesh, split, config.eval_batch_size)
-  data = {"seq_len": config.seq_len, "content": identity["content"]}
+  loss = HeldOutLoss(trainer.graph, mesh, split, config.eval_batch_size)
+  data = {**branch.data_order(config), "content": identity["content"]}
   describe = describer(
     run_id=identity["run_id"],
     parent=parent.name if parent else "",
-    model=trainer.config.to_dict(),
+    model=model.to_dict(),
     data={**to_flat(config.data), **data},
     corpus=corpus.identity,
     tokenizer=corpus.tokenizer,
@@ -162,16 +191,32 @@ def main(argv: Sequence[str]) -> None:
     configs={"config": ("pretrain", None)},
     strings={
       "workdir": (None, "where the run lives; the same command resumes it"),
-      "init_from": ("", "a checkpoint whose parameters the run starts from"),
+      "init_from": (
+        "",
+        "a checkpoint whose parameters the run starts from, or, with "
+        "--config.branch=True, a step to go on from with all its state",
+      ),
+      "topology": (
+        "",
+        "with --dry_run: a TPU, such as v5e:2x2 or v5e:4x4*2 (two slices), for "
+        "which the step is compiled; it need not be there",
+      ),
     },
-    booleans={"dry_run": "check everything, print the plan, stop"},
+    booleans={
+      "dry_run": "check everything, print the plan, stop",
+      **runner.RETURN_MEMORY,
+    },
   )
-  runner.set_up_jax()
+  if flags.topology:
+    without_devices()
+  else:
+    runner.set_up_jax()
   with runner.TerminalProgress() as progress:
     train(
       flags.config,
       flags.workdir,
       init_from=flags.init_from,
       dry_run=flags.dry_run,
+      topology=flags.topology,
       progress=progress,
     )

@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
     doc=__doc__ or "",
     configs={verb: (verb, file) for verb, file in CONFIGS.items()},
     strings={"workdir": ("runs/quickstart", "where the run lives")},
-    booleans={},
+    booleans=runner.RETURN_MEMORY,
   )
   runner.set_up_jax()
   with runner.TerminalProgress() as progress:

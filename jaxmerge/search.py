@@ -167,6 +167,7 @@ def main(argv: Sequence[str]) -> None:
       "allow_unrelated": "merge checkpoints of different or unknown runs",
       "allow_other_tokenizer": "merge checkpoints of different vocabularies",
       "dry_run": "check everything, print the plan, stop",
+      **runner.RETURN_MEMORY,
     },
   )
   runner.set_up_jax()

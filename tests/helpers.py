@@ -57,6 +57,29 @@ class Telling:
 quiet = Telling()
 
 
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """As much of a device as a mesh looks at; all lie on a line."""
+
+  id: int
+  slice_index: int = 0
+  per_process: int = 2
+  platform: str = "cpu"
+  device_kind: str = "none"
+
+  @property
+  def process_index(self) -> int:
+    return self.id // self.per_process
+
+  @property
+  def coords(self) -> tuple[int, int, int]:
+    return (self.id, 0, 0)
+
+  @property
+  def core_on_chip(self) -> int:
+    return 0
+
+
 def config_file(verb: str, name: str = "tiny") -> str:
   return str(ROOT / f"configs/{verb}/{name}.py")
 

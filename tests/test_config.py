@@ -108,6 +108,9 @@ def test_knobs_of_what_is_not_chosen():
   assert problems_of({"size": 1, "inner": {"jumps": 4}}) == [
     "the kind 'slow' does not use config.inner.jumps; leave it at 3"
   ]
+  # Of a kind that there is not nobody knows what it uses.
+  [line] = problems_of({"size": 1, "inner": {"kind": "fasst", "jumps": 4}})
+  assert line.startswith("config.inner.kind must be one of")
 
 
 @pytest.mark.parametrize("verb", CONFIGS)

@@ -20,7 +20,7 @@ from jaxmerge.reading import read_json
 from jaxmerge.redaction import presentable
 
 # Keys of a model's config that say how it is computed, not what it is.
-HOW_IT_RUNS = ("dtype", "remat")
+HOW_IT_RUNS = ("dtype",)
 # Parsed settings that may differ where the tensors are the same.
 _NOT_THE_MODEL = (*HOW_IT_RUNS, "vocab_multiple")
 _TYPE, _LABELS = "model_type", "id2label"

@@ -262,10 +262,10 @@ def restore_training(
     )
   with (
     _reading(path, "data position"),
-    ocp.CheckpointManager(path.parent) as manager,
+    ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
   ):
     position = grain.checkpoint.CheckpointRestore(iterator)
-    manager.restore(int(path.name), args=ocp.args.Composite(data=position))
+    checkpointer.restore(path, args=ocp.args.Composite(data=position))
   if _iterator_digest(iterator) != metadata.iterator:
     raise InputError(f"{path} is damaged: its data position was changed")
   return restored

@@ -18,6 +18,7 @@ import types
 from collections.abc import Iterator
 from typing import NoReturn
 
+from jaxmerge import allocator
 from jaxmerge.errors import Terminated, describe_interrupt
 
 _RAISED: dict[int, type[KeyboardInterrupt]] = {
@@ -30,6 +31,8 @@ _SAME_SECONDS = 0.5
 # Python ignores exceptions raised in a finalizer and in this callback of JAX.
 _SWALLOWING = ("__del__", "_xla_gc_callback")
 _AGAIN_SECONDS = 0.02
+# Those that run a model. The others hold tensors as large as a chunk.
+_COMPUTING = ("pretrain", "search", "evaluate", "quickstart")
 
 
 def _is_swallowed(frame: types.FrameType | None) -> bool:
@@ -126,6 +129,8 @@ def run(verb: str) -> int:
       stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII
   signals = _Signals(verb)
   signals.watch()
+  if verb in _COMPUTING:
+    allocator.keep_memory(sys.argv[1:])
 
   def main() -> None:
     with signals.last_words():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from etils import epath
 
+from jaxmerge import allocator
 from jaxmerge.cli.command_line import INPUTS as INPUTS
 from jaxmerge.cli.command_line import parse as parse
 from jaxmerge.cli.config_files import load_config as load_config
@@ -19,6 +20,8 @@ from jaxmerge.files import cache_root
 from jaxmerge.parallel import distributed
 from jaxmerge.redaction import presentable
 
+# The flag of the verbs that run a model, which launch.run reads before.
+RETURN_MEMORY = {allocator.FLAG: allocator.HELP}
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 

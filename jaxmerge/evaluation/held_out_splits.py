@@ -105,7 +105,8 @@ def text_of(setting: Setting) -> tuple[Tokenizer, CorpusConfig, int]:
 
   Raises:
     InputError: the checkpoint names no corpus or tokenizer and none is given,
-      or its corpus is no longer what it was trained on.
+      its corpus is no longer what it was trained on, or the mesh does not
+      divide a sequence.
   """
   metadata, data = setting.metadata, setting.data
   trained = metadata.data
@@ -123,6 +124,12 @@ def text_of(setting: Setting) -> tuple[Tokenizer, CorpusConfig, int]:
     if not given
   )
   assert data is not None
+  context = setting.mesh.shape["context"]
+  if seq_len % context:
+    raise InputError(
+      f"config.seq_len {seq_len} is not a multiple of config.mesh.context "
+      f"{context}"
+    )
   before, now = trained.get("content", ""), content_hash(data)
   if is_own and not setting.allow_unrelated and before and now:
     _check_unchanged(metadata, data, before, now)

@@ -177,7 +177,7 @@ def _check_written(
     )
   # The same program must run over both, so what a directory cannot say (how
   # the vocabulary is padded) is taken from the source.
-  config = dataclasses.replace(config, dtype="float32", remat=False)
+  config = dataclasses.replace(config, dtype="float32")
   again = _flax_leaves(path, tensors, config, family)
   check(_differences(again, leaves, config, family))
   size = sum(leaf.nbytes for leaf in leaves.values())

@@ -48,9 +48,6 @@ class ModelConfig:
     "padded rows never reach the loss or the logits",
     at_least=1,
   )
-  remat: bool = key(
-    False, "recompute each layer in the backward pass to save memory"
-  )
   # These came later: see DecoderConfig.to_dict.
   head_dim: int = key(
     0, "size of a head; 0: hidden_size / num_attention_heads", at_least=0
@@ -93,6 +90,11 @@ class ModelConfig:
     False,
     "scale each token's row of the head to unit length (NormHead of Baichuan "
     "2, arXiv 2309.10305)",
+  )
+  logit_softcap: float = key(
+    0.0,
+    "logits are capped to c tanh(logits / c) (arXiv 2408.00118); 0: not",
+    at_least=0,
   )
 
   @property

@@ -3,7 +3,7 @@
 One data flow for every family; what differs between them is in the config.
 
 B batch, L positions, D width, H query heads, G key/value heads, S head size,
-V vocabulary, P padded vocabulary.
+F outputs of a linear layer, V vocabulary, P padded vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,63 +14,62 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxmerge.model.attention import SPLASH, attend
 from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.execution import PLAIN, Execution
+from jaxmerge.model.head import logits_of
+from jaxmerge.model.on_cpu import project
+from jaxmerge.model.parts import (
+  ACTIVATIONS,
+  linear_layer,
+  norm,
+  rms_norm,
+  unit_columns,
+)
 from jaxmerge.model.rope import rotate
 
 Params = dict[str, Any]
 
-_ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-  "silu": jax.nn.silu,
-  "gelu": partial(jax.nn.gelu, approximate=False),
-  "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-  "relu": jax.nn.relu,
+
+def _keeps_dots(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+  """Matrix products, and what cuDNN's attention gives, as it is one call."""
+  is_dot = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return primitive.name.startswith("dot_product_attention") or is_dot(
+    primitive, *arguments, **parameters
+  )
+
+
+# Of an execution's remat: what the forward pass keeps of a layer.
+_POLICIES: Mapping[str, Callable[..., bool] | None] = {
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    _keeps_dots, jax.checkpoint_policies.save_only_these_names(SPLASH)
+  ),
+  "full": None,
 }
 
 
-def _linear(
-  config: DecoderConfig,
-  inputs: int,
-  outputs: int,
-  rngs: nnx.Rngs,
-  *,
-  gain: float = 1.0,
-  bias: bool = False,
-) -> nnx.Linear:
-  return nnx.Linear(
-    inputs,
-    outputs,
-    use_bias=bias,
-    dtype=jnp.dtype(config.dtype),
-    kernel_init=nnx.initializers.variance_scaling(
-      gain, "fan_in", "truncated_normal"
-    ),
-    rngs=rngs,
-  )
-
-
-def _rms_norm(config: DecoderConfig, size: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
-  return nnx.RMSNorm(
-    size, epsilon=config.rms_norm_eps, dtype=jnp.dtype(config.dtype), rngs=rngs
-  )
-
-
-def _norm(config: DecoderConfig, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
-  if config.norm == "rms":
-    return _rms_norm(config, config.hidden_size, rngs)
-  return nnx.LayerNorm(
-    config.hidden_size,
-    epsilon=config.rms_norm_eps,
-    dtype=jnp.dtype(config.dtype),
-    use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where means are large
-    rngs=rngs,
-  )
-
-
-def _unit_columns(kernel_DxP: jax.Array) -> jax.Array:
-  """Columns of length 1; those shorter than 1e-12 grow by 1e12 at most."""
-  kernel_DxP = kernel_DxP.astype(jnp.float32)
-  squares_P = jnp.sum(kernel_DxP**2, axis=0)
-  return kernel_DxP / jnp.sqrt(jnp.maximum(squares_P, 1e-24))
+def _apply(
+  linear: nnx.Linear,
+  x_BxLxD: jax.Array,
+  execution: Execution,
+  name: str = "mlp/up",
+) -> jax.Array:
+  """x W + b, B x L x F; `name` is of a layer whose kernel is spread alike."""
+  if not (execution.rows or execution.gathers):
+    return linear(x_BxLxD)
+  *leading, width = x_BxLxD.shape
+  kernel_DxF = linear.kernel[...]
+  kernel_DxF = execution.gather(
+    kernel_DxF, f"layers/{name}/kernel", x_BxLxD.dtype
+  ).astype(x_BxLxD.dtype)
+  if execution.rows:
+    y_NxF = project(x_BxLxD.reshape(-1, width), kernel_DxF)
+    y_BxLxF = y_NxF.reshape(*leading, -1)
+  else:
+    y_BxLxF = x_BxLxD @ kernel_DxF
+  if linear.bias is not None:
+    y_BxLxF = y_BxLxF + linear.bias[...].astype(y_BxLxF.dtype)
+  return y_BxLxF
 
 
 class Attention(nnx.Module):
@@ -82,43 +81,50 @@ class Attention(nnx.Module):
     query_width = config.num_attention_heads * size
     kv_width = config.num_key_value_heads * size
     bias = config.attention_bias != ""
-    self.query = _linear(config, width, query_width, rngs, bias=bias)
-    self.key = _linear(config, width, kv_width, rngs, bias=bias)
-    self.value = _linear(config, width, kv_width, rngs, bias=bias)
+    self.query = linear_layer(config, width, query_width, rngs, bias=bias)
+    self.key = linear_layer(config, width, kv_width, rngs, bias=bias)
+    self.value = linear_layer(config, width, kv_width, rngs, bias=bias)
     if config.query_key_norm:
       whole = config.query_key_norm == "projection"
-      self.query_norm = _rms_norm(config, query_width if whole else size, rngs)
-      self.key_norm = _rms_norm(config, kv_width if whole else size, rngs)
+      self.query_norm = rms_norm(config, query_width if whole else size, rngs)
+      self.key_norm = rms_norm(config, kv_width if whole else size, rngs)
     # Residual branches start small, so that depth does not grow the stream.
     gain = 1.0 / (2 * config.num_hidden_layers)
     bias = config.attention_bias == "all"
-    self.out = _linear(config, query_width, width, rngs, gain=gain, bias=bias)
+    self.out = linear_layer(
+      config, query_width, width, rngs, gain=gain, bias=bias
+    )
 
-  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    x_BxLxD: jax.Array,
+    segments_BxL: jax.Array | None,
+    execution: Execution,
+  ) -> jax.Array:
     config = self.config
     batch, length, _ = x_BxLxD.shape
+    linear = partial(_apply, execution=execution)
 
     def heads(y: jax.Array, count: int) -> jax.Array:
       return y.reshape(batch, length, count, config.head_size)
 
-    query, key = self.query(x_BxLxD), self.key(x_BxLxD)
+    query, key = linear(self.query, x_BxLxD), linear(self.key, x_BxLxD)
     if config.query_key_norm == "projection":
       query, key = self.query_norm(query), self.key_norm(key)
     query = heads(query, config.num_attention_heads)
     key = heads(key, config.num_key_value_heads)
     if config.query_key_norm == "head":
       query, key = self.query_norm(query), self.key_norm(key)
-    value = heads(self.value(x_BxLxD), config.num_key_value_heads)
+    value = heads(linear(self.value, x_BxLxD), config.num_key_value_heads)
     turn = partial(
       rotate,
       theta=config.rope_theta,
       fraction=config.rotary_fraction,
       scaling=config.rope_scaling,
     )
-    y = jax.nn.dot_product_attention(
-      turn(query), turn(key), value, is_causal=True
-    )
-    return self.out(y.reshape(batch, length, -1))
+    y = attend(turn(query), turn(key), value, segments_BxL, execution)
+    y = y.reshape(batch, length, -1)
+    return linear(self.out, y, name="attention/out")
 
 
 class MLP(nnx.Module):
@@ -129,16 +135,20 @@ class MLP(nnx.Module):
     width, hidden = config.hidden_size, config.intermediate_size
     bias = config.mlp_bias
     if config.gated_mlp:
-      self.gate = _linear(config, width, hidden, rngs, bias=bias)
-    self.up = _linear(config, width, hidden, rngs, bias=bias)
+      self.gate = linear_layer(config, width, hidden, rngs, bias=bias)
+    self.up = linear_layer(config, width, hidden, rngs, bias=bias)
     gain = 1.0 / (2 * config.num_hidden_layers)
-    self.down = _linear(config, hidden, width, rngs, gain=gain, bias=bias)
+    self.down = linear_layer(config, hidden, width, rngs, gain=gain, bias=bias)
 
-  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-    activation = _ACTIVATIONS[self.config.activation]
+  def __call__(self, x_BxLxD: jax.Array, execution: Execution) -> jax.Array:
+    linear = partial(_apply, execution=execution)
+    activation = ACTIVATIONS[self.config.activation]
     if self.config.gated_mlp:
-      return self.down(activation(self.gate(x_BxLxD)) * self.up(x_BxLxD))
-    return self.down(activation(self.up(x_BxLxD)))
+      gate = activation(linear(self.gate, x_BxLxD))
+      hidden = gate * linear(self.up, x_BxLxD)
+    else:
+      hidden = activation(linear(self.up, x_BxLxD))
+    return linear(self.down, hidden, name="mlp/down")
 
 
 class Layer(nnx.Module):
@@ -146,19 +156,28 @@ class Layer(nnx.Module):
 
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     self.config = config
-    self.attention_norm = _norm(config, rngs)
+    self.attention_norm = norm(config, rngs)
     self.attention = Attention(config, rngs)
-    self.mlp_norm = _norm(config, rngs)
+    self.mlp_norm = norm(config, rngs)
     self.mlp = MLP(config, rngs)
 
-  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    x_BxLxD: jax.Array,
+    segments_BxL: jax.Array | None,
+    execution: Execution,
+  ) -> jax.Array:
+    attend = partial(
+      self.attention, segments_BxL=segments_BxL, execution=execution
+    )
+    mlp = partial(self.mlp, execution=execution)
     if self.config.norm_after:
-      x_BxLxD = x_BxLxD + self.attention_norm(self.attention(x_BxLxD))
-      return x_BxLxD + self.mlp_norm(self.mlp(x_BxLxD))
-    attended = x_BxLxD + self.attention(self.attention_norm(x_BxLxD))
+      x_BxLxD = x_BxLxD + self.attention_norm(attend(x_BxLxD))
+      return x_BxLxD + self.mlp_norm(mlp(x_BxLxD))
+    attended = x_BxLxD + attend(self.attention_norm(x_BxLxD))
     if self.config.parallel_residual:
-      return attended + self.mlp(self.mlp_norm(x_BxLxD))
-    return attended + self.mlp(self.mlp_norm(attended))
+      return attended + mlp(self.mlp_norm(x_BxLxD))
+    return attended + mlp(self.mlp_norm(attended))
 
 
 class Decoder(nnx.Module):
@@ -180,39 +199,63 @@ class Decoder(nnx.Module):
       return Layer(config, rngs)
 
     self.layers = make_layers(rngs)
-    self.final_norm = _norm(config, rngs)
+    self.final_norm = norm(config, rngs)
     if not config.tie_word_embeddings:
-      self.head = _linear(
+      self.head = linear_layer(
         config, config.hidden_size, config.padded_vocab_size, rngs
       )
 
-  def padded_logits(self, tokens_BxL: jax.Array) -> jax.Array:
-    """int32[B, L] -> float32[B, L, P]; columns of padding hold -inf."""
-    x_BxLxD = self.embed(tokens_BxL)
+  def hidden(
+    self,
+    tokens_BxL: jax.Array,
+    segments_BxL: jax.Array | None = None,
+    execution: Execution = PLAIN,
+  ) -> jax.Array:
+    """int32[B, L] -> B x L x D, what the head turns into logits.
+
+    Args:
+      segments_BxL: int32, the document of each token; None: all are one.
+      execution: how it is computed.
+    """
+    x_BxLxD = execution.embed(
+      self.embed.embedding[...], tokens_BxL, jnp.dtype(self.config.dtype)
+    )
 
     def run_layer(x_BxLxD: jax.Array, layer: Layer) -> jax.Array:
-      return layer(x_BxLxD)
+      return execution.constrain(layer(x_BxLxD, segments_BxL, execution))
 
-    if self.config.remat:
-      run_layer = nnx.remat(run_layer)
-    run_layers = nnx.scan(run_layer, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
-    x_BxLxD = self.final_norm(run_layers(x_BxLxD, self.layers))
+    if execution.remat != "none":
+      run_layer = nnx.remat(
+        run_layer,
+        # A scan's two passes are two loops, which share nothing anyway.
+        prevent_cse=execution.unroll,
+        policy=_POLICIES[execution.remat],
+      )
+    run_layers = nnx.scan(
+      run_layer,
+      in_axes=(nnx.Carry, 0),
+      out_axes=nnx.Carry,
+      unroll=self.config.num_hidden_layers if execution.unroll else 1,
+    )
+    return self.final_norm(run_layers(x_BxLxD, self.layers))
+
+  def head_kernel(self) -> jax.Array:
+    """float32[D, P], of the head or the transposed embedding."""
     if self.config.tie_word_embeddings:
       kernel_DxP = self.embed.embedding[...].T
     else:
       kernel_DxP = self.head.kernel[...]
-    if self.config.unit_head:
-      kernel_DxP = _unit_columns(kernel_DxP)
-    # Summed and kept in float32: logits of 16 in bfloat16 are 1/8 apart.
-    logits = jnp.matmul(
-      x_BxLxD,
-      kernel_DxP.astype(x_BxLxD.dtype),
-      preferred_element_type=jnp.float32,
-    )
-    padding_P = (
-      jnp.arange(self.config.padded_vocab_size) >= self.config.vocab_size
-    )
-    return jnp.where(padding_P, -jnp.inf, logits)
+    return unit_columns(kernel_DxP) if self.config.unit_head else kernel_DxP
+
+  def padded_logits(
+    self,
+    tokens_BxL: jax.Array,
+    segments_BxL: jax.Array | None = None,
+    execution: Execution = PLAIN,
+  ) -> jax.Array:
+    """int32[B, L] -> float32[B, L, P]; columns of padding hold -inf."""
+    x_BxLxD = self.hidden(tokens_BxL, segments_BxL, execution)
+    return logits_of(self.config, x_BxLxD, self.head_kernel())
 
   def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
     """int32[B, L] -> float32[B, L, V], without the padding."""

@@ -1,16 +1,22 @@
-"""The device mesh: axes data, fsdp and tensor."""
+"""The device mesh: axes replica, data, fsdp, tensor and context."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import psutil
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError
+from jaxmerge.files import human_bytes
 
-AXES = ("data", "fsdp", "tensor")
+# From the axis that needs the least of the network to those that need most.
+AXES = ("replica", "data", "fsdp", "tensor", "context")
+# Those that may reach across TPU slices, whose network is slow.
+_ACROSS_SLICES = 3
 # The share of the free memory to use where no budget is given.
 _SHARE = 0.7
 # Help of a verb's key `memory_budget_gb`.
@@ -23,6 +29,11 @@ MEMORY_BUDGET = (
 class MeshConfig:
   """Sizes of the mesh's axes; -1 for one takes the devices that are left."""
 
+  replica: int = key(
+    1,
+    "groups of devices that hold all parameters each: slices of a TPU",
+    changes_numbers=False,
+  )
   data: int = key(
     -1, "devices that take each their part of a batch", changes_numbers=False
   )
@@ -31,6 +42,9 @@ class MeshConfig:
   )
   tensor: int = key(
     1, "devices that share each matrix product", changes_numbers=False
+  )
+  context: int = key(
+    1, "devices that share each sequence", changes_numbers=False
   )
 
   def problems(self, prefix: str) -> list[str]:
@@ -41,24 +55,99 @@ class MeshConfig:
     ]
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+def make_mesh(
+  replica: int = 1,
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  context: int = 1,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
   """A mesh over all devices; one axis may be -1 and takes what is left.
 
-  Axes are Auto: the compiler propagates the shardings given for parameters
-  and batches (`jax.make_mesh` alone would make them Explicit).
+  Of several TPU slices, or processes of other devices, the outermost axes
+  are spread over these first: what lies in one needs no slow network. Axes are
+  Auto: the compiler propagates the shardings given for parameters and batches.
+
+  Args:
+    replica, data, fsdp, tensor, context: sizes of the axes.
+    devices: to use; those of a topology need not be there.
+
+  Raises:
+    InputError: the sizes do not fit the devices or their slices.
   """
-  sizes = [data, fsdp, tensor]
-  devices = jax.device_count()
+  sizes = [replica, data, fsdp, tensor, context]
+  devices = jax.devices() if devices is None else devices
   given = math.prod(size for size in sizes if size != -1)
-  if sizes.count(-1) == 1 and given > 0 and devices % given == 0:
-    sizes[sizes.index(-1)] = devices // given
-  if min(sizes) < 1 or math.prod(sizes) != devices:
-    asked = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, sizes))
+  if sizes.count(-1) == 1 and given > 0 and len(devices) % given == 0:
+    sizes[sizes.index(-1)] = len(devices) // given
+  asked = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, sizes))
+  if min(sizes) < 1 or math.prod(sizes) != len(devices):
     raise InputError(
-      f"mesh {asked} does not fit {devices} device(s); sizes must multiply to "
-      "the number of devices, and one of them may be -1"
+      f"mesh {asked} does not fit {len(devices)} device(s); sizes must "
+      "multiply to the number of devices, and one of them may be -1"
     )
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  is_tpu = devices[0].platform == "tpu"
+  groups = len(
+    {
+      getattr(device, "slice_index", 0) if is_tpu else device.process_index
+      for device in devices
+    }
+  )
+  across = _across(sizes, groups)
+  if is_tpu and math.prod(across[:_ACROSS_SLICES]) != groups:
+    raise InputError(
+      f"mesh {asked} does not fit {groups} slices: replica must be their "
+      "number or a multiple of it, or divide it and leave the rest to data, "
+      "and that to fsdp"
+    )
+  if groups > 1 and math.prod(across) == groups:
+    placed = mesh_utils.create_hybrid_device_mesh(
+      [size // outer for size, outer in zip(sizes, across)],
+      across,
+      devices,
+      process_is_granule=not is_tpu,
+      allow_split_physical_axes=True,
+    )
+  else:
+    placed = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _across(sizes: Sequence[int], groups: int) -> list[int]:
+  """Parts of the axes across groups of devices, outermost axes first.
+
+  An axis that lies partly in a group ends it, so that what a group holds of
+  the axes before is one index of each: their product may fall short of groups.
+  """
+  found = []
+  for size in sizes:
+    outer = math.gcd(size, groups)
+    groups = groups // outer if outer == size else 1
+    found.append(outer)
+  return found
+
+
+def mesh_text(mesh: Mesh) -> str:
+  """Devices and the axes that have more than one, as "2 x cpu (fsdp=2)"."""
+  axes = ", ".join(f"{a}={size}" for a, size in mesh.shape.items() if size > 1)
+  kind = mesh.devices.flat[0].device_kind
+  return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
+
+
+def peak_memory() -> str:
+  """The most memory that a device has used, in words; "" where none tells."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "peak_bytes_in_use" not in stats:
+    return ""
+  peak = human_bytes(stats["peak_bytes_in_use"])
+  limit = stats.get("bytes_limit")
+  return f"at most {peak} of memory in use on a device" + (
+    f", of {human_bytes(limit)}" if limit else ""
+  )
 
 
 def device_budget(memory_budget_gb: float = 0.0) -> float:

@@ -4,6 +4,7 @@ The first pattern that matches a name decides; a name without a rule is an
 error, so that a new parameter is never replicated by accident.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import InputError, check, grouped
 
 P = PartitionSpec
+# Axes of the mesh that spread the sequences of a batch.
+BATCH_AXES = ("replica", "data", "fsdp")
 
 # Stacked layers lead with the layer axis, which is never sharded.
 DECODER_RULES: Sequence[tuple[str, PartitionSpec]] = (
@@ -52,29 +55,39 @@ def named_leaves(tree: Any) -> dict[str, Any]:
   return {leaf_name(path): leaf for path, leaf in leaves}
 
 
+def spec_of(name: str) -> PartitionSpec | None:
+  """Axes of the mesh over which a parameter lies; None if no rule says."""
+  for pattern, spec in DECODER_RULES:
+    if re.fullmatch(pattern, name):
+      return spec
+  return None
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
   """A NamedSharding for each leaf of a tree of arrays or shapes.
 
-  InputError lists names without a rule, and sizes that no axis divides.
+  InputError lists names without a rule, and the first size that each axis does
+  not divide.
   """
   problems: list[str] = []
+  uneven: dict[str, list[str]] = {axis: [] for axis in mesh.axis_names}
 
   def sharding(path: Sequence[Any], leaf: Any) -> NamedSharding:
     name = leaf_name(path)
-    matching = [s for rule, s in DECODER_RULES if re.fullmatch(rule, name)]
-    if not matching:
+    spec = spec_of(name)
+    if spec is None:
       problems.append(f"no sharding rule matches parameter {name!r}")
       return replicated(mesh)
-    for size, axis in zip(leaf.shape, matching[0]):
+    for size, axis in zip(leaf.shape, spec):
       if axis is not None and size % mesh.shape[axis]:
-        problems.append(
+        uneven[axis].append(
           f"{name}: size {size} is not a multiple of mesh axis "
           f"{axis}={mesh.shape[axis]}"
         )
-    return NamedSharding(mesh, matching[0])
+    return NamedSharding(mesh, spec)
 
   result = jax.tree_util.tree_map_with_path(sharding, tree)
-  check(problems)
+  check([*problems, *itertools.chain(*map(grouped, uneven.values()))])
   return result
 
 
@@ -83,26 +96,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Sequences are spread over the data and fsdp axes."""
-  return NamedSharding(mesh, P(("data", "fsdp")))
+  """Sequences are spread over BATCH_AXES; each is whole on its devices."""
+  return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def activation_sharding(mesh: Mesh) -> NamedSharding:
+  """Spreads what a program computes: (sequences, positions, ...)."""
+  return NamedSharding(mesh, P(BATCH_AXES, "context"))
 
 
 def batch_share(mesh: Mesh) -> tuple[int, int]:
   """The share of every batch that this process feeds: (index, of how many).
 
-  Processes that only the tensor axis tells apart feed the same share.
-  InputError if a process's sequences do not follow each other.
+  Processes that only the tensor and context axes tell apart feed the same
+  share. The sequences of a share need not follow each other on the mesh.
+  InputError if shares overlap or differ in size.
   """
   shards = batch_shards(mesh)
-  places = batch_sharding(mesh).addressable_devices_indices_map((shards,))
-  mine = sorted({place[0].start or 0 for place in places.values() if place})
-  size = len(mine)
-  if shards % size or mine != list(range(mine[0], mine[0] + size)):
+  places = batch_sharding(mesh).devices_indices_map((shards,))
+  fed: dict[int, set[int]] = {}
+  for device in mesh.devices.flat:
+    [part] = places[device]
+    fed.setdefault(device.process_index, set()).add(part.start or 0)
+  shares = sorted({tuple(sorted(share)) for share in fed.values()})
+  if sum(map(len, shares)) != shards or len({*map(len, shares)}) > 1:
     raise InputError(
-      f"the mesh gives process {jax.process_index()} scattered shares of a "
-      f"batch ({mine} of {shards}); order the axes so that they are together"
+      "the mesh gives processes shares of a batch that overlap or differ in "
+      f"size: {' * '.join(BATCH_AXES)} is {shards} for {len(fed)} processes; "
+      "it must be a multiple of their number, or divide it"
     )
-  return mine[0] // size, shards // size
+  mine = tuple(sorted(fed[jax.process_index()]))
+  return shares.index(mine), len(shares)
 
 
 def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
@@ -111,5 +135,5 @@ def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
 
 
 def batch_shards(mesh: Mesh) -> int:
-  """The number of devices over which the sequences of a batch are spread."""
-  return math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+  """The number of parts into which the sequences of a batch are spread."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

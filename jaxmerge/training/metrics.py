@@ -28,15 +28,19 @@ class MetricsWriter:
 
   Records after `restored_step` are cut, `cut` of them: they will be written
   again. `digest` is what `sync` gave when that step was saved, "" if not known.
-  InputError as check_saved.
+  `start` is the step before the first line. InputError as check_saved.
   """
 
   def __init__(
-    self, workdir: epath.PathLike, restored_step: int, digest: str = ""
+    self,
+    workdir: epath.PathLike,
+    restored_step: int,
+    digest: str = "",
+    start: int = 0,
   ):
     workdir = epath.Path(workdir)
     self._path = workdir / NAME
-    kept, rest = check_saved(workdir, restored_step, digest)
+    kept, rest = check_saved(workdir, restored_step, digest, start)
     self.cut = sum(line.endswith(b"\n") for line in rest)
     if rest:
       write_text(self._path, b"".join(kept).decode())
@@ -75,9 +79,9 @@ class MetricsWriter:
 
 
 def check_saved(
-  workdir: epath.PathLike, step: int, digest: str
+  workdir: epath.PathLike, step: int, digest: str, start: int = 0
 ) -> tuple[list[bytes], list[bytes]]:
-  """The lines of steps 1 to `step`, and what comes after them.
+  """The lines of the steps after `start`, up to `step`, and what follows them.
 
   InputError if they are not all there, or others than those of the digest.
   """
@@ -85,21 +89,22 @@ def check_saved(
   content = read_file(path, math.inf) if path.exists() else b""
   lines = content.splitlines(keepends=True)
   steps = [_step_of(line) for line in lines]
+  wanted = range(start + 1, step + 1)
   problems = [
     f"line {number} is not a record of a step"
-    for number, found in enumerate(steps[:step], start=1)
+    for number, found in enumerate(steps[: len(wanted)], start=1)
     if found is None
   ]
   times = Counter(found for found in steps if found and found <= step)
-  missing = [str(i) for i in range(1, step + 1) if not times[i]]
+  missing = [str(i) for i in wanted if not times[i]]
   doubled = [str(i) for i, count in sorted(times.items()) if count > 1]
   if missing:
     problems.append(f"it has no line for {_named(missing)}")
   if doubled:
     problems.append(f"it has two lines or more for {_named(doubled)}")
-  if not problems and steps[:step] != list(range(1, step + 1)):
+  if not problems and steps[: len(wanted)] != [*wanted]:
     problems.append("its steps are out of order")
-  kept = lines[:step]
+  kept, rest = lines[: len(wanted)], lines[len(wanted) :]
   found = hashlib.sha256(b"".join(kept)).hexdigest()
   if not problems and digest not in ("", found):
     problems.append(f"its lines are not those that step {step} was saved with")
@@ -109,7 +114,7 @@ def check_saved(
       f"{'; '.join(problems[:_MOST_NAMED])}; restore it, or begin a new run "
       f"from the parameters with --init_from={path.parent}@{step}"
     )
-  return kept, lines[step:]
+  return kept, rest
 
 
 def _step_of(line: bytes) -> int | None:

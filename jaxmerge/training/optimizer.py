@@ -19,14 +19,16 @@ class Optimizer:
     summary: one line, with the reference.
     knobs: a frozen dataclass of its keys in the `optimizer` section.
     build: from the learning rate's schedule and the knobs.
-    state_bytes: of its state, for each parameter.
   """
 
   name: str
   summary: str
   knobs: type
   build: Callable[[optax.Schedule, Any], optax.GradientTransformation]
-  state_bytes: float
+
+
+def _no_problems(num_steps: int, knobs: Any) -> list[str]:
+  return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +37,17 @@ class Schedule:
 
   Attributes:
     build: from the highest rate, the number of steps and the knobs.
+    depends_on_length: rates of the first steps are others where a run has
+      another number of steps, so that it cannot go on to another number.
+    problems: says why the knobs do not fit the number of steps.
   """
 
   name: str
   summary: str
   knobs: type
   build: Callable[[float, int, Any], optax.Schedule]
+  depends_on_length: bool = True
+  problems: Callable[[int, Any], list[str]] = _no_problems
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry(
@@ -66,10 +73,11 @@ class OptimizerConfig:
   knobs: Any = knobs_of("name", OPTIMIZERS)
   schedule_knobs: Any = knobs_of("schedule", SCHEDULES)
 
-  @property
-  def state_bytes(self) -> float:
-    """Bytes of the optimiser's state for each parameter."""
-    return OPTIMIZERS[self.name].state_bytes
+  def problems_of_length(self, num_steps: int) -> list[str]:
+    """Says why a run of so many steps cannot have this schedule."""
+    if self.schedule not in SCHEDULES:
+      return []
+    return SCHEDULES[self.schedule].problems(num_steps, self.schedule_knobs)
 
 
 def build(

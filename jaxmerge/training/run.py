@@ -32,6 +32,7 @@ from jaxmerge.parallel.distributed import on_first_process
 from jaxmerge.reading import read_file, read_json
 from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.metrics import NAME as METRICS
+from jaxmerge.training.optimizer import SCHEDULES
 
 NAME = "run.json"
 # Files that a run keeps in its workdir, beside run.json and checkpoints.
@@ -45,21 +46,29 @@ _CHANGED = {
   "tokenizer": "the tokenizer of config.data.tokenizer_path is another one",
   "parent": "it started from another --init_from",
 }
-_DERIVED = ("run_id", "vocabulary", "held_out")
+_DERIVED = ("run_id", "vocabulary", "held_out", "start")
+_LENGTH = "num_steps"
 
 
 def known_parts(
-  config: Mapping[str, Any], *, content: str, parent: str, tokenizer: str = ""
+  config: Mapping[str, Any],
+  *,
+  content: str,
+  parent: str,
+  tokenizer: str = "",
+  start: int = 0,
 ) -> dict[str, Any]:
   """All that makes a run this run but its tokens, which take long to make.
 
   That is what of its config changes numbers, and hashes: of the corpus's text,
   "" if not known; of the parameters that it starts from, "" for random ones;
-  of the tokenizer that is given, "" for one to train.
+  of the tokenizer that is given, "" for one to train. `start` is the step of
+  its parent that a branch goes on from.
   """
   return {
     "config": _deciding(flatten(config)),
     "parent": parent,
+    "start": start,
     "content": content,
     "tokenizer": tokenizer,
     "held_out": WINDOWS,
@@ -130,8 +139,9 @@ def check_workdir(
   except ValueError as error:
     raise InputError(f"{path} is damaged: {error}") from error
   known, now = _comparable(there), _comparable(run)
-  # Hashes that either lacks are not compared.
-  lacking = {k for k in _HASHES if not (known.get(k) and now.get(k))}
+  # What either lacks is not compared.
+  may_lack = (*_HASHES, f"config.{_LENGTH}")
+  lacking = {k for k in may_lack if not (known.get(k) and now.get(k))}
   check(
     f"{workdir} is the workdir of another run: {_said(key, known, now, data)}"
     for key in sorted((known.keys() | now.keys()) - lacking - {*_DERIVED})
@@ -148,7 +158,8 @@ def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
   """
   said = renamed(flatten(run["config"]))
   known = chosen_rows(PretrainConfig, said)
-  filled = _deciding({n: row.default for n, row in known.items()} | said)
+  defaults = {n: row.default for n, row in known.items() if n != _LENGTH}
+  filled = _deciding(defaults | said)
   config = {
     name: list(value) if isinstance(value, tuple) else value
     for name, value in filled.items()
@@ -159,6 +170,9 @@ def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
   """Leaves out keys that change no numbers, or are paths to what has a hash."""
   free = {r.name for r in rows(PretrainConfig) if not r.key.changes_numbers}
+  schedule = SCHEDULES.get(config.get("optimizer.schedule", ""))
+  if schedule is not None and schedule.depends_on_length:
+    free.remove(_LENGTH)
   return {name: value for name, value in config.items() if name not in free}
 
 
@@ -174,6 +188,11 @@ def _said(
     which = changed_files(data, known[key])
     return _CHANGED[key] + (f" ({which})" if which else "")
   changed = f"{key} was {known.get(key)!r}, is now {now.get(key)!r}"
+  if key == f"config.{_LENGTH}":
+    changed += (
+      ", on which the rates of its schedule depend; a new workdir may branch "
+      "off, with --init_from=WORKDIR@STEP --config.branch=True"
+    )
   return _CHANGED.get(key, changed)
 
 

@@ -1,11 +1,7 @@
-"""The fixed parts of a run and its step: jitted, sharded, compiled once.
-
-B sequences of the global batch, L targets a sequence.
-"""
+"""The fixed parts of a run and its step: jitted, sharded, compiled once."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import jax
@@ -24,39 +20,29 @@ from jaxmerge.checkpoints.store import (
 )
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder, init_params
-from jaxmerge.model.loss import token_losses
+from jaxmerge.model.execution import PLAIN, Execution
 from jaxmerge.parallel.rules import replicated, shardings
+from jaxmerge.training.state_shardings import state_shardings
+from jaxmerge.training.step import (
+  Objective,
+  StepConfig,
+  TrainState,
+  TrainStep,
+  make_step,
+)
 
-
-class TrainState(NamedTuple):
-  """Parameters, optimiser state and the number of steps taken (int32[]).
-
-  Also the shardings of these, as a tree of the same form.
-  """
-
-  params: Any
-  opt_state: Any
-  step: Any
-
-
-class StepMetrics(NamedTuple):
-  """Scalars of one step; they stay on the device until they are logged.
-
-  `loss` (nats/token) and `grad_norm` (before clipping) are of the parameters
-  before the update, `learning_rate` of the update.
-  """
-
-  loss: jax.Array
-  grad_norm: jax.Array
-  learning_rate: jax.Array
-
-
-TrainStep = Callable[[TrainState, jax.Array], tuple[TrainState, StepMetrics]]
+# For a program that runs once: LLVM takes half the seconds for the same bits.
+_COMPILED_ONCE: dict[str, str | int] = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """Holds what stays the same from the first step of a run to the last."""
+  """Holds what stays the same from the first step of a run to the last.
+
+  Attributes:
+    execution: how the decoder is computed.
+    end_of_text: the id of the token that begins each document.
+  """
 
   config: DecoderConfig
   graph: nnx.GraphDef
@@ -64,6 +50,9 @@ class Trainer:
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   shardings: TrainState
+  step: StepConfig
+  execution: Execution
+  end_of_text: int
 
   @classmethod
   def build(
@@ -72,58 +61,68 @@ class Trainer:
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
+    step: StepConfig = StepConfig(),  # noqa: B008  (frozen)
+    execution: Execution = PLAIN,
+    end_of_text: int = 0,
   ) -> "Trainer":
     """Allocates nothing; InputError if the mesh does not divide the sizes."""
     graph, params = abstract_decoder(config)
     of_params = shardings(params, mesh)
-    # Moments lie where their parameters lie; given explicitly, because
-    # `jax.jit(optimizer.init)` alone would put them on one device and the step
-    # would compile twice.
-    of_opt_state = optax.tree_map_params(
-      optimizer,
-      lambda _, sharding: sharding,
+    # Given explicitly, because `jax.jit(optimizer.init)` alone would put
+    # moments on one device and the step would compile twice.
+    of_opt_state = state_shardings(
       jax.eval_shape(optimizer.init, params),
-      of_params,
-      transform_non_params=lambda _: replicated(mesh),
+      with_shardings(params, of_params),
+      mesh,
     )
     places = TrainState(of_params, of_opt_state, replicated(mesh))
-    return cls(config, graph, mesh, optimizer, schedule, places)
+    rest = (step, execution, end_of_text)
+    return cls(config, graph, mesh, optimizer, schedule, places, *rest)
 
-  def with_vocabulary(self, size: int) -> "Trainer":
-    config = dataclasses.replace(self.config, vocab_size=size)
-    return self.build(config, self.mesh, self.optimizer, self.schedule)
+  def with_tokenizer(self, size: int, end_of_text: int) -> "Trainer":
+    """The trainer for a vocabulary whose documents begin with a token."""
+    return self.build(
+      dataclasses.replace(self.config, vocab_size=size),
+      self.mesh,
+      self.optimizer,
+      self.schedule,
+      self.step,
+      self.execution,
+      end_of_text,
+    )
+
+  def abstract_state(self) -> TrainState:
+    """The shapes, dtypes and shardings of a state."""
+    _, params = abstract_decoder(self.config)
+    opt_state = jax.eval_shape(self.optimizer.init, params)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return with_shardings(TrainState(params, opt_state, step), self.shardings)
 
   def train_step(self) -> TrainStep:
     """Returns the jitted step, to which the state is donated."""
-
-    def step(
-      state: TrainState, tokens_BxL1: jax.Array
-    ) -> tuple[TrainState, StepMetrics]:
-      def mean_loss(params: Any) -> jax.Array:
-        return jnp.mean(token_losses(self.graph, params, tokens_BxL1))
-
-      loss, grads = jax.value_and_grad(mean_loss)(state.params)
-      updates, opt_state = self.optimizer.update(
-        grads, state.opt_state, state.params
-      )
-      metrics = StepMetrics(
-        loss=loss,
-        grad_norm=optax.global_norm(grads),
-        learning_rate=jnp.asarray(self.schedule(state.step), jnp.float32),
-      )
-      params = optax.apply_updates(state.params, updates)
-      return TrainState(params, opt_state, state.step + 1), metrics
-
+    objective = Objective(
+      self.graph,
+      self.execution,
+      self.step.accumulate,
+      self.step.z_loss,
+      self.end_of_text if self.step.document_mask else None,
+    )
     return jax.jit(
-      step,
+      make_step(
+        objective, self.optimizer, self.schedule, self.shardings.params
+      ),
       out_shardings=(self.shardings, replicated(self.mesh)),
       donate_argnums=0,
     )
 
   def random_start(self, seed: int) -> TrainState:
     """Step 0 from initial parameters, created in place on the mesh."""
+    is_cpu = self.mesh.devices.flat[0].platform == "cpu"
     init = jax.jit(
-      init_params, static_argnums=0, out_shardings=self.shardings.params
+      init_params,
+      static_argnums=0,
+      out_shardings=self.shardings.params,
+      compiler_options=_COMPILED_ONCE if is_cpu else None,
     )
     return self._start(init(self.config, jax.random.key(seed)))
 
@@ -140,13 +139,8 @@ class Trainer:
   ) -> TrainState:
     """The state of a saved step; moves the iterator to its position."""
     params = restore_params(path, self.shardings.params)
-    abstract = jax.eval_shape(
-      self.optimizer.init, abstract_decoder(self.config)[1]
-    )
     opt_state = restore_training(
-      path,
-      opt_state=with_shardings(abstract, self.shardings.opt_state),
-      iterator=iterator,
+      path, opt_state=self.abstract_state().opt_state, iterator=iterator
     )
     return TrainState(params, opt_state, self._step(step))
 

@@ -132,9 +132,10 @@ def test_numbers_out_of_range(tmp_path, capsys):
   )
   assert len(lines) == 3
   lines = fails(
-    pretrain, [f"--config={TINY}", workdir, "--config.mesh.fsdp=3"], capsys
+    pretrain, [f"--config={TINY}", workdir, "--config.mesh.tensor=4"], capsys
   )
   assert "does not fit 1 device" in lines[1]
+  assert len(lines) == 4  # nor are heads its multiples
   assert not (tmp_path / "w").exists()
 
 

@@ -17,7 +17,11 @@ from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
-from jaxmerge.evaluation.held_out_splits import open_scorer, tokenizer_of
+from jaxmerge.evaluation.held_out_splits import (
+  open_scorer,
+  text_of,
+  tokenizer_of,
+)
 from jaxmerge.files import write_json
 from jaxmerge.formats.lazy_tensors import leaves_of
 from jaxmerge.formats.records.metadata import read_metadata
@@ -26,7 +30,7 @@ from jaxmerge.huggingface.families.family import FAMILIES
 from jaxmerge.huggingface.vocabularies import vocabulary_difference
 from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
-from tests.helpers import config_of, decoder, quiet
+from tests.helpers import Device, config_of, decoder, quiet
 
 TESTS = pathlib.Path(__file__).parent.parent
 LLAMA, BAICHUAN = (
@@ -102,6 +106,15 @@ def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
   scorer = open_scorer(setting, lambda text: None, heldout_loss)
   assert scorer.corpus.tokenizer.bytes_per_token_V.shape == (400,)
   assert scorer.corpus.splits["search"].end_of_text == 2
+
+
+def test_sequences_that_the_mesh_does_not_divide_are_refused(tiny_run):
+  metadata = read_metadata(tiny_run / "checkpoints/8")
+  devices = [Device(i) for i in range(2)]
+  mesh = make_mesh(data=1, context=2, devices=devices)
+  assert text_of(Setting(metadata, mesh, 8))[2] == 32
+  with pytest.raises(InputError, match=r"33 is not a multiple of .*context 2"):
+    text_of(Setting(metadata, mesh, 8, seq_len=33))
 
 
 def test_one_without_a_tokenizer_or_with_a_damaged_one_is_refused(tiny_run):

@@ -5,7 +5,7 @@ import pytest
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.evaluation.evaluators.heldout_loss import (
   HeldOutLoss,
-  _batch_losses,
+  batch_losses,
 )
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.model.loss import token_losses
@@ -87,7 +87,31 @@ def test_padding_never_reaches_the_sum(split):
 
 def test_one_compile_for_all_parameters(split):
   heldout = HeldOutLoss(GRAPH, make_mesh(), split, 5)
-  before = _batch_losses._cache_size()
+  before = batch_losses._cache_size()
   for seed in range(3):
     heldout.score(params(seed))
-  assert _batch_losses._cache_size() == before + 1
+  assert batch_losses._cache_size() == before + 1
+
+
+def test_slopes_and_gradients_are_those_of_the_plain_form(split):
+  """Scores and gradients are computed in the fastest form, slopes in it not."""
+  tree, tangent = params(0), params(1)
+  mask = split.mask_NxL
+
+  def sums(tree):
+    losses = token_losses(GRAPH, tree, split.tokens_NxL1)
+    return jax.numpy.where(mask, losses, 0.0).sum(axis=1)
+
+  expected, slopes = jax.jvp(sums, (tree,), (tangent,))
+  gradient = jax.grad(lambda tree: sums(tree).sum())(tree)
+  heldout = HeldOutLoss(GRAPH, make_mesh(), split, 4)
+  of_slope, slopes_N = heldout.slope(tree, tangent)
+  of_gradient, found = heldout.gradient(tree)
+  for score in (of_slope, of_gradient, heldout.score(tree)):
+    np.testing.assert_allclose(score.values_N, expected, rtol=1e-5)
+  np.testing.assert_allclose(slopes_N, slopes, rtol=1e-4, atol=1e-4)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    found,
+    gradient,
+  )

@@ -13,6 +13,7 @@ from jaxmerge.model.decoder import (
   abstract_decoder,
   init_params,
 )
+from jaxmerge.model.execution import PLAIN, Execution
 from jaxmerge.model.loss import token_losses
 from jaxmerge.model.rope import rotate
 from tests.helpers import decoder
@@ -139,19 +140,73 @@ def test_bfloat16_computes_in_bfloat16_over_float32_parameters():
   assert 1e-4 < difference < 0.1
 
 
-def test_rematerialised_gradients_are_the_same():
-  graphs = [
-    build(dataclasses.replace(CONFIG, remat=remat))[0]
-    for remat in (False, True)
-  ]
-  _, params = build()
-  plain, remat = (
-    jax.grad(lambda p, g=graph: token_losses(g, p, TOKENS).mean())(params)
-    for graph in graphs
-  )
+def test_bfloat16_adds_up_the_gradient_of_a_frequent_token_in_float32():
+  tokens = np.zeros((64, 17), np.int32)  # one token, 1,024 times
+
+  def gradient(dtype):
+    config = dataclasses.replace(CONFIG, dtype=dtype, tie_word_embeddings=False)
+    graph, params = build(config)
+    losses = lambda params: token_losses(graph, params, tokens).sum()
+    return np.asarray(jax.grad(losses)(params)["embed"]["embedding"][0])
+
+  exact, rounded = gradient("float32"), gradient("bfloat16")
+  assert np.linalg.norm(rounded - exact) < 0.05 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize(
+  ("execution", "cap"),
+  [
+    (Execution(remat="full"), 0.0),
+    (Execution(remat="dots", loss_chunk=2, own_backward=True), 0.0),
+    (Execution(unroll=True, loss_chunk=1), 0.5),
+    (
+      Execution("blocked", rows=True, unroll=True, own_backward=True),
+      0.0,
+    ),
+    (Execution("blocked", rows=True, own_backward=True), 0.5),
+  ],
+  ids=str,
+)
+def test_an_execution_changes_no_gradient(execution, cap):
+  graph, params = build(dataclasses.replace(CONFIG, logit_softcap=cap))
+  segments = np.array([[0, 0, 0, 1, 1, 1, 1, 2, 2], [0] * 9], np.int32)
+
+  def losses_and_gradient(execution):
+    def total(params):
+      losses = token_losses(graph, params, TOKENS, segments, execution)
+      return (losses * losses).sum(), losses  # no two weigh the same
+
+    (_, losses), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    return losses, gradient
+
+  plain, other = map(losses_and_gradient, (PLAIN, execution))
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, remat
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5),
+    plain,
+    other,
   )
+
+
+def test_tokens_attend_to_their_own_document_alone():
+  graph, params = build()
+  document = TOKENS[:1, :4]
+  packed = np.concatenate([TOKENS[1:, :5], document], axis=1)
+  segments = np.array([[0] * 5 + [1] * 4], np.int32)
+  model = nnx.merge(graph, params)
+  alone = model.padded_logits(document)
+  inside = model.padded_logits(packed, segments)[:, 5:]
+  np.testing.assert_allclose(inside, alone, atol=1e-5)
+  others = model.padded_logits(packed)[:, 5:]
+  assert np.nanmax(np.abs(others - alone)) > 1e-3
+
+
+def test_logits_are_capped():
+  graph, params = build()
+  capped, _ = build(dataclasses.replace(CONFIG, logit_softcap=0.25))
+  logits = np.asarray(nnx.merge(graph, params)(TOKENS), np.float64)
+  found = nnx.merge(capped, params)(TOKENS)
+  np.testing.assert_allclose(found, 0.25 * np.tanh(logits / 0.25), atol=1e-6)
+  assert np.abs(logits).max() > 0.5
 
 
 def test_initialisation_depends_on_the_key_alone():

@@ -56,13 +56,13 @@ def train_with_two(workdir: pathlib.Path, *overrides: str) -> None:
 
 
 def test_processes_that_share_sequences_feed_the_same_ones(tiny_run, tmp_path):
-  """One share of the batch: the tensor axis spans both processes."""
+  """One share of the batch: the context axis spans both processes."""
   workdir = tmp_path / "run"
   train_with_two(
     workdir,
     "--config.mesh.data=1",
     "--config.mesh.fsdp=1",
-    "--config.mesh.tensor=4",
+    "--config.mesh.context=4",
   )
   np.testing.assert_allclose(
     [r["loss"] for r in read_metrics(workdir / "metrics.jsonl")],

@@ -56,7 +56,7 @@ def test_a_decoder_of_another_kind_is_refused(tmp_path, options):
   [key] = options
   [problem] = start_problems(checkpoint, other)
   assert f"model.{key} is" in problem
-  how = dataclasses.replace(NEOX, dtype="bfloat16", remat=True)
+  how = dataclasses.replace(NEOX, dtype="bfloat16")
   assert not start_problems(checkpoint, how)
   trainer(how).start_from(checkpoint)
 

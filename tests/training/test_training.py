@@ -302,9 +302,9 @@ def test_the_rate_in_the_metrics_is_that_of_the_steps_own_update(tmp_path):
   seen = [jax.device_get(state.params)]
   writer = MetricsWriter(tmp_path, restored_step=0)
   train(
-    trainer,
+    trainer.train_step(),
     state,
-    itertools.repeat({"tokens": TOKENS_BxL1}),
+    itertools.repeat(TOKENS_BxL1),
     Plan(0, 6, tokens_per_step=18, log_every=3, save_every=1),
     save=lambda step, state: seen.append(jax.device_get(state.params)),
     validate=lambda state: 0.0,

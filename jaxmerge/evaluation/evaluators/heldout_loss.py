@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.evaluation.evaluator import (
@@ -23,6 +23,7 @@ from jaxmerge.evaluation.evaluator import (
 )
 from jaxmerge.evaluation.held_out_splits import Scorer, text_evaluator
 from jaxmerge.evaluation.score import Score
+from jaxmerge.model.execution import choose
 from jaxmerge.model.loss import UNIT, token_losses
 from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
 
@@ -30,18 +31,31 @@ from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
 BITS = "bits/byte"
 
 
-@jax.jit(static_argnums=(0, 1))
-def _batch_losses(
+@jax.jit(static_argnums=(0, 1, 2))
+def batch_losses(
   graph: nnx.GraphDef,
-  everywhere: NamedSharding,
+  mesh: Mesh,
+  is_plain: bool,
   params: Any,
   tokens_BxL1: jax.Array,
   mask_BxL: jax.Array,
 ) -> jax.Array:
-  losses_BxL = token_losses(graph, params, tokens_BxL1)
+  """Summed nats of each sequence; `is_plain` where jvp goes through it."""
+  batch, length = mask_BxL.shape
+  execution = choose(
+    nnx.merge(graph, params).config,
+    mesh,
+    length=length,
+    batch=batch,
+    attention="xla" if is_plain else "auto",
+    falls_back=True,
+  )
+  if is_plain:
+    execution = dataclasses.replace(execution, rows=False, own_backward=False)
+  losses_BxL = token_losses(graph, params, tokens_BxL1, execution=execution)
   # Masked before the sum: a padded target may have an infinite loss.
   losses_B = jnp.sum(jnp.where(mask_BxL, losses_BxL, 0.0), axis=1)
-  return jax.lax.with_sharding_constraint(losses_B, everywhere)
+  return jax.lax.with_sharding_constraint(losses_B, replicated(mesh))
 
 
 class HeldOutLoss:
@@ -57,7 +71,7 @@ class HeldOutLoss:
   ):
     self._split = split
     self._graph = graph
-    self._everywhere = replicated(mesh)
+    self._mesh = mesh
     self.num_sequences = len(split.tokens_NxL1)
     # No more padding than a batch of everything needs on this mesh.
     shards = batch_shards(mesh)
@@ -93,7 +107,7 @@ class HeldOutLoss:
     first = len(self._batches) if is_all else len(known_N) // size
     known_N = known_N[: first * size]
     sums = [
-      _batch_losses(self._graph, self._everywhere, params, *batch)
+      batch_losses(self._graph, self._mesh, False, params, *batch)
       for batch in self._batches[first : -(-upto // size)]
     ]
     return self._score(_joined([known_N, *sums]), new=len(known_N))
@@ -123,7 +137,7 @@ class HeldOutLoss:
   def slope(self, params: Any, tangent: Any) -> tuple[Score, np.ndarray]:
     """The score and its derivative along a tangent, in forward mode."""
     found = [
-      _batch_slopes(self._graph, self._everywhere, params, tangent, *batch)
+      _batch_slopes(self._graph, self._mesh, params, tangent, *batch)
       for batch in self._batches
     ]
     losses_N, slopes_N = map(_joined, zip(*found))
@@ -136,7 +150,7 @@ class HeldOutLoss:
     found = []
     for batch in self._batches:
       losses_B, total = _add_gradient(
-        self._graph, self._everywhere, total, params, *batch
+        self._graph, self._mesh, total, params, *batch
       )
       found.append(losses_B)
     return self._score(_joined(found), VJP_PASSES), total
@@ -149,14 +163,14 @@ def _joined(parts: Iterable[Any]) -> np.ndarray:
 @jax.jit(static_argnums=(0, 1))
 def _batch_slopes(
   graph: nnx.GraphDef,
-  everywhere: NamedSharding,
+  mesh: Mesh,
   params: Any,
   tangent: Any,
   tokens_BxL1: jax.Array,
   mask_BxL: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   def losses(params: Any) -> jax.Array:
-    return _batch_losses(graph, everywhere, params, tokens_BxL1, mask_BxL)
+    return batch_losses(graph, mesh, True, params, tokens_BxL1, mask_BxL)
 
   return jax.jvp(losses, (params,), (tangent,))
 
@@ -164,14 +178,14 @@ def _batch_slopes(
 @jax.jit(static_argnums=(0, 1), donate_argnums=2)
 def _add_gradient(
   graph: nnx.GraphDef,
-  everywhere: NamedSharding,
+  mesh: Mesh,
   so_far: Any,
   params: Any,
   tokens_BxL1: jax.Array,
   mask_BxL: jax.Array,
 ) -> tuple[jax.Array, Any]:
   def total(params: Any) -> tuple[jax.Array, jax.Array]:
-    losses_B = _batch_losses(graph, everywhere, params, tokens_BxL1, mask_BxL)
+    losses_B = batch_losses(graph, mesh, False, params, tokens_BxL1, mask_BxL)
     return jnp.sum(losses_B), losses_B
 
   gradient, losses_B = jax.grad(total, has_aux=True)(params)

@@ -53,7 +53,7 @@ def family_of_type(value: Any) -> Family:
 
 def same_model(a: DecoderConfig, b: DecoderConfig) -> bool:
   """Says whether both compute the same, however they run and pad."""
-  how = {key: getattr(a, key) for key in ("dtype", "remat", "vocab_multiple")}
+  how = {key: getattr(a, key) for key in ("dtype", "vocab_multiple")}
   b = dataclasses.replace(b, **how, head_dim=b.head_size)
   return dataclasses.replace(a, head_dim=a.head_size) == b
 

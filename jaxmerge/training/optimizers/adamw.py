@@ -1,15 +1,12 @@
 """AdamW."""
 
 import dataclasses
-import re
-from typing import Any
 
-import jax
 import optax
 
 from jaxmerge.config_fields import key
-from jaxmerge.parallel.rules import leaf_name
 from jaxmerge.training.optimizer import OPTIMIZERS, Optimizer
+from jaxmerge.training.parameter_groups import decays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +15,6 @@ class Knobs:
   b2: float = key(0.95, "decay of the second moment", at_least=0, below=1)
   weight_decay: float = key(
     0.1, "of matrices; norm scales and biases have none", at_least=0
-  )
-
-
-def _decays(params: Any) -> Any:
-  """Marks the leaves that weight decay acts on."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: not re.search(r"(^|/)(scale|bias)$", leaf_name(path)),
-    params,
   )
 
 
@@ -38,10 +27,10 @@ def adamw(
     b1=knobs.b1,
     b2=knobs.b2,
     weight_decay=knobs.weight_decay,
-    mask=_decays,
+    mask=decays,
   )
 
 
 OPTIMIZERS.register(
-  Optimizer("adamw", "AdamW (arXiv 1711.05101)", Knobs, adamw, state_bytes=8)
+  Optimizer("adamw", "AdamW (arXiv 1711.05101)", Knobs, adamw)
 )

@@ -1,46 +1,29 @@
 """Warm-up, then a constant rate: the schedule under which merging pays."""
 
-import dataclasses
-
 import optax
 
-from jaxmerge.config_fields import key
 from jaxmerge.training.optimizer import SCHEDULES, Schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class Knobs:
-  warmup_steps: int = key(
-    100,
-    "steps over which the rate rises from zero",
-    at_least=0,
-    at_most=2**31 - 1,
-  )
+from jaxmerge.training.warmup import WarmupKnobs, warmed_up
 
 
 def warmup_constant(
-  learning_rate: float, num_steps: int, knobs: Knobs
+  learning_rate: float, num_steps: int, knobs: WarmupKnobs
 ) -> optax.Schedule:
   """Rises linearly from zero over `warmup_steps`, then stays.
 
   Without a decay, averaging checkpoints plays the part of one (WSM, arXiv
   2507.17634).
   """
-  warmup = knobs.warmup_steps
-  return optax.join_schedules(
-    [
-      optax.linear_schedule(0.0, learning_rate, max(warmup, 1)),
-      optax.constant_schedule(learning_rate),
-    ],
-    [warmup],
-  )
+  constant = optax.constant_schedule(learning_rate)
+  return warmed_up(learning_rate, knobs, constant)
 
 
 SCHEDULES.register(
   Schedule(
     "warmup_constant",
     "linear from zero, then constant (WSM, arXiv 2507.17634)",
-    Knobs,
+    WarmupKnobs,
     warmup_constant,
+    depends_on_length=False,
   )
 )
