@@ -6,7 +6,7 @@
 # make install      only the environment, in .venv
 #
 # LANE=newest does the same with the jax that GPU images have, in .venv-newest.
-# SHORT=1 leaves out the tests that start and kill processes.
+# SHORT=1 leaves out the tests that hardly depend on the version of jax.
 
 LANE ?= default
 ifeq ($(LANE),default)
@@ -51,8 +51,14 @@ $(INSTALLED): $(LOCK) pyproject.toml
 quickstart: install
 	$(BIN)/python -m jaxmerge.quickstart --workdir=$(WORKDIR)
 
+# Processes and signals, journals, files, pages: what of them needs jax is in
+# the tests of whole runs, searches and merges, which stay.
+LEFT_OUT := multiprocess cli/test_interrupts.py \
+  bayesopt/test_journal.py bayesopt/test_object_journal.py \
+  bayesopt/test_shared_study.py data formats fuzz real_world reporting \
+  notebooks test_extending.py test_tutorials.py test_locks.py
 test: install
-	$(BIN)/python -m pytest -n 2 $(if $(SHORT),--ignore=tests/multiprocess)
+	$(BIN)/python -m pytest -n 2 $(if $(SHORT),$(LEFT_OUT:%=--ignore=tests/%))
 
 check: install
 	$(BIN)/ruff check .

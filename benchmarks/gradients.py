@@ -25,7 +25,8 @@ from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import open_scorer
-from jaxmerge.evaluation.objective import Domain, MergedLoss
+from jaxmerge.evaluation.merged_loss import MergedLoss
+from jaxmerge.evaluation.objective import Domain
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.formats.records.metadata import abstract_params

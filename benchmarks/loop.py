@@ -11,6 +11,7 @@ is that of the real step, a scan over the layers, without a cache.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import statistics
 import tempfile
@@ -21,16 +22,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from our_step import build_ours
 from turns import Shape
 
 from jaxmerge.cli import runner
 from jaxmerge.data import pipeline
+from jaxmerge.data.batch import Batch
 from jaxmerge.data.cache import SplitTokens
 from jaxmerge.parallel.rules import place_batch
 from jaxmerge.training.loop import Plan, train
 from jaxmerge.training.metrics import MetricsWriter
 from jaxmerge.training.step import StepMetrics, TrainState
+from jaxmerge.training.tracker import Trackers
 from jaxmerge.training.trainer import Trainer
 
 SHAPE = Shape(
@@ -75,15 +79,12 @@ def time_loop(
     SHAPE.vocab_size, size=STEPS * SHAPE.tokens // 8, dtype=np.uint16
   )
   split = SplitTokens("train", tokens, np.zeros(1), 0, directory)
-  batches = pipeline.train_iterator(
-    split, seq_len=SHAPE.seq_len, batch_size=SHAPE.batch, seed=0
-  )
-  placed = (place_batch(trainer.mesh, batch["tokens"]) for batch in batches)
+  parts = [pipeline.Part(pipeline.Concatenated(split, SHAPE.seq_len))]
+  batches = pipeline.train_batches(parts, batch_size=SHAPE.batch, seed=0)
+  placed = (place_batch(trainer.mesh, batch) for batch in batches(0))
 
-  def step(
-    state: TrainState, tokens: jax.Array
-  ) -> tuple[TrainState, StepMetrics]:
-    loss = jnp.float32(tokens[0, 0])
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    loss = jnp.float32(batch.tokens_BxL1[0, 0])
     taken = state._replace(step=state.step + 1)
     return taken, StepMetrics(loss, loss, loss)
 
@@ -103,13 +104,23 @@ def time_loop(
       contextlib.redirect_stdout(nowhere),
       runner.TerminalProgress() as progress,
     ):
+      metrics.track(
+        Trackers(
+          ["tensorboard"],
+          run_id="benchmark",
+          config={},
+          workdir=epath.Path(directory),
+          step=0,
+          tell=functools.partial(progress.note, "pretrain"),
+        )
+      )
       train(
         same,
         state,
         placed,
         Plan(0, STEPS, SHAPE.tokens, log_every=10, save_every=STEPS),
         save=lambda step, state: None,
-        validate=lambda state: 1.0,
+        evaluate=lambda step, state: {"validation_loss": 1.0},
         metrics=metrics,
         progress=progress,
       )
@@ -124,7 +135,7 @@ def compile_seconds(depth: int) -> tuple[float, float]:
   trainer = build_ours(shape, {})
   tokens = jax.ShapeDtypeStruct((shape.batch, shape.seq_len + 1), jnp.int32)
   started = time.process_time()
-  lowered = trainer.train_step().lower(trainer.abstract_state(), tokens)
+  lowered = trainer.train_step().lower(trainer.abstract_state(), Batch(tokens))
   traced = time.process_time()
   lowered.compile()
   return traced - started, time.process_time() - traced

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
+from jaxmerge.data.batch import Batch
 from jaxmerge.parallel.rules import place_batch
 from jaxmerge.training.config_checks import check_config
 from jaxmerge.training.trainer import Trainer
@@ -79,15 +80,17 @@ class Training:
     if self.trainer.step.document_mask:  # about four documents a sequence
       begins = random.random(size) < 4 / shape.seq_len
       tokens = np.where(begins, self.trainer.end_of_text, tokens)
-    self.batches = [place_batch(self.trainer.mesh, batch) for batch in tokens]
+    self.batches = [
+      place_batch(self.trainer.mesh, Batch(batch)) for batch in tokens
+    ]
     self.taken = 0
 
   def run(self, steps: int) -> float:
     """So many steps; waits for the last."""
     for _ in range(steps):
-      tokens = self.batches[self.taken % len(self.batches)]
+      batch = self.batches[self.taken % len(self.batches)]
       self.taken += 1
-      self.state, metrics = self.step(self.state, tokens)
+      self.state, metrics = self.step(self.state, batch)
     jax.block_until_ready(self.state)
     return float(metrics.loss)
 

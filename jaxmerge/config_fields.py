@@ -1,13 +1,15 @@
 """Sections of a config: frozen dataclasses that define each key once.
 
 A field of a section is a key (type, default, range or choices, a line of help),
-another section, or the knobs of a record that one of the section's keys names:
+another section, sections by names that a config gives, or the knobs of a record
+that one of the section's keys names:
 
   @dataclasses.dataclass(frozen=True)
   class MergeConfig:
     method: str = key("uniform", "how to merge", choices=METHODS)
     knobs: Any = knobs_of("method", METHODS)   # keys of the section like others
     mesh: MeshConfig = section(MeshConfig)
+    parts: Mapping[str, Part] = sections(Part)
 
 Flags, checks, --help, docs/config.md and the identity of runs and studies are
 read from these. A config is flat here: values by dotted name.
@@ -22,6 +24,9 @@ from typing import Any, NamedTuple
 _KEY = "key"
 _KNOBS = "knobs"
 _SECTION = "section"
+_SECTIONS = "sections"
+# Stands for each of the names that a config gives to sections.
+NAME = "NAME"
 
 # Of a knob of a merge method: a number for all inputs, or one for each.
 PerInput = float | tuple[float, ...]
@@ -37,6 +42,8 @@ class Key:
     choices: names that a text, or each text of a tuple, must be one of; read
       when a config is checked, so that a registry may grow.
     changes_numbers: the key is part of the identity of a run or study.
+    unless: sections of which one may stand in place of the key, which must
+      be given else.
   """
 
   help: str
@@ -46,6 +53,7 @@ class Key:
   below: float | None = None
   choices: Iterable[str] = ()
   changes_numbers: bool = True
+  unless: str = ""
 
   @property
   def range(self) -> str:
@@ -101,6 +109,11 @@ def section(cls: type) -> Any:
   return _field({_SECTION: cls}, default_factory=cls)
 
 
+def sections(cls: type) -> Any:
+  """Defines a field of sections of one class, by names that a config gives."""
+  return _field({_SECTIONS: cls}, default_factory=dict)
+
+
 def knobs_of(selector: str, records: Mapping[str, Any]) -> Any:
   """Defines a field for the knobs of a record: keys of the section itself.
 
@@ -132,15 +145,41 @@ class Row(NamedTuple):
   record: str = ""
 
 
-def rows(cls: type, prefix: str = "") -> Iterator[Row]:
-  """Yields every key of a section, of those in it and of all records."""
+def names_at(place: str, given: Iterable[str] | None) -> list[str]:
+  """Names of the sections at a place, of which dotted names say keys.
+
+  In their own order, whatever that of the config.
+  """
+  if given is None:
+    return [NAME]
+  start = f"{place}."
+  return sorted(
+    {
+      name.removeprefix(start).partition(".")[0]
+      for name in given
+      if name.startswith(start)
+    }
+  )
+
+
+def rows(
+  cls: type, prefix: str = "", given: Iterable[str] | None = None
+) -> Iterator[Row]:
+  """Yields every key of a section, of those in it and of all records.
+
+  Args:
+    given: a config's dotted names, which name sections; None: NAME does.
+  """
   kinds = typing.get_type_hints(cls)
   for field in dataclasses.fields(cls):
     name = prefix + field.name
     if _KEY in field.metadata:
       yield Row(name, kinds[field.name], field.default, field.metadata[_KEY])
     elif _SECTION in field.metadata:
-      yield from rows(field.metadata[_SECTION], f"{name}.")
+      yield from rows(field.metadata[_SECTION], f"{name}.", given)
+    elif _SECTIONS in field.metadata:
+      for inner in names_at(name, given):
+        yield from rows(field.metadata[_SECTIONS], f"{name}.{inner}.", given)
     elif _KNOBS in field.metadata:
       selector, records = field.metadata[_KNOBS]
       for record, value in records.items():
@@ -151,7 +190,7 @@ def rows(cls: type, prefix: str = "") -> Iterator[Row]:
 def chosen_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:
   """The keys that a config may set, by name; some of `given` select knobs."""
   found: dict[str, Row] = {}
-  for row in rows(cls):
+  for row in rows(cls, given=given):
     # The selector's own row comes first.
     default = found[row.selector].default if row.record else ""
     if given.get(row.selector, default) == row.record or not row.record:
@@ -161,7 +200,8 @@ def chosen_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:
 
 def all_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:
   """All keys by name, those that `given` chooses before others' of the name."""
-  return {row.name: row for row in rows(cls)} | chosen_rows(cls, given)
+  found = {row.name: row for row in rows(cls, given=given)}
+  return found | chosen_rows(cls, given)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -205,8 +245,10 @@ def to_flat(value: Any) -> dict[str, Any]:
 
 def identity(value: Any) -> dict[str, Any]:
   """The keys of a section that change numbers, flat."""
-  free = {row.name for row in rows(type(value)) if not row.key.changes_numbers}
-  return {k: v for k, v in to_flat(value).items() if k not in free}
+  flat = to_flat(value)
+  known = rows(type(value), given=flat)
+  free = {row.name for row in known if not row.key.changes_numbers}
+  return {k: v for k, v in flat.items() if k not in free}
 
 
 def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
@@ -217,6 +259,11 @@ def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
     name = prefix + field.name
     if _SECTION in field.metadata:
       values[field.name] = build(field.metadata[_SECTION], flat, f"{name}.")
+    elif _SECTIONS in field.metadata:
+      values[field.name] = {
+        inner: build(field.metadata[_SECTIONS], flat, f"{name}.{inner}.")
+        for inner in names_at(name, flat)
+      }
     elif _KNOBS in field.metadata:
       selector, records = field.metadata[_KNOBS]
       record = records.get(flat.get(prefix + selector, values[selector]))
@@ -248,5 +295,8 @@ def parts(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     inner = getattr(value, field.name)
     if _SECTION in field.metadata:
       yield from parts(inner, f"{prefix}{field.name}.")
+    elif _SECTIONS in field.metadata:
+      for name, each in inner.items():
+        yield from parts(each, f"{prefix}{field.name}.{name}.")
     elif _KNOBS in field.metadata and inner is not None:
       yield from parts(inner, prefix)

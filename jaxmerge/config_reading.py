@@ -4,18 +4,21 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from jaxmerge.config_fields import (
   Key,
   PerInput,
+  Row,
   all_rows,
   build,
   chosen_rows,
   flatten,
+  names_at,
   own_keys,
   parts,
+  rows,
   to_flat,
 )
 from jaxmerge.errors import check
@@ -55,10 +58,11 @@ def examine(cls: type[_T], given: Any) -> tuple[_T | None, list[str]]:
   flat = to_flat(given) if isinstance(given, cls) else flatten(given)
   known = chosen_rows(cls, flat)
   problems = structure_problems(cls, flat)
+  problems += _empty_parts(cls, given)
   problems += [
     f"missing config key config.{row.name}"
     for row in known.values()
-    if row.default is dataclasses.MISSING and flat.get(row.name) is None
+    if _is_missing(row, flat)
   ]
   unused = []
   for row in all_rows(cls, flat).values():
@@ -81,17 +85,40 @@ def examine(cls: type[_T], given: Any) -> tuple[_T | None, list[str]]:
   return found, problems
 
 
+def _empty_parts(cls: type, given: Any, prefix: str = "") -> Iterator[str]:
+  """Names sections that only a config names, and that say nothing."""
+  for name, value in given.items() if hasattr(given, "items") else ():
+    path = f"{prefix}{name}."
+    if not hasattr(value, "items") or len(value):
+      yield from _empty_parts(cls, value, path)
+      continue
+    known = {row.name for row in rows(cls, given=[])}
+    chosen = {row.name for row in rows(cls, given=[path])} - known
+    if any(key.startswith(path) and key[len(path)] != "." for key in chosen):
+      yield f"config.{path[:-1]} says nothing: it needs keys of its own"
+
+
+def _is_missing(row: Row, flat: Mapping[str, Any]) -> bool:
+  if row.default is dataclasses.MISSING:
+    return flat.get(row.name) is None
+  section, _, _ = row.name.rpartition(".")
+  place = f"{section}.{row.key.unless}".lstrip(".")
+  is_needed = row.key.unless and not names_at(place, flat)
+  return bool(is_needed and not flat.get(row.name))
+
+
 def structure_problems(
   cls: type, flat: Mapping[str, Any], prefix: str = "config."
 ) -> list[str]:
   """Lists unknown and renamed keys, and values of another type."""
   known = all_rows(cls, flat)
+  templates = [row.name for row in rows(cls)]
   problems = []
   for name, value in flat.items():
     if name in known:
       if value is not None:
         problems += _type_problems(prefix + name, value, known[name].kind)
-    elif any(row.startswith(f"{name}.") for row in known):
+    elif any(row.startswith(f"{name}.") for row in [*known, *templates]):
       problems.append(f"{prefix}{name} must be a section of keys")
     else:
       problems.append(unknown_key(prefix + name, known))

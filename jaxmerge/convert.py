@@ -22,14 +22,18 @@ from jaxmerge.checkpoints.outputs import check_output
 from jaxmerge.cli import runner
 from jaxmerge.errors import Problems
 from jaxmerge.files import check_can_make, user_path
+from jaxmerge.parallel.distributed import on_first_process
 from jaxmerge.redaction import presentable
 
 
 def convert(input: str, output: epath.PathLike, format: str) -> None:
   """Writes `input` as a new directory `output`.
 
+  Of a job of several processes one works, and the others wait for it.
+
   Args:
-    input: a step directory, `workdir@step` or a Hugging Face directory.
+    input: a step directory, `workdir@step`, with `:ema` or the like behind it
+      an average that a run has kept, or a Hugging Face directory.
     output: a directory that does not exist yet.
     format: "hf" or "orbax".
 
@@ -37,6 +41,11 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
     InputError: the input is missing or damaged, or the output exists or cannot
       be written.
   """
+  on_first_process(lambda: _convert(input, output, format))
+
+
+def _convert(input: str, output: epath.PathLike, format: str) -> None:
+  """All of it, in one process of a job."""
   problems = Problems()
   opened = problems(lambda: open_models([input])) or []
   read = [source.path for source in opened]
@@ -55,17 +64,21 @@ def convert(input: str, output: epath.PathLike, format: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  flags = runner.parse(
+  flags, job = runner.parse(
     argv,
     doc=__doc__ or "",
     configs={},
     strings={
-      "input": (None, "a step directory, workdir@step or Hugging Face folder"),
+      "input": (
+        None,
+        "a step directory, workdir@step, workdir@step:ema (an average that a "
+        "run has kept) or a Hugging Face folder",
+      ),
       "output": (None, "the directory to write"),
       "format": (None, "hf or orbax"),
     },
     booleans={},
   )
-  runner.set_up_jax()
+  runner.set_up_jax(flags, job)
   with runner.whole_output(flags.output):
     convert(**vars(flags))

@@ -7,6 +7,8 @@ from typing import TypeVar
 from jaxmerge.redaction import printable
 
 _T = TypeVar("_T")
+# The exit code of Ctrl-C.
+INTERRUPTED = 130
 # Nobody reads more problems; a damaged file may have millions.
 _MOST_PROBLEMS = 1000
 
@@ -21,10 +23,30 @@ class InputError(ValueError):
     super().__init__("\n".join(self.problems))
 
 
+class Damaged(InputError):
+  """A checkpoint that is not whole, or not what was saved."""
+
+
+class Stopped(Exception):
+  """A run that a signal has ended, with all of it saved; a verb prints it."""
+
+  def __init__(self, said: str, exit_code: int):
+    self.exit_code = exit_code
+    super().__init__(said)
+
+
 class Diverged(Exception):
-  """A training run whose loss is not finite; a verb prints it, exit code 3."""
+  """A training run whose loss is not finite; a verb prints it, exit code 3.
+
+  Attributes:
+    step: the one that shows it.
+  """
 
   exit_code = 3
+
+  def __init__(self, why: str, step: int = 0):
+    super().__init__(f"the run has diverged: {why}")
+    self.step = step
 
 
 class Terminated(KeyboardInterrupt):
@@ -41,17 +63,17 @@ def describe_interrupt(error: KeyboardInterrupt) -> tuple[str, int]:
   said = getattr(error, "__notes__", None) or [
     "what is not saved is lost, and the same command may be given again"
   ]
-  exit_code = error.exit_code if isinstance(error, Terminated) else 130
+  exit_code = error.exit_code if isinstance(error, Terminated) else INTERRUPTED
   return printable("; ".join(["interrupted", *said])), exit_code
 
 
-def check(problems: Iterable[str]) -> None:
+def check(problems: Iterable[str], kind: type[InputError] = InputError) -> None:
   """Raises InputError if there is any problem; it names the first thousand."""
   found = list(itertools.islice(problems, _MOST_PROBLEMS + 1))
   if found[_MOST_PROBLEMS:]:
     found[_MOST_PROBLEMS] = "there are more problems than these"
   if found:
-    raise InputError(found)
+    raise kind(found)
 
 
 def grouped(problems: Iterable[str]) -> list[str]:

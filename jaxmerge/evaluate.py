@@ -25,6 +25,8 @@ from ml_collections import config_dict
 
 from jaxmerge import locks
 from jaxmerge.checkpoints.compatibility import check_comparable
+from jaxmerge.checkpoints.inputs import Checkpoint
+from jaxmerge.checkpoints.merged import identity
 from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.cli import runner
@@ -36,7 +38,12 @@ from jaxmerge.evaluation.evaluator import DEFAULT_EVALUATOR
 from jaxmerge.evaluation.evaluators.heldout_loss import BITS
 from jaxmerge.evaluation.score import Score
 from jaxmerge.files import check_can_make, make_directory, user_path, write_json
-from jaxmerge.parallel import distributed
+from jaxmerge.parallel.distributed import (
+  is_first_process,
+  on_every_process,
+  on_first_process,
+)
+from jaxmerge.parallel.exchange import check_same
 from jaxmerge.progress import Progress
 from jaxmerge.reading import read_file, read_json
 from jaxmerge.redaction import presentable
@@ -82,7 +89,8 @@ def evaluate(
 
   Args:
     config: as configs/evaluate/quickstart.py.
-    inputs: step directories, `workdir@step` or Hugging Face directories.
+    inputs: step directories, `workdir@step`, `workdir@step:ema` or Hugging
+      Face directories.
     output: a directory that gets evaluation.json; "" writes nothing.
     progress: told how far the work is; None: prints it.
 
@@ -90,17 +98,35 @@ def evaluate(
     InputError: lists what is wrong with the config, the inputs or the output.
   """
   progress = progress or runner.TerminalProgress()
-  distributed.check_single_process("evaluate")
+  settings, checkpoints = on_every_process(
+    lambda: _checked(config, inputs, output)
+  )
+  check_same(lambda: {c.name: identity(c) for c in checkpoints})
+  with contextlib.ExitStack() as stack:
+    if output:
+      on_first_process(lambda: stack.enter_context(_lock(output)))
+    scores = comparison.scores(settings, checkpoints, progress)
+    rows = []
+    for checkpoint, score in zip(checkpoints, scores):
+      delta = statistics.difference(score, scores[0])
+      stderr = statistics.ratio(score.values_N, score).stderr
+      rows.append(Evaluation(checkpoint.name, score, stderr, *delta))
+    on_first_process(lambda: _tell(rows, settings.split, output))
+  return rows
+
+
+def _checked(
+  config: config_dict.ConfigDict | EvaluateConfig,
+  inputs: Sequence[str],
+  output: epath.PathLike,
+) -> tuple[EvaluateConfig, list[Checkpoint]]:
+  """Checks all that can be before anything is scored, in each process."""
   problems = Problems()
   settings = problems(lambda: read(EvaluateConfig, config))
   checkpoints = problems(lambda: open_models(inputs)) or []
-  lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-  if output:
+  if output and is_first_process():
     folder, paths = user_path(output), [c.path for c in checkpoints]
     file = folder / _FILE
-    # In a directory that is there, which may be all that can be written to.
-    inside = file if folder.exists() else folder
-    lock = locks.exclusive(inside, f"the output {output}")
     problems(lambda: check_place(file, inputs=paths))
     problems(lambda: check_can_make(folder))
     if file.exists() and not _is_evaluation(file):
@@ -109,24 +135,30 @@ def evaluate(
   assert settings is not None
   is_per_byte = settings.evaluator == DEFAULT_EVALUATOR
   check_comparable(checkpoints, allow_other_tokenizer=is_per_byte)
-  with lock:
-    scores = comparison.scores(settings, checkpoints, progress)
-    rows = []
-    for checkpoint, score in zip(checkpoints, scores):
-      delta = statistics.difference(score, scores[0])
-      stderr = statistics.ratio(score.values_N, score).stderr
-      rows.append(Evaluation(checkpoint.name, score, stderr, *delta))
-    print(presentable(_table(rows, settings.split)))
-    if output:
-      write_json(
-        make_directory(output) / _FILE,
-        {
-          "split": settings.split,
-          **_counts(scores[0]),
-          "rows": [row.as_json() for row in rows],
-        },
-      )
-  return rows
+  return settings, checkpoints
+
+
+def _lock(output: epath.PathLike) -> contextlib.AbstractContextManager[None]:
+  folder = user_path(output)
+  # In a directory that is there, which may be all that can be written to.
+  inside = folder / _FILE if folder.exists() else folder
+  return locks.exclusive(inside, f"the output {output}")
+
+
+def _tell(
+  rows: Sequence[Evaluation], split: str, output: epath.PathLike
+) -> None:
+  """Prints the table, and writes it."""
+  print(presentable(_table(rows, split)))
+  if output:
+    write_json(
+      make_directory(output) / _FILE,
+      {
+        "split": split,
+        **_counts(rows[0].score),
+        "rows": [row.as_json() for row in rows],
+      },
+    )
 
 
 def _is_evaluation(file: epath.Path) -> bool:
@@ -169,7 +201,7 @@ def _table(rows: Sequence[Evaluation], split: str) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  flags = runner.parse(
+  flags, job = runner.parse(
     argv,
     doc=__doc__ or "",
     configs={"config": ("evaluate", None)},
@@ -179,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
     },
     booleans=runner.RETURN_MEMORY,
   )
-  runner.set_up_jax()
+  runner.set_up_jax(flags, job)
   written = epath.Path(flags.output or os.devnull) / _FILE
   with runner.whole_output(written), runner.TerminalProgress() as progress:
     evaluate(flags.config, flags.inputs, output=flags.output, progress=progress)

@@ -41,7 +41,11 @@ from jaxmerge.merging.merge_plan import (
   run_streamed,
 )
 from jaxmerge.merging.method import METHODS
-from jaxmerge.parallel import distributed
+from jaxmerge.parallel.distributed import (
+  held_by_first,
+  on_every_process,
+  on_first_process,
+)
 from jaxmerge.parallel.mesh import host_budget
 from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
@@ -65,6 +69,9 @@ def merge(
 ) -> None:
   """Merges `inputs` into the directory `output`, of the same format.
 
+  Of a job of several processes the first works and the others wait for it,
+  unless the method needs data.
+
   Args:
     config: as configs/merge/uniform.py, or a whole recipe, as ties.py.
     inputs: step directories or `workdir@step`, or all Hugging Face
@@ -83,7 +90,6 @@ def merge(
     InputError: lists what is wrong with the config, the inputs or the output.
   """
   progress = progress or runner.TerminalProgress()
-  distributed.check_single_process("merge")
   output = user_path(output)
   settings, wrong = examine(MergeConfig, config)
   if settings is None:
@@ -97,22 +103,45 @@ def merge(
     "allow_unrelated": allow_unrelated,
     "allow_other_tokenizer": allow_other_tokenizer,
   }
-  plan, setting = _open(settings, wrong, *typed, overwrite, allowed)
+
+  def work() -> None:
+    plan, setting = on_every_process(
+      lambda: _open(settings, wrong, *typed, overwrite, allowed)
+    )
+    _run(plan, setting, settings, output, overwrite, dry_run, progress)
+
+  method = METHODS.get(settings.method)
+  if method is not None and method.data:
+    work()  # programs over all devices are called by all processes
+  else:
+    on_first_process(work)
+
+
+def _run(
+  plan: MergePlan,
+  setting: "Setting | None",
+  config: MergeConfig,
+  output: epath.Path,
+  overwrite: bool,
+  dry_run: bool,
+  progress: Progress,
+) -> None:
+  """Merges what has been checked, or says how."""
   # Looked for before an input is replaced.
   said = list(filter(None, (plan.order, left_of(plan.sources))))
   if dry_run:
     lines = [describe(plan, free_bytes(output)), *said]
-    print(presentable("\n".join(lines)))
+    on_first_process(lambda: print(presentable("\n".join(lines))))
     return
   for text in said:
     progress.note("merge", text)
   asked: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
-  with locks.exclusive(output, f"the output {output}"):
+  with held_by_first(locks.exclusive(output, f"the output {output}")):
     if setting is not None:
       # Imported here: data and model are not needed by any other method.
       from jaxmerge.evaluation.data_dependent import run_measured
 
-      run_measured(plan, setting, settings.search_sequences, output, **asked)
+      run_measured(plan, setting, config.search_sequences, output, **asked)
     else:
       run_streamed(plan, output, **asked)
   progress.note("merge", f"saved {output}")
@@ -172,7 +201,7 @@ def _open(
 
 
 def main(argv: Sequence[str]) -> None:
-  flags = runner.parse(
+  flags, job = runner.parse(
     argv,
     doc=__doc__ or "",
     records=METHODS,
@@ -194,6 +223,6 @@ def main(argv: Sequence[str]) -> None:
   if method is None or not method.data:
     # A training run on this machine's accelerator is left alone.
     jax.config.update("jax_platforms", "cpu")
-  runner.set_up_jax()
+  runner.set_up_jax(flags, job)
   with runner.whole_output(flags.output), runner.TerminalProgress() as progress:
     merge(**vars(flags), progress=progress)

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("pretrain"))
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,27 +23,35 @@ from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge.allocator import advice
-from jaxmerge.checkpoints.inputs import Checkpoint
+from jaxmerge.checkpoints.inputs import Checkpoint, steps_in
 from jaxmerge.cli import runner
-from jaxmerge.config_fields import to_flat
-from jaxmerge.data import heldout, pipeline
-from jaxmerge.data.cache import TokenizedCorpus, open_corpus
-from jaxmerge.data.local_text import LOCAL_SOURCES
+from jaxmerge.config_fields import flatten, to_flat
+from jaxmerge.data import pipeline
+from jaxmerge.data.mixture import Mixture, is_local, open_corpus
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.files import user_path
 from jaxmerge.formats.records.metadata import describer
-from jaxmerge.parallel import distributed
+from jaxmerge.parallel.distributed import on_every_process, on_first_process
+from jaxmerge.parallel.exchange import check_same
 from jaxmerge.parallel.rules import batch_share
 from jaxmerge.parallel.topology import topology_devices, without_devices
 from jaxmerge.progress import Progress
-from jaxmerge.training import branch, loop, run
+from jaxmerge.training import branch, loop, merging, run
 from jaxmerge.training.compiled_step import compiled_text
 from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.config_checks import check_config
-from jaxmerge.training.plan_text import devices_text, plan_text, starts_from
+from jaxmerge.training.plan_text import (
+  data_rows,
+  devices_text,
+  plan_text,
+  starts_from,
+)
+from jaxmerge.training.session import Session, train_in
 from jaxmerge.training.speed import peak_speed
 from jaxmerge.training.start import check_start, start_problems
+from jaxmerge.training.step import TrainState
+from jaxmerge.training.tracker import Trackers
 from jaxmerge.training.trainer import Trainer
 
 
@@ -59,8 +68,8 @@ def train(
 
   Args:
     config: as configs/pretrain/quickstart.py.
-    workdir: gets run.json, its tokenizer, metrics.jsonl, tensorboard/ and
-      checkpoints/<step>/{params, opt_state, data, metadata}.
+    workdir: gets run.json, its tokenizer, metrics.jsonl, what trackers write
+      (tensorboard/) and checkpoints/<step>/{params, opt_state, metadata}.
     init_from: an input whose parameters the run starts from, or a step of a
       run that it branches off from (config.branch).
     dry_run: print the plan and stop after the checks. Text of this machine is
@@ -74,14 +83,26 @@ def train(
       usable, or another process is at work in the workdir; a trail that is
       already there stays as it was.
     Diverged: a loss is not finite; nothing of that is saved.
+    Stopped: a signal, noted by the program's handler or by jax.distributed, has
+      ended it, with all of it saved.
   """
   progress = progress or runner.TerminalProgress()
   workdir = user_path(workdir)
   if topology and not dry_run:
     raise InputError("--topology goes with --dry_run")
   devices = topology_devices(topology) if topology else None
-  config, trainer = check_config(config, devices)
-  parent, parts = check_start(workdir, init_from, config, trainer)
+  given = config
+  config, trainer = on_every_process(lambda: check_config(given, devices))
+  parent, parts = on_every_process(
+    lambda: check_start(
+      workdir,
+      init_from,
+      config,
+      trainer,
+      tell=lambda text: progress.note("pretrain", text) if dry_run else None,
+      runs_here=not topology,
+    )
+  )
   plan = loop.Plan(
     start=parts["start"],
     num_steps=config.num_steps,
@@ -89,43 +110,69 @@ def train(
     log_every=config.log_every,
     save_every=config.save_every,
     max_skipped=config.step.max_skipped,
+    roll_backs=config.step.roll_back,
     profile_steps=config.profile_steps,
   )
 
-  def tell_plan(trainer: Trainer, trains_tokenizer: bool) -> None:
-    begins = starts_from(parent, plan.start, config.seed)
-    print(plan_text(trainer, plan, begins, trains_tokenizer))
+  def tell_plan(
+    trainer: Trainer,
+    trains_tokenizer: bool,
+    train_parts: Sequence[pipeline.Part] = (),
+  ) -> None:
+    begins = starts_from(parent, plan.start, config)
+    rows = data_rows(config, train_parts)
+    print(plan_text(trainer, plan, config, begins, trains_tokenizer, rows))
     if topology:  # minutes later
       print(compiled_text(config, trainer))
 
-  if dry_run and config.data.source not in LOCAL_SOURCES:
+  if dry_run and not is_local(config.data):
     # It may have to be downloaded, or take hours to tokenize.
-    tell_plan(trainer, trains_tokenizer=not config.data.tokenizer_path)
+    trains = not config.data.tokenizer_path
+    on_first_process(lambda: tell_plan(trainer, trains_tokenizer=trains))
     return
   if not dry_run:  # before minutes of work that would be in vain
-    distributed.on_first_process(lambda: run.check_free(workdir))
-  corpus = open_corpus(
-    config.data, progress=lambda text: progress.note("data", text)
+    on_first_process(lambda: run.check_free(workdir))
+  corpus = on_every_process(
+    lambda: open_corpus(
+      config.data, progress=lambda text: progress.note("data", text)
+    )
   )
   size = corpus.tokenizer.size
   if size < config.data.vocab_size:
     asked = f"config.data.vocab_size {config.data.vocab_size}"
     progress.note("data", f"the text gives {size} tokens, not the {asked}")
   trainer = trainer.with_tokenizer(size, corpus.tokenizer.end_of_text)
-  identity = run.check_workdir(
-    workdir, run.identity(parts, corpus=corpus.identity, vocabulary=size)
-  )
+  mine = run.identity(parts, corpus=corpus.identity, vocabulary=size)
+  check_same(lambda: flatten(mine))
+  identity = on_every_process(lambda: run.check_workdir(workdir, mine))
   if parent is not None:
     problems = start_problems(parent, trainer.config, corpus.tokenizer)
     if config.branch:
       problems += branch.corpus_problems(parent, corpus.identity)
     check(problems)
+  train_parts = corpus.train_parts(config.seq_len, config.data.packs_documents)
   if dry_run:
-    tell_plan(trainer, trains_tokenizer=False)
+    on_first_process(
+      lambda: tell_plan(
+        trainer, trains_tokenizer=False, train_parts=train_parts
+      )
+    )
     return
   if trainer.mesh.devices.flat[0].platform == "cpu" and (slow := advice()):
     progress.note("pretrain", slow)
-  _train(config, workdir, trainer, plan, corpus, identity, parent, progress)
+  for name, text in data_rows(config, train_parts).items():
+    progress.note("data", f"{name}: {text}")
+  _train(
+    config,
+    workdir,
+    trainer,
+    plan,
+    corpus,
+    train_parts,
+    identity,
+    parent,
+    progress,
+  )
 
 
 def _train(
@@ -133,7 +180,8 @@ def _train(
   workdir: epath.Path,
   trainer: Trainer,
   plan: loop.Plan,
-  corpus: TokenizedCorpus,
+  corpus: Mixture,
+  train_parts: Sequence[pipeline.Part],
   identity: Mapping[str, Any],
   parent: Checkpoint | None,
   progress: Progress,
@@ -143,17 +191,15 @@ def _train(
   peak = peak_speed(model, config.seq_len, mesh)
   plan = dataclasses.replace(plan, peak_speed=peak)
   share, shares = batch_share(mesh)
-  batches = pipeline.train_iterator(
-    corpus.splits["train"],
-    seq_len=config.seq_len,
+  batches = pipeline.train_batches(
+    train_parts,
     batch_size=config.batch_size,
     seed=config.seed,
-    process_index=share,
-    process_count=shares,
+    share=share,
+    shares=shares,
   )
-  split = heldout.held_out(
-    corpus.splits["validation"],
-    corpus.tokenizer.bytes_per_token_V,
+  split = corpus.held_out(
+    "validation",
     seq_len=config.seq_len,
     max_sequences=config.validation_sequences,
   )
@@ -169,23 +215,51 @@ def _train(
     tokens_per_step=plan.tokens_per_step,
     skipped=corpus.skipped.numbers,
   )
-  loop.train_in(
+  whole = Session(
     workdir,
     trainer,
     plan,
+    # What is there of a longer run stays by the rules of that one.
+    dataclasses.replace(
+      config, num_steps=max([config.num_steps, *steps_in(workdir)])
+    ).keep_rules(plan.start),
     identity=identity,
     tokenizer=corpus.tokenizer,
     parent=parent,
+    branch_state=config.branch_state,
     seed=config.seed,
     batches=batches,
     describe=describe,
-    validate=lambda state: loss.score(state.params).mean,
+    evaluate=lambda _, state: _losses(loss, state),
+    merging=merging.Merging(
+      config.merging,
+      workdir,
+      config.save_every,
+      plan.start,
+      trainer.abstract_state().params,
+      lambda params: loss.score(params).mean,
+    ),
+    track=lambda step: Trackers(
+      config.trackers,
+      run_id=identity["run_id"],
+      config=to_flat(config),
+      workdir=workdir,
+      step=step,
+      tell=functools.partial(progress.note, "pretrain"),
+    ),
     progress=progress,
   )
+  train_in(whole)
+
+
+def _losses(loss: HeldOutLoss, state: TrainState) -> dict[str, float]:
+  """Scores the parameters and the averages beside them, in nats/token."""
+  trees = {"validation": state.params, **state.averages}
+  return {f"{name}_loss": loss.score(tree).mean for name, tree in trees.items()}
 
 
 def main(argv: Sequence[str]) -> None:
-  flags = runner.parse(
+  flags, job = runner.parse(
     argv,
     doc=__doc__ or "",
     configs={"config": ("pretrain", None)},
@@ -193,8 +267,10 @@ def main(argv: Sequence[str]) -> None:
       "workdir": (None, "where the run lives; the same command resumes it"),
       "init_from": (
         "",
-        "a checkpoint whose parameters the run starts from, or, with "
-        "--config.branch=True, a step to go on from with all its state",
+        "a checkpoint whose parameters the run starts from (runs/a@600, or "
+        "runs/a@600:ema for an average that a run has kept), or, with "
+        "--config.branch=True, a step, or a merge of a run's steps, to go on "
+        "from with all its state",
       ),
       "topology": (
         "",
@@ -210,7 +286,7 @@ def main(argv: Sequence[str]) -> None:
   if flags.topology:
     without_devices()
   else:
-    runner.set_up_jax()
+    runner.set_up_jax(flags, job, asks_for_preemption=not flags.dry_run)
   with runner.TerminalProgress() as progress:
     train(
       flags.config,

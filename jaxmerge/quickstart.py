@@ -26,6 +26,7 @@ from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
 from jaxmerge.evaluation.search_plan import Places, output_problems
 from jaxmerge.files import user_path
+from jaxmerge.parallel.distributed import check_single_process
 from jaxmerge.progress import Progress
 from jaxmerge.reporting.page import check_report_directory
 
@@ -53,6 +54,7 @@ def quickstart(
   Raises:
     InputError: lists what is wrong with any of the configs, before training.
   """
+  check_single_process("quickstart")
   workdir = user_path(workdir)
   check(_problems(configs, workdir))
   pretrain.train(configs["pretrain"], workdir, progress=progress)
@@ -103,14 +105,14 @@ def _problems(
 
 
 def main(argv: Sequence[str]) -> None:
-  flags = runner.parse(
+  flags, job = runner.parse(
     argv,
     doc=__doc__ or "",
     configs={verb: (verb, file) for verb, file in CONFIGS.items()},
     strings={"workdir": ("runs/quickstart", "where the run lives")},
     booleans=runner.RETURN_MEMORY,
   )
-  runner.set_up_jax()
+  runner.set_up_jax(flags, job)
   with runner.TerminalProgress() as progress:
     quickstart(
       flags.workdir,

@@ -30,11 +30,16 @@ from jaxmerge.errors import Problems
 from jaxmerge.evaluation import search_plan, search_study
 from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.evaluator import EVALUATORS
+from jaxmerge.evaluation.losses import Losses
 from jaxmerge.evaluation.search_plan import Places, Prepared
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import user_path
 from jaxmerge.merging.resident import choose_placement
-from jaxmerge.parallel import distributed
+from jaxmerge.parallel.distributed import (
+  is_first_process,
+  on_every_process,
+  on_first_process,
+)
 from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
 from jaxmerge.reporting import search_report
@@ -76,26 +81,43 @@ def search(
   progress = progress or runner.TerminalProgress()
   workdir = user_path(workdir)
   config = read(SearchConfig, config)
-  distributed.check_single_process("search")
   began = time.time()
   allowed = {
     "allow_unrelated": allow_unrelated,
     "allow_other_tokenizer": allow_other_tokenizer,
   }
   ready = _prepare(config, workdir, inputs, allowed, progress)
-  # Before a text is tokenized: a study of that name may be another's.
-  before = search_study.find(ready)
+
+  def look() -> None:
+    # Before a text is tokenized: a study of that name may be another's.
+    before = search_study.find(ready)
+    if dry_run:
+      print(presentable(search_plan.plan(ready, before)))
+
+  on_first_process(look)
   if dry_run:
-    print(presentable(search_plan.plan(ready, before)))
     return ready.output
   losses = search_study.open_losses(ready, progress)
+  losses.team.lead(
+    lambda: _search(config, ready, losses, began, commands, progress)
+  )
+  return ready.output
+
+
+def _search(
+  config: SearchConfig,
+  ready: Prepared,
+  losses: Losses,
+  began: float,
+  commands: Sequence[str],
+  progress: Progress,
+) -> None:
+  """All that one process of a job does, and leads the others in."""
   study = search_study.open_own(ready, losses.items)
   limits = Budget(config.max_seconds or None, config.max_tokens or None)
   try:
     best = search_study.run_trials(study, ready, losses, limits, progress)
-    return search_report.write(
-      study, ready, losses, best, began, commands, progress
-    )
+    search_report.write(study, ready, losses, best, began, commands, progress)
   except KeyboardInterrupt as error:
     done = len(ended(study, config.num_trials))
     error.add_note(
@@ -113,6 +135,27 @@ def _prepare(
   progress: Progress,
 ) -> Prepared:
   """Checks inputs, places and devices; InputError lists what is wrong."""
+  ready = on_every_process(
+    lambda: _checked(config, workdir, inputs, allowed, progress)
+  )
+  place = choose_placement(
+    ready.checkpoints,
+    ready.setting.shardings,
+    # A gradient is as much again in float32, and a tangent or a spare tree.
+    merged_trees=5 if ready.search.use_gradients else 2,
+    memory_budget_gb=config.memory_budget_gb,
+  )
+  return ready._replace(place=place)
+
+
+def _checked(
+  config: SearchConfig,
+  workdir: epath.Path,
+  inputs: Sequence[str],
+  allowed: Mapping[str, bool],
+  progress: Progress,
+) -> Prepared:
+  """Checks all but the devices' memory, in each process."""
   checkpoints, trail = search_plan.open_checkpoints(
     workdir,
     config.checkpoint_steps,
@@ -123,21 +166,15 @@ def _prepare(
   steps = [c.metadata.step for c in checkpoints]
   places = Places.of(config, workdir)
   problems = Problems(search_plan.step_problems(steps, config.baselines))
-  problems.extend(search_plan.output_problems(places, checkpoints))
-  problems(lambda: check_report_directory(places.report, config.study_name))
+  if is_first_process():
+    problems.extend(search_plan.output_problems(places, checkpoints))
+    problems(lambda: check_report_directory(places.report, config.study_name))
   problems.check()
   if left := left_of(checkpoints):
     progress.note("search", left)
   check_mergeable(checkpoints, **allowed)
   setting = config.setting(checkpoints[-1].metadata, allowed["allow_unrelated"])
   search = WeightSearch.of(config, checkpoints)
-  place = choose_placement(
-    checkpoints,
-    setting.shardings,
-    # A gradient is as much again in float32, and a tangent or a spare tree.
-    merged_trees=5 if search.use_gradients else 2,
-    memory_budget_gb=config.memory_budget_gb,
-  )
   evaluator = EVALUATORS[config.evaluator]
   return Prepared(
     places,
@@ -150,12 +187,11 @@ def _prepare(
     config.search_sequences,
     config.report_sequences,
     config.search_sequences * evaluator.check(setting),
-    place,
   )
 
 
 def main(argv: Sequence[str]) -> None:
-  flags = runner.parse(
+  flags, job = runner.parse(
     argv,
     doc=__doc__ or "",
     configs={"config": ("search", None)},
@@ -170,7 +206,7 @@ def main(argv: Sequence[str]) -> None:
       **runner.RETURN_MEMORY,
     },
   )
-  runner.set_up_jax()
+  runner.set_up_jax(flags, job)
   with runner.TerminalProgress() as progress:
     search(
       flags.config,

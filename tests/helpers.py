@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import resource
+import socket
 
 from jaxmerge import merge, runner
 from jaxmerge.model.config import DecoderConfig
@@ -88,6 +89,12 @@ def config_of(verb: str, name: str = "tiny", /, **changes):
   config = runner.load_config(config_file(verb, name))
   config.update(changes)
   return config
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
 
 
 def merge_into(output, run, **kwargs):

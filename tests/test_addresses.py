@@ -119,7 +119,9 @@ def test_commands_in_reports(module, monkeypatch):
   monkeypatch.setattr(
     module, name, lambda *args, commands, **kwargs: told.extend(commands)
   )
-  monkeypatch.setattr(runner, "parse", lambda *args, **kwargs: _Anything())
+  monkeypatch.setattr(
+    runner, "parse", lambda *args, **kwargs: (_Anything(), {})
+  )
   module.main(["--workdir=a b", word])
   assert told == [
     f"python -m jaxmerge.{name} '--workdir=a b' "

@@ -6,8 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 
 import pytest
+
+from tests import forked
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = (ROOT / "docs/extending.md").read_text()
@@ -44,19 +47,37 @@ def run_blocks(text, folder):
 def run_command(text, folder):
   """Runs the command of a first line; the other lines it must print."""
   first, *printed = text.splitlines()
-  command = shlex.split(first)
-  assert command[0] == "python", first
-  done = subprocess.run(
-    [sys.executable, *command[1:]],
-    cwd=folder,
-    env={**os.environ, "PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr
+  python, *words = shlex.split(first)
+  assert python == "python", first
+  verb = words[1].removeprefix("jaxmerge.") if words[0] == "-m" else ""
+  if verb in forked.VERBS:
+    code, said = run_verb(verb, words[2:], folder)
+  else:
+    done = subprocess.run(
+      [sys.executable, *words],
+      cwd=folder,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      timeout=600,
+    )
+    code, said = done.returncode, done.stdout
+  assert code == 0, said
   for line in filter(None, printed):
-    assert line in done.stdout.splitlines(), done.stdout
+    assert line in said.splitlines(), said
+
+
+def run_verb(verb, argv, folder):
+  """Runs a verb; its exit code, and what it said."""
+  with tempfile.NamedTemporaryFile() as output:
+    path = pathlib.Path(output.name)
+    process = forked.start(verb, argv, path, folder=folder)
+    process.join(600)
+    said = path.read_text()
+    if process.exitcode is None:
+      process.kill()
+    return process.exitcode, said
 
 
 @pytest.fixture(scope="module")

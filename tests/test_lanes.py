@@ -46,3 +46,9 @@ def test_the_bounds_exclude_the_pair_that_breaks(python):
   assert not allows(pair)
   assert not allows(pair | {"jax": "0.11.2"})
   assert allows({"jax": "0.10.2", "flax": "0.12.8"})
+
+
+def test_what_a_short_run_leaves_out_is_there():
+  text = (ROOT / "Makefile").read_text().replace("\\\n", "")
+  [left_out] = re.findall(r"^LEFT_OUT := (.*)$", text, re.MULTILINE)
+  assert all((ROOT / "tests" / path).exists() for path in left_out.split())

@@ -226,7 +226,7 @@ def test_what_comes_into_an_output_meanwhile_is_not_lost(tiny_run, tmp_path):
 def test_a_trained_step_is_not_replaced(tiny_run, tmp_path):
   """Its optimiser state cannot be made again by a merge."""
   shutil.copytree(tiny_run / "checkpoints/8", tmp_path / "copy")
-  with pytest.raises(InputError, match="it holds 'data/"):
+  with pytest.raises(InputError, match="it holds 'opt_state/"):
     check_output(tmp_path / "copy", overwrite=True)
 
 

@@ -82,9 +82,11 @@ def test_nothing_that_is_not_finite_is_written_or_saved(field, tmp_path):
       iter([np.zeros(1)] * 99),
       Plan(0, 20, tokens_per_step=1, log_every=3, save_every=4),
       save=lambda step, state: saved.append(step),
-      validate=lambda s: (
-        np.nan if (field, s) == ("validation_loss", bad_step) else 1.0
-      ),
+      evaluate=lambda s, state: {
+        "validation_loss": np.nan
+        if (field, s) == ("validation_loss", bad_step)
+        else 1.0
+      },
       metrics=metrics,
       progress=quiet,
     )

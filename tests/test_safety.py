@@ -26,7 +26,7 @@ from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
 from jaxmerge.evaluation.evaluator import Setting
 from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import open_scorer
-from jaxmerge.evaluation.objective import MergedLoss
+from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.files import replace_directory, write_text
 from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.merging.groups import one_group

@@ -14,7 +14,7 @@ from jaxmerge import search
 from jaxmerge.bayesopt.study.study import FAILURE
 from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation.objective import MergedLoss
+from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.formats.records.metadata import describe_leaves, read_metadata
 from jaxmerge.merging.average import grouped_average

@@ -12,6 +12,7 @@ from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import expanded, user_path
 from jaxmerge.formats.lazy_tensors import LazyTensor
 from jaxmerge.formats.records.metadata import Metadata, read_metadata
+from jaxmerge.formats.records.provenance import ITEM
 from jaxmerge.huggingface.found import found_instead
 from jaxmerge.huggingface.tensor_kinds import check_no_adapter
 from jaxmerge.huggingface.tensors import is_hugging_face, open_tree
@@ -20,10 +21,14 @@ from jaxmerge.redaction import presentable
 
 # Whose names the parameters have.
 DECODER, TENSORS = "decoder", "tensors"
+# The item of a step directory that is meant where none is named.
+PARAMS = "params"
 # What transformers' Trainer saves beside a model.
 TRAINER = "trainer_state.json"
 # As many digits as a count may have.
 _STEP = re.compile(r"0|[1-9][0-9]{0,15}")
+# An input, and the name of an item of it; no URL ends so.
+_OF_ITEM = re.compile(r"(.*[^:/]):([a-z_]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Checkpoint:
     layout: DECODER, or TENSORS of a Hugging Face directory by its own names.
     leaves: of a Hugging Face directory, none of them read; None of a step
       directory.
+    item: of a step directory, the tree that it stands for; the metadata's
+      leaves are named `params` all the same.
   """
 
   path: epath.Path
@@ -44,6 +51,30 @@ class Checkpoint:
   metadata: Metadata
   layout: str = DECODER
   leaves: Mapping[str, LazyTensor] | None = None
+  item: str = PARAMS
+
+  def of(self, item: str) -> "Checkpoint":
+    """The same step's tree of another name, such as a running average.
+
+    Raises:
+      InputError: there is none of that name; says which there are.
+    """
+    if item == self.item:
+      return self
+    if self.leaves is not None:
+      raise InputError(f"{self.name}: a Hugging Face directory has no {item}")
+    leaves = self.metadata.leaves
+    there = [n for n in leaves if _alike(leaves[n], leaves[PARAMS])]
+    if item not in there:
+      raise InputError(
+        f"{self.name}: there is no {item}, it has {', '.join(there)}"
+      )
+    metadata = dataclasses.replace(
+      self.metadata,
+      leaves={PARAMS: leaves[item]},
+      provenance={**self.metadata.provenance, ITEM: item},
+    )
+    return dataclasses.replace(self, metadata=metadata, item=item)
 
   def open_leaves(self) -> Mapping[str, LazyTensor]:
     """Its parameters by name, none of them read.
@@ -56,7 +87,7 @@ class Checkpoint:
     # Orbax takes longer to import than a small merge of tensors takes.
     from jaxmerge.checkpoints.orbax_adapter import open_orbax
 
-    return open_orbax(self.path, self.metadata)
+    return open_orbax(self.path, self.metadata, self.item)
 
   @functools.cached_property
   def trainer_step(self) -> int | None:
@@ -69,6 +100,15 @@ class Checkpoint:
       return None
     step = state.get("global_step") if isinstance(state, dict) else None
     return step if type(step) is int else None
+
+
+def _alike(leaves: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+  """Compares the names, shapes and dtypes of two trees."""
+  ones, twos = (
+    {name: (leaf["shape"], leaf["dtype"]) for name, leaf in tree.items()}
+    for tree in (leaves, others)
+  )
+  return ones == twos
 
 
 def saved_steps(workdir: epath.PathLike) -> list[int]:
@@ -118,6 +158,8 @@ def open_inputs(
 ) -> list[Checkpoint]:
   """Opens what a user typed: step directories and `workdir@step`.
 
+  With `:ema` or the like behind it, another tree of such a step.
+
   Args:
     inputs: as typed.
     open_one: opens a directory under a name; None: open_checkpoint.
@@ -130,12 +172,12 @@ def open_inputs(
 
   def open_input(name: str) -> Checkpoint:
     try:
-      path = _locate(name)
+      path, item = _locate(name)
     except OSError as error:  # too long a name, no access
       raise InputError(
         f"input {name} cannot be read: {error.strerror or error}"
       ) from error
-    return (open_one or open_checkpoint)(path, presentable(name))
+    return (open_one or open_checkpoint)(path, presentable(name)).of(item)
 
   return _each(open_input, inputs)
 
@@ -164,8 +206,16 @@ def _each(
   return [checkpoint for checkpoint in opened if checkpoint]
 
 
-def _locate(name: str) -> epath.Path:
+def _locate(name: str) -> tuple[epath.Path, str]:
+  """The directory that is meant, and its item."""
   name = expanded(name)
+  of_item = _OF_ITEM.fullmatch(name)
+  if of_item is None or epath.Path(name).exists():  # a colon of its own
+    return _place(name), PARAMS
+  return _place(of_item[1]), of_item[2]
+
+
+def _place(name: str) -> epath.Path:
   path = epath.Path(name)
   if path.exists():
     is_run = (path / "run.json").exists() or steps_in(path)

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from jaxmerge.checkpoints.input_order import latest
-from jaxmerge.checkpoints.inputs import DECODER, Checkpoint
+from jaxmerge.checkpoints.inputs import DECODER, PARAMS, Checkpoint
 from jaxmerge.checkpoints.model_differences import (
   differences_beside,
   stated_differences,
@@ -34,7 +34,7 @@ from jaxmerge.formats.records.metadata import (
   hash_text,
   versions,
 )
-from jaxmerge.formats.records.provenance import Provenance
+from jaxmerge.formats.records.provenance import ITEM, Provenance
 from jaxmerge.huggingface.carried import CONFIG, find_carried, left_behind
 from jaxmerge.huggingface.model_card import hub_name
 from jaxmerge.huggingface.shards import (
@@ -99,6 +99,7 @@ def describe_merged(
     "sources": [
       {
         **_named(source),
+        **({} if source.item == PARAMS else {ITEM: source.item}),
         "run_id": source.metadata.run_id,
         "step": source.metadata.step,
         "weight": weight,
@@ -206,7 +207,8 @@ class Readings(NamedTuple):
         continue
       found.append(identity(source))
       problems += [
-        f"{source.path} is damaged: params {name} does not match its digest"
+        f"{source.path} is damaged: {source.item} {name} does not match its "
+        "digest"
         for name, leaf in source.metadata.leaves["params"].items()
         if checksum.has(name) and checksum.digest(name) != leaf["digest"]
       ]

@@ -93,5 +93,5 @@ def load_params(checkpoint: Checkpoint, shardings: Any = None) -> Any:
     InputError: the checkpoint is damaged.
   """
   if checkpoint.leaves is None:
-    return restore_params(checkpoint.path, shardings)
+    return restore_params(checkpoint.path, shardings, checkpoint.item)
   return place_leaves(checkpoint.leaves, shardings)

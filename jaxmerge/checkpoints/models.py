@@ -37,6 +37,7 @@ from jaxmerge.huggingface.carried import ORIGIN
 from jaxmerge.huggingface.shards import MAX_SHARD_BYTES, file_metadata
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import Decoder, Params, abstract_decoder
+from jaxmerge.parallel.distributed import on_first_process
 from jaxmerge.parallel.rules import is_stacked
 
 FORMATS = ("hf", "orbax")
@@ -96,16 +97,22 @@ def save(
   overwrite: bool,
   max_shard_bytes: int | None = None,
 ) -> None:
-  """As save_model; `overwrite` replaces an existing checkpoint."""
+  """As save_model; `overwrite` replaces an existing checkpoint.
+
+  In a job of several processes all of them call it.
+  """
   check_format(format)
   if format == "hf":
     place = output_directory(path, overwrite=overwrite)
     size = MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes
-    _export(saved, leaves_of(saved.params), place, max_shard_bytes=size)
+    leaves = leaves_of(saved.params)
+    on_first_process(
+      lambda: _export(saved, leaves, place, max_shard_bytes=size)
+    )
     return
   if max_shard_bytes is not None:
     raise InputError("max_shard_bytes is for format 'hf' only")
-  leaves = describe_leaves(saved.params)
+  described = describe_leaves(saved.params)
   metadata = saved.metadata or Metadata(
     "imported",
     {},
@@ -113,7 +120,7 @@ def save(
     tokenizer=saved.tokenizer,
     files=saved.files,
   )
-  metadata = _converted(metadata, leaves)
+  metadata = _converted(metadata, described)
   save_params(path, saved.params, metadata, overwrite=overwrite)
 
 

@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import Damaged, InputError, check
 from jaxmerge.files import absolute
 from jaxmerge.formats.lazy_tensors import (
   Chunk,
@@ -41,6 +41,12 @@ from jaxmerge.formats.lazy_tensors import (
 from jaxmerge.formats.records.metadata import Metadata
 from jaxmerge.reading import read_file, read_json
 
+# Options of a save that the first process of a job makes alone.
+FIRST: Mapping[str, Any] = {
+  "primary_host": 0,
+  "active_processes": {0},
+  "barrier_sync_key_prefix": "first",
+}
 _CLOSED = "Event loop is closed"
 
 
@@ -78,36 +84,49 @@ class OrbaxLeaf(LazyTensor):
 
   store: tensorstore.TensorStore
   path: epath.Path
+  item: str
 
   def rows(self, start: int, stop: int) -> np.ndarray:
     part = self.store[start:stop] if self.shape else self.store
     try:
       found = part.read().result()
     except ValueError as error:
-      raise _damaged(self.path, error) from error
+      raise unreadable(self.path, self.item, str(error)) from error
     return found.reshape(stop - start, *self.shape[1:])
 
 
-def _damaged(path: epath.Path, error: Exception) -> InputError:
-  reason = str(error).partition("\n")[0][:160]
-  return InputError(f"{path} is damaged: its params cannot be read ({reason})")
+def unreadable(path: epath.Path, item: str, reason: str) -> InputError:
+  """The error of a step directory whose arrays cannot be read."""
+  if not path.exists():  # its metadata has been read
+    return InputError(
+      f"{path} was deleted while it was read: a run deletes what its "
+      "config.keep does not keep"
+    )
+  reason = reason.partition("\n")[0][:160]
+  return Damaged(f"{path} is damaged: its {item} cannot be read ({reason})")
 
 
 def open_orbax(
-  path: epath.PathLike, metadata: Metadata
+  path: epath.PathLike, metadata: Metadata, item: str = "params"
 ) -> dict[str, LazyTensor]:
   """The parameters of a step directory by name, none of them read.
 
-  InputError lists all that are missing, or other than their metadata says.
+  Args:
+    path: of the step.
+    metadata: whose `params` are of the item that is read.
+    item: the tree of them.
+
+  Raises:
+    InputError: lists all that are missing, or other than their metadata says.
   """
   path = absolute(path)
-  params = path / "params"
+  params = path / item
   # With the limits and caches with which Orbax opens its parameters.
   context = ocp.type_handlers.get_ts_context(use_ocdbt=True)
   try:
     zarr3 = bool(read_json(read_file(params / "_METADATA"))["use_zarr3"])
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise _damaged(path, error) from error
+    raise unreadable(path, item, str(error)) from error
   problems: list[str] = []
   leaves: dict[str, LazyTensor] = {}
   for name, said in metadata.leaves["params"].items():
@@ -123,7 +142,7 @@ def open_orbax(
       opened = tensorstore.open(spec, open=True, read=True, context=context)
       store = opened.result()
     except (ValueError, OSError) as error:
-      problems += _damaged(path, error).problems
+      problems += unreadable(path, item, str(error)).problems
       continue
     chunk = store.chunk_layout.read_chunk.shape
     leaf = OrbaxLeaf(
@@ -132,10 +151,11 @@ def open_orbax(
       (chunk[0] or 1) if chunk else 1,
       store=store,
       path=path,
+      item=item,
     )
     if [list(leaf.shape), str(leaf.dtype)] != [said["shape"], said["dtype"]]:
       problems.append(
-        f"{path} is damaged: params {name} is {leaf.dtype}{list(leaf.shape)}, "
+        f"{path} is damaged: {item} {name} is {leaf.dtype}{list(leaf.shape)}, "
         f"its metadata says {said['dtype']}{said['shape']}"
       )
     leaves[name] = leaf
@@ -192,8 +212,12 @@ def write_rows(
   registry = ocp.type_handlers.create_type_handler_registry(
     (TensorSpec, handler)
   )
+  options = ocp.options.MultiprocessingOptions(**FIRST)
   checkpointer = ocp.Checkpointer(
-    ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    ocp.PyTreeCheckpointHandler(
+      type_handler_registry=registry, multiprocessing_options=options
+    ),
+    multiprocessing_options=options,
   )
   with contextlib.closing(checkpointer):
     checkpointer.save(path, args=ocp.args.PyTreeSave(tree_of_leaves(specs)))

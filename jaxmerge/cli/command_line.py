@@ -21,6 +21,7 @@ from jaxmerge.config_fields import Row, all_rows, flatten, rows
 from jaxmerge.config_reading import structure_problems, unknown_key
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.files import expanded
+from jaxmerge.parallel.clusters import FLAGS as JOB
 from jaxmerge.redaction import without_secrets
 
 # Flags that absl takes for its own, and reads files for.
@@ -34,7 +35,8 @@ _DEFINE: Mapping[Any, Callable[..., Any]] = {
 _PATHS = ("workdir", "output", "input", "inputs", "init_from")
 # Help of a verb's flag --inputs.
 INPUTS = (
-  "step directories, workdir@step or Hugging Face folders, comma-separated"
+  "step directories, workdir@step, workdir@step:ema (an average that a run has "
+  "kept) or Hugging Face folders, comma-separated"
 )
 _LONGEST_NAME = 255
 _LONGEST_PATH = 4095
@@ -50,7 +52,7 @@ def parse(
   strings: Mapping[str, Text],
   booleans: Mapping[str, str],
   records: Mapping[str, Any] = types.MappingProxyType({}),
-) -> types.SimpleNamespace:
+) -> tuple[types.SimpleNamespace, dict[str, str]]:
   """Parses a verb's command line.
 
   Args:
@@ -64,12 +66,14 @@ def parse(
     records: whose summaries --help lists behind doc.
 
   Returns:
-    One attribute per flag; a config flag's is its ConfigDict of all keys.
+    One attribute per flag, a config flag's its ConfigDict of all keys; and the
+    flags of parallel.clusters, which every verb has, as typed.
 
   Raises:
     InputError: lists every unknown flag, unknown config key and missing flag.
     SystemExit: --help was asked for.
   """
+  strings = {**strings, **{name: ("", told) for name, told in JOB.items()}}
   defaults = {name: file for name, (_, file) in configs.items()}
   defaults |= {name: default for name, (default, _) in strings.items()}
   words = _Words(argv, defaults, booleans)
@@ -100,7 +104,8 @@ def parse(
   for name in strings:
     given[name] = _read(name, given[name] or "", problems)
   problems.check()
-  return types.SimpleNamespace(**given, **found)
+  job = {name: given.pop(name) for name in JOB}
+  return types.SimpleNamespace(**given, **found), job
 
 
 def _read(name: str, text: str, problems: Problems) -> Any:
@@ -207,7 +212,8 @@ def _config(
   if flat is None:
     return None
   # Other keys depend on those such as --config.optimizer.name.
-  flat |= words.keys(name, [row for row in rows(cls) if not row.record])
+  plain = [row for row in rows(cls, given=flat) if not row.record]
+  flat |= words.keys(name, plain)
   if wrong := structure_problems(cls, flat, f"{name}."):
     problems.extend(wrong)
     return None

@@ -58,7 +58,7 @@ def _line(row: Row, verb: str) -> str:
   inner = typing.get_args(row.kind)  # of a tuple
   kind = f"tuple of {inner[0].__name__}" if inner else row.kind.__name__
   kind = "float, or one an input" if row.kind == PerInput else kind
-  is_required = row.default is dataclasses.MISSING
+  is_required = row.default is dataclasses.MISSING or row.key.unless
   default = "required" if is_required else f"`{row.default!r}`"
   may_change = verb == "pretrain" and not row.key.changes_numbers
   said = row.key.help + (" (may change later)" if may_change else "")
@@ -116,7 +116,7 @@ def _keys(cls: type) -> Iterable[tuple[str, str]]:
   """Each key with its default; one that several records have only once."""
   records: dict[tuple[str, str], list[str]] = {}
   for row in rows(cls):
-    is_required = row.default is dataclasses.MISSING
+    is_required = row.default is dataclasses.MISSING or row.key.unless
     default = "required" if is_required else repr(row.default)
     text = "; ".join(filter(None, [row.key.help, row.key.allowed]))
     found = records.setdefault((f"{row.name} = {default}", text), [])

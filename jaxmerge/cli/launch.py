@@ -18,7 +18,7 @@ import types
 from collections.abc import Iterator
 from typing import NoReturn
 
-from jaxmerge import allocator
+from jaxmerge import allocator, interrupts
 from jaxmerge.errors import Terminated, describe_interrupt
 
 _RAISED: dict[int, type[KeyboardInterrupt]] = {
@@ -43,12 +43,14 @@ def _is_swallowed(frame: types.FrameType | None) -> bool:
 class _Signals:
   """The first signal unwinds the program, a second one ends it at once.
 
+  While a run is at its steps the first one is only noted (interrupts.py).
+
   Python's handlers wait until a program of XLA returns, so that a thread,
   woken by the C handler, looks out for the second signal.
 
-  jax.distributed.initialize takes SIGTERM for itself (a notice of preemption
-  to all processes); that is left alone, as is a signal that the parent
-  process has chosen to ignore.
+  In a job whose loop asks for it, jax.distributed.initialize takes SIGTERM for
+  itself (a notice of preemption to all processes); that is left alone, as is a
+  signal that the parent process has chosen to ignore.
   """
 
   def __init__(self, verb: str):
@@ -68,7 +70,7 @@ class _Signals:
     threading.Thread(target=self._watch, args=(read,), daemon=True).start()
 
   def _unwind(self, number: int, frame: types.FrameType | None) -> None:
-    if self._first:
+    if self._first or interrupts.note(number):
       return
     if _is_swallowed(frame):  # once more, when that call has returned
       again = functools.partial(os.kill, os.getpid(), number)

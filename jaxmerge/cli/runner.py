@@ -5,19 +5,24 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from etils import epath
+from ml_collections import config_dict
 
 from jaxmerge import allocator
 from jaxmerge.cli.command_line import INPUTS as INPUTS
 from jaxmerge.cli.command_line import parse as parse
 from jaxmerge.cli.config_files import load_config as load_config
 from jaxmerge.cli.terminal import TerminalProgress as TerminalProgress
-from jaxmerge.errors import Diverged, InputError, describe_interrupt
+from jaxmerge.config_fields import flatten
+from jaxmerge.errors import Diverged, InputError, Stopped, describe_interrupt
 from jaxmerge.files import cache_root
+from jaxmerge.formats.records.metadata import versions
 from jaxmerge.parallel import distributed
+from jaxmerge.parallel.exchange import check_same
 from jaxmerge.redaction import presentable
 
 # The flag of the verbs that run a model, which launch.run reads before.
@@ -48,8 +53,20 @@ def run(verb: str, main: Callable[[], None]) -> int:
   """Runs a verb's main and returns its exit code.
 
   0; 2 for bad input; 3 for a run that has diverged; when interrupted 4 by
-  SIGTERM, 130 by Ctrl-C. launch.run catches the signals themselves.
+  SIGTERM, 130 by Ctrl-C. launch.run catches the signals themselves. Of a job
+  that has failed the other processes are not waited for.
   """
+  try:
+    exit_code = _run(verb, main)
+  except Exception as error:
+    distributed.leave(1, error)
+    raise
+  if exit_code:
+    distributed.leave(exit_code)
+  return exit_code
+
+
+def _run(verb: str, main: Callable[[], None]) -> int:
   try:
     main()
   except InputError as error:
@@ -65,6 +82,9 @@ def run(verb: str, main: Callable[[], None]) -> int:
     text, exit_code = describe_interrupt(error)
     print(f"jaxmerge.{verb}: {text}", file=sys.stderr)
     return exit_code
+  except Stopped as stopped:
+    print(f"jaxmerge.{verb}: {stopped}", file=sys.stderr)
+    return stopped.exit_code
   return 0
 
 
@@ -80,9 +100,45 @@ def _fail(verb: str, problems: Sequence[str], exit_code: int = 2) -> int:
   return exit_code
 
 
-def set_up_jax() -> None:
-  """Joins a multi-process job and keeps compiled programs between runs."""
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", str(cache_root() / "jax"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  distributed.start()
+def set_up_jax(
+  flags: Any = None,
+  job: Mapping[str, str] | None = None,
+  *,
+  asks_for_preemption: bool = False,
+) -> None:
+  """Joins a multi-process job and keeps compiled programs between runs.
+
+  All of them, as quickly as they compile; JAX's variables come first.
+
+  Args:
+    flags, job: from parse; those of all processes must be the same, and so must
+      be the versions of what they run.
+    asks_for_preemption: SIGTERM ends nothing in a job; a loop that asks for it
+      in every process ends all at one step.
+
+  Raises:
+    InputError: as distributed.init_distributed and exchange.check_same.
+  """
+  for name, value in (
+    ("jax_compilation_cache_dir", str(cache_root() / "jax")),
+    ("jax_persistent_cache_min_compile_time_secs", 0.0),
+  ):
+    if name.upper() not in os.environ:
+      jax.config.update(name, value)
+  # JAX would take SIGTERM for itself, also where nobody asks whether it came.
+  jax.config.update("jax_enable_preemption_service", asks_for_preemption)
+  distributed.init_distributed(job)
+  if flags is not None:
+    check_same(lambda: _known(flags))
+
+
+def _known(flags: Any) -> dict[str, Any]:
+  """Lists what a verb is asked to do, and the versions that do it."""
+  found: dict[str, Any] = {f"version of {n}": v for n, v in versions().items()}
+  for name, value in vars(flags).items():
+    if isinstance(value, config_dict.ConfigDict):
+      keys = flatten(value).items()
+      found |= {f"{name}.{key}": given for key, given in keys}
+    else:
+      found[f"--{name}"] = value
+  return found

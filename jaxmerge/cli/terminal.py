@@ -1,11 +1,11 @@
 """Shows the progress of a verb: a bar, or a line now and then."""
 
 import io
-import math
 import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import tqdm
@@ -29,23 +29,29 @@ class TerminalProgress:
 
   Only the first process of a job prints. From the second call of a stage on it
   says when the stage may end, by the mean time of the steps that this process
-  has seen done. A note ends the bar. Within its context ten seconds of silence
-  (of compiling, for example) end in a line.
+  has seen done in the last hour, all that lies between them included. A note
+  ends the bar. Within its context ten seconds of silence (of compiling, for
+  example) end in a line.
 
   Args:
     clock: seconds from any moment on.
   """
 
   _SECONDS_BETWEEN_LINES = 10.0
+  _COLUMNS_OF_LINES = 110
+  _SECONDS_OF_MEAN = 3600.0
+  _SECONDS_BETWEEN_MARKS = 10.0
   # tqdm's own guess weighs the latest steps most, and jumps.
-  _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+  _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
   def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
     self._clock = clock
     self._stage = ""
     self._bar: tqdm.tqdm | None = None
     self._is_drawn = False  # the bar, on a terminal
-    self._first = (0, 0.0)  # steps done and time at the stage's first call
+    self._timed = ""  # the stage that the marks are of
+    self._marks = deque([(0, 0.0)])  # steps done and the time, oldest first
+    self._began = 0.0
     # Of the latest line, and of the latest that tells something new.
     self._printed = self._told = clock()
     self._is_first_line = True
@@ -97,11 +103,11 @@ class TerminalProgress:
 
   def _show(self, name: str, done: int, of: int, note: str) -> None:
     self._told = self._clock()
+    self._mark(name, done)
     is_new = self._bar is None or name != self._stage
     if is_new:
       self._close()
       self._stage = name
-      self._first = (done, self._clock())
       self._is_drawn = _has_width()
       self._bar = tqdm.tqdm(
         total=of,
@@ -112,8 +118,10 @@ class TerminalProgress:
         bar_format=self._FORMAT,
       )
     assert self._bar is not None
-    words = [self._eta(done, of), presentable(note)]
-    text = self._fitting(", ".join(filter(None, words)))
+    since = tqdm.tqdm.format_interval(self._clock() - self._began)
+    # A bar says itself how long it has been there.
+    when = self._eta(done, of) or ("" if self._is_drawn else since)
+    text = self._fitting(", ".join(filter(None, [when, presentable(note)])))
     self._bar.set_postfix_str(text, refresh=is_new)
     self._bar.update(done - self._bar.n)
     if self._is_drawn:
@@ -121,22 +129,44 @@ class TerminalProgress:
     elif done == of or self._is_first_line or self._is_silent():
       self._print_line()
     if done == of:
+      self._timed = ""
       self._close()
 
+  def _mark(self, name: str, done: int) -> None:
+    """Notes when how much was done, of the last hour and a little more."""
+    now = self._clock()
+    if name != self._timed or done < self._marks[-1][0]:
+      self._timed, self._began = name, now
+      self._marks = deque([(done, now)])
+    hour_ago = now - self._SECONDS_OF_MEAN
+    while len(self._marks) > 1 and self._marks[1][1] <= hour_ago:
+      self._marks.popleft()
+    if now >= self._marks[-1][1] + self._SECONDS_BETWEEN_MARKS:
+      self._marks.append((done, now))
+
   def _fitting(self, text: str) -> str:
-    """The text without the last parts, where a terminal is too narrow."""
+    """The text without the last parts, where the line is too narrow."""
     assert self._bar is not None
-    numbers = self._bar.format_dict
+    numbers = {**self._bar.format_dict, "ncols": None}
+    columns = self._bar.format_dict["ncols"] or self._COLUMNS_OF_LINES
     while "; " in text:
-      line = {**numbers, "ncols": None, "postfix": text}
-      if len(tqdm.tqdm.format_meter(**line)) <= (numbers["ncols"] or math.inf):
+      line = self._line(text)
+      if self._is_drawn:
+        line = tqdm.tqdm.format_meter(**{**numbers, "postfix": text})
+      if len(line) <= columns:
         break
       text = text.rpartition("; ")[0]
     return text
 
+  def _line(self, text: str) -> str:
+    assert self._bar is not None
+    done, of = self._bar.n, self._bar.total
+    share = 100 * done / of if of else 100
+    return f"{self._stage}: {share:3.0f}% {done}/{of} [{text}]"
+
   def _eta(self, done: int, of: int) -> str:
     """For example "ETA 2:05"; nothing before a step is timed, or at the end."""
-    done_before, start = self._first
+    done_before, start = self._marks[0]
     if not done_before < done < of:
       return ""
     seconds_a_step = (self._clock() - start) / (done - done_before)
@@ -149,8 +179,7 @@ class TerminalProgress:
   def _print_line(self) -> None:
     assert self._bar is not None
     self._printed, self._is_first_line = self._clock(), False
-    numbers = {**self._bar.format_dict, "ncols": None, "ascii": True}
-    print(tqdm.tqdm.format_meter(**numbers), flush=True)
+    print(self._line(self._bar.postfix or ""), flush=True)
 
   def _close(self) -> None:
     if self._bar is not None:

@@ -15,11 +15,12 @@ T: tokens of a split. D: its documents.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,13 @@ from jaxmerge.data.config import DataConfig
 from jaxmerge.data.corpora import Corpus, Document, load_corpus
 from jaxmerge.data.documents import Skipped, from_json
 from jaxmerge.data.file_hashes import sha256_of_file, sha256_of_json
+from jaxmerge.data.local_text import TOKENS
 from jaxmerge.data.splits import SPLIT_NAMES
-from jaxmerge.data.tokenizers.hugging_face import SAMPLE_BYTES, train_tokenizer
+from jaxmerge.data.tokenizers.hugging_face import (
+  SAMPLE_BYTES,
+  first_bytes,
+  train_tokenizer,
+)
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, Problems, check
@@ -149,12 +155,19 @@ def _batches(
   size = 0
   for item in documents:
     held.append(item)
-    size += len(item[1].text)
+    size += item[1].size
     if size >= _BATCH_BYTES:
       yield held
       held, size = [], 0
   if held:
     yield held
+
+
+def _ids(
+  tokenizer: Tokenizer, batch: list[tuple[str, Document]]
+) -> Sequence[Sequence[int] | np.ndarray]:
+  tokens = [d.tokens_T for _, d in batch if d.tokens_T is not None]
+  return tokens or tokenizer.encode_batch([d.text for _, d in batch])
 
 
 def _write_splits(
@@ -172,6 +185,7 @@ def _write_splits(
   start = {"documents": 0, "tokens": 0, "token_size": dtype.itemsize}
   counts = {name: dict(start) for name in SPLIT_NAMES}
   done, said = 0, 0.0
+  unit = "bytes of tokens" if corpus.text_feature == TOKENS else "characters"
   with contextlib.ExitStack() as stack:
     files = {
       name: [
@@ -183,30 +197,36 @@ def _write_splits(
     for _, offsets, _ in files.values():
       offsets.write(bytes(8))
     for batch in _batches(splits_lib.assigned_documents(corpus, skipped)):
-      texts = [document.text for _, document in batch]
-      for (name, document), ids in zip(batch, tokenizer.encode_batch(texts)):
+      for (name, document), ids in zip(batch, _ids(tokenizer, batch)):
         count, (tokens, offsets, names) = counts[name], files[name]
-        whole = np.asarray([tokenizer.end_of_text, *ids], dtype)
+        whole = np.concatenate([[tokenizer.end_of_text], ids]).astype(dtype)
         count["documents"] += 1
         count["tokens"] += len(whole)
         tokens.write(whole.tobytes())
         offsets.write(count["tokens"].to_bytes(8, "little"))
         names.write(json.dumps(document.id).encode() + b"\n")
-      done += sum(len(text) for text in texts)
+      done += sum(document.size for _, document in batch)
       if time.monotonic() > said + _SECONDS_BETWEEN_LINES:
         said = time.monotonic()
-        progress(f"tokenizing {corpus.source}: {done / 1e6:.1f} M characters")
+        progress(f"tokenizing {corpus.source}: {done / 1e6:.1f} M {unit}")
   return counts
 
 
-def _trained(
-  home: Path,
-  corpus: Corpus,
-  vocab_size: int,
+def trained_tokenizer(
+  config: DataConfig,
+  sampled: Sequence[tuple[Corpus, int]],
   progress: Callable[[str], None],
 ) -> Tokenizer:
-  """Trains the BPE of the train split, or loads it as it was trained before."""
-  key = _key(corpus, [vocab_size, SAMPLE_BYTES])
+  """Trains the BPE of train splits, or loads it as it was trained before.
+
+  Args:
+    sampled: corpora, and how many bytes at the head of each it learns from.
+  """
+  vocab_size = config.vocab_size
+  key, *others = (_key(corpus, [vocab_size, n]) for corpus, n in sampled)
+  if others:
+    key = sha256_of_json([key, *others])[:16]
+  home = Path(make_directory(config.cache_home))
   path = home / "tokenizers" / f"{key}.json"
   if path.exists():
     try:
@@ -214,12 +234,17 @@ def _trained(
     except InputError as damage:
       progress(f"training the tokenizer anew: {damage.problems[0]}")
   progress(f"training a tokenizer of {vocab_size} tokens")
-  assigned = splits_lib.assigned_documents(corpus, Skipped())
-  texts = (document.text for name, document in assigned if name == "train")
+  heads = (first_bytes(_train_texts(corpus), n) for corpus, n in sampled)
+  texts = itertools.chain.from_iterable(heads)
   tokenizer = train_tokenizer(texts, vocab_size=vocab_size)
   make_directory(path.parent)
   write_bytes(path, tokenizer.content)
   return tokenizer
+
+
+def _train_texts(corpus: Corpus) -> Iterator[str]:
+  assigned = splits_lib.assigned_documents(corpus, Skipped())
+  return (document.text for name, document in assigned if name == "train")
 
 
 def _build(
@@ -269,7 +294,10 @@ def _key(corpus: Corpus, made_with: list[int | str]) -> str:
 
 
 def open_corpus(
-  config: DataConfig, *, progress: Callable[[str], None] = lambda text: None
+  config: DataConfig,
+  *,
+  tokenizer: Tokenizer | None = None,
+  progress: Callable[[str], None] = lambda text: None,
 ) -> TokenizedCorpus:
   """Gives the tokens of a corpus, from the cache where they are in it.
 
@@ -277,12 +305,19 @@ def open_corpus(
   gives the same bytes. A damaged cache is built anew. Memory is bounded by a
   batch of 1 MiB of text, or by the longest document. InputError if a split has
   no document, and for anything wrong with the corpus or the tokenizer.
+
+  Args:
+    config: of one corpus.
+    tokenizer: to use instead of the config's.
   """
   path = config.tokenizer_path
-  given = load_tokenizer(path) if path else None
+  if tokenizer is None and path:
+    tokenizer = load_tokenizer(path)
   home = Path(make_directory(config.cache_home))
-  corpus = load_corpus(config, progress=progress)
-  tokenizer = given or _trained(home, corpus, config.vocab_size, progress)
+  corpus = load_corpus(config, tokenizer=tokenizer, progress=progress)
+  if tokenizer is None:
+    sampled = [(corpus, SAMPLE_BYTES)]
+    tokenizer = trained_tokenizer(config, sampled, progress)
   name = re.sub(r"\W+", "-", config.source)
   directory = home / "tokens" / f"{name}-{_key(corpus, [tokenizer.hash])}"
   problems = Problems()

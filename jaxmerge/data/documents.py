@@ -5,14 +5,29 @@ the reason is given in its place.
 """
 
 import codecs
-import gzip
 import json
-import zlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from jaxmerge.data.file_hashes import sha256_of_file
+from jaxmerge.data.record_files import (
+  JSON_SUFFIXES,
+  PLAIN_TEXT_SUFFIXES,
+  RECORD_SUFFIXES,
+  TABLE_SUFFIXES,
+  TEXT_SUFFIXES,
+  array_records,
+  head_of,
+  json_lines,
+  json_record,
+  table_columns,
+  telling_damage,
+  without_mark,
+)
 from jaxmerge.errors import InputError
 
 NOT_UTF8 = "not UTF-8"
@@ -21,9 +36,8 @@ HALF_PAIR = "with half of a surrogate pair"
 REPEATED = "of a text that is there before"
 # Of corpora that were prepared when only the sum was kept.
 _EITHER = "not UTF-8 or blank"
-TEXT_SUFFIXES = (".txt", ".md", ".py")
-JSON_SUFFIXES = (".jsonl", ".jsonl.gz")
-_HEAD_BYTES = 4096
+# A map from names to features: three lengths, a name, and a feature's tag.
+_EXAMPLE = re.compile(rb"\n.{1,4}?\n.{1,4}?\n.[ -~]+\x12", re.DOTALL)
 _OTHER_MARKS = (
   (codecs.BOM_UTF32_LE, "UTF-32"),  # begins as the mark of UTF-16 does
   (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -100,10 +114,9 @@ class LocalFile(NamedTuple):
 
 
 def form_of(path: str) -> str:
-  if not path.endswith(TEXT_SUFFIXES):
+  if not path.endswith(PLAIN_TEXT_SUFFIXES):
     return ""
-  with open(path, "rb") as file:
-    head = file.read(_HEAD_BYTES)
+  head = head_of(path)
   if head.startswith(codecs.BOM_UTF8):
     return "byte-order mark"
   other = _other_encoding(head)
@@ -131,19 +144,6 @@ def _other_encoding(head: bytes) -> str:
   return "UTF-16" if is_text and 2 * max(zeros) > len(head) // 2 else ""
 
 
-def _json_document(file: LocalFile, number: int, line: str) -> tuple[str, str]:
-  where = f"{file.path}, line {number}"
-  try:
-    value = json.loads(line)
-  except ValueError as error:
-    raise InputError(f"{where}: not JSON ({error})") from error
-  except RecursionError as error:
-    raise InputError(f"{where}: nested too deeply") from error
-  if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-    raise InputError(f'{where}: no "text" that is a string')
-  return f"{file.id}:{value.get('id', number)}", value["text"]
-
-
 def reason_to_skip(text: str | None) -> str:
   """Says why a text (None: not UTF-8) is no document; "" if it is one."""
   if text is None:
@@ -157,36 +157,103 @@ def reason_to_skip(text: str | None) -> str:
   return ""
 
 
-def _texts(file: LocalFile, content: Any) -> Iterator[tuple[str, str | None]]:
-  if not file.path.endswith(JSON_SUFFIXES):
-    yield file.id, decoded(content.read())
-    return
-  for number, line in enumerate(content, start=1):
-    text = decoded(line)
-    if text is None:
-      yield f"{file.id}:{number}", None
-    elif text.strip():
-      yield _json_document(file, number, text)
+def _is_text(kind: pa.DataType) -> bool:
+  """Also of bytes: some writers do not say that they are UTF-8."""
+  types = pa.types
+  if types.is_dictionary(kind):
+    kind = kind.value_type
+  return (
+    types.is_string(kind)
+    or types.is_large_string(kind)
+    or types.is_string_view(kind)
+    or types.is_binary(kind)
+    or types.is_large_binary(kind)
+    or types.is_binary_view(kind)
+  )
 
 
-def read_documents(file: LocalFile) -> Iterator[tuple[str, str, str]]:
+def _of_json(
+  file: LocalFile, number: int, where: str, line: str, key: str
+) -> tuple[str, str]:
+  record = json_record(where, line, key)
+  text = record[key]
+  if not isinstance(text, str | None):
+    raise InputError(f'{where}: "{key}" is not a string')
+  return f"{file.id}:{record.get('id', number)}", text or ""
+
+
+def _of_array_records(
+  file: LocalFile, key: str
+) -> Iterator[tuple[str, str | None]]:
+  """Texts, or JSON objects where the first record is one."""
+  is_json = False
+  for number, content in array_records(file.path):
+    where, text = f"{file.path}, record {number}", decoded(content)
+    if number == 1:
+      is_json = content.lstrip().startswith(b"{") and _is_object(content)
+    if is_json and text is not None:
+      yield _of_json(file, number, where, text, key)
+      continue
+    if _EXAMPLE.match(content):
+      raise InputError(
+        f"{where}: a tf.train.Example; data that TFDS has prepared is read as "
+        "a source by its name, with its data_dir"
+      )
+    yield f"{file.id}:{number}", text
+
+
+def _is_object(content: bytes) -> bool:
+  try:
+    return isinstance(json.loads(content), dict)
+  except (ValueError, RecursionError):
+    return False
+
+
+def _texts(file: LocalFile, key: str) -> Iterator[tuple[str, str | None]]:
+  """Yields (name, text, None where it is not UTF-8) of each document."""
+  path = file.path
+  if path.endswith(TABLE_SUFFIXES):
+    for _, texts, ids in table_columns(path, key, "text", _is_text):
+      contents = texts.cast(pa.large_binary()).to_pylist()
+      for content, name in zip(contents, ids, strict=True):
+        yield f"{file.id}:{name}", decoded(content or b"")
+  elif path.endswith(RECORD_SUFFIXES):
+    yield from _of_array_records(file, key)
+  elif path.endswith(JSON_SUFFIXES):
+    for number, where, line in json_lines(path):
+      if line is None:
+        yield f"{file.id}:{number}", None
+      else:
+        yield _of_json(file, number, where, line, key)
+  else:
+    with without_mark(path) as content:
+      yield file.id, decoded(content.read())
+
+
+def read_documents(
+  file: LocalFile, key: str = "text"
+) -> Iterator[tuple[str, str, str]]:
   """Yields (name, text, reason to skip it or "") of each document of a file.
 
-  Names are as the file gives them, so that two may be equal. InputError if the
-  file changed since it was hashed, or is damaged.
+  Names are as the file gives them, so that two may be equal.
+
+  Args:
+    key: of the text, where a file has records with keys or columns.
+
+  Raises:
+    InputError: the file changed since it was hashed, is damaged, or a record
+      has no such text.
   """
-  opener: Any = gzip.open if file.path.endswith(".gz") else open
-  try:
-    with opener(file.path, "rb") as content:
-      head = content.read(_HEAD_BYTES)
-      mark = codecs.BOM_UTF8
-      content.seek(len(mark) if head.startswith(mark) else 0)
-      if encoding := _other_encoding(head):
-        yield file.id, "", f"{encoding}, to be converted to UTF-8"
-      else:
-        for name, text in _texts(file, content):
-          yield name, text or "", reason_to_skip(text)
-  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-    raise InputError(f"{file.path}: damaged gzip file ({error})") from error
+  with telling_damage(file.path):
+    is_text = file.path.endswith(TEXT_SUFFIXES + JSON_SUFFIXES)
+    if encoding := _other_encoding(head_of(file.path)) if is_text else "":
+      yield file.id, "", f"{encoding}, to be converted to UTF-8"
+    else:
+      for name, text in _texts(file, key):
+        yield name, text or "", reason_to_skip(text)
+  check_unchanged(file)
+
+
+def check_unchanged(file: LocalFile) -> None:
   if sha256_of_file(file.path) != file.sha256:
     raise InputError(f"{file.path} changed while it was being read")

@@ -68,6 +68,12 @@ def _window_order(names: tuple[str, ...], windows_D: np.ndarray) -> np.ndarray:
   return np.stack([document_N, window_N], axis=1)[order_N]
 
 
+def window_counts(tokens: SplitTokens, seq_len: int) -> np.ndarray:
+  """The sequences that each document of a split gives, int64[D]."""
+  targets_D = np.diff(tokens.offsets_D1) - 1  # all but the end of text before
+  return -(-targets_D // seq_len)
+
+
 def held_out(
   tokens: SplitTokens,
   bytes_per_token_V: np.ndarray,
@@ -90,8 +96,8 @@ def held_out(
     documents: ids of those to cut; None is all.
   """
   starts_D = tokens.offsets_D1[:-1]
-  targets_D = np.diff(tokens.offsets_D1) - 1  # all but the end of text before
-  windows_D = -(-targets_D // seq_len)
+  targets_D = np.diff(tokens.offsets_D1) - 1
+  windows_D = window_counts(tokens, seq_len)
   names = tokens.document_ids()
   if documents is not None:
     windows_D = windows_D * [name in documents for name in names]

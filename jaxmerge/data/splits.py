@@ -46,10 +46,16 @@ def parts(document: Document, limit: int) -> Iterator[Document]:
   """Cuts a text into parts of at most `limit` bytes, at ends of lines.
 
   The parts, named `id#0`, `id#1`, ..., joined give the text; a text that is
-  short enough stays as it is.
+  short enough stays as it is. Tokens, of 4 bytes each, are cut anywhere.
   """
-  if len(document.text.encode()) <= limit:
+  if len(document.content) <= limit:
     yield document
+    return
+  if document.tokens_T is not None:
+    step = limit // document.tokens_T.itemsize
+    for number, start in enumerate(range(0, len(document.tokens_T), step)):
+      tokens_T = document.tokens_T[start : start + step]
+      yield Document(f"{document.id}#{number}", "", tokens_T)
     return
   held: list[str] = []
   size = number = 0
@@ -66,7 +72,7 @@ def parts(document: Document, limit: int) -> Iterator[Document]:
 
 def _part_bytes(corpus: Corpus) -> int:
   """About 256 parts: an expected 5% share of them is empty once in 500,000."""
-  total = sum(len(document.text.encode()) for document in corpus)
+  total = sum(len(document.content) for document in corpus)
   return min(max(total // _PARTS, _PART_BYTES[0]), _PART_BYTES[1])
 
 
@@ -89,7 +95,7 @@ def assigned_documents(
   for document in corpus.read(skipped):
     whole = [document] if limit is None else parts(document, limit)
     for part in whole:
-      digest = hashlib.sha256(part.text.encode()).digest()[:16]
+      digest = hashlib.sha256(part.content).digest()[:16]
       if digest in seen:
         skipped.add(REPEATED, part.id)
       else:

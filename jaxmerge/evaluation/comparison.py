@@ -13,7 +13,11 @@ import numpy as np
 from jaxmerge.checkpoints.compatibility import is_one_model, is_one_tokenizer
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.model_inputs import load_params
-from jaxmerge.data.heldout import document_order
+from jaxmerge.data.cache import TokenizedCorpus
+from jaxmerge.data.config import TOKENIZED_FILES
+from jaxmerge.data.heldout import document_order, window_counts
+from jaxmerge.data.mixture import document_name
+from jaxmerge.data.shares import apportioned
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.config import EvaluateConfig
 from jaxmerge.evaluation.evaluator import EVALUATORS, Evaluator, Setting
@@ -22,9 +26,11 @@ from jaxmerge.evaluation.held_out_splits import (
   Scorer,
   check_documents,
   open_scorer,
+  text_of,
 )
 from jaxmerge.evaluation.score import Score
 from jaxmerge.merging.resident import choose_placement
+from jaxmerge.parallel.distributed import on_every_process
 from jaxmerge.progress import Progress
 
 _FEWEST = 2  # documents that give a standard error
@@ -39,7 +45,7 @@ def scores(
 
   Those of one tokenizer are scored on the same sequences, by any evaluator; of
   several, by their loss in bits/byte of the same whole documents. Equal models
-  share a program.
+  share a program. All processes of a job call it.
 
   Raises:
     InputError: a model does not fit the devices, or as the evaluator's open.
@@ -58,8 +64,10 @@ def scores(
       memory_budget_gb=config.memory_budget_gb,
     )
   open_all = _on_sequences if is_one else _on_documents
-  opened = open_all(
-    config, list(settings.values()), lambda text: progress.note("data", text)
+  opened = on_every_process(
+    lambda: open_all(
+      config, list(settings.values()), lambda text: progress.note("data", text)
+    )
   )
   evaluators = dict(zip(settings, opened, strict=True))
   found = []
@@ -110,6 +118,11 @@ def _on_documents(
   settings: Sequence[Setting],
   tell: Callable[[str], None],
 ) -> list[Evaluator]:
+  if text_of(settings[0])[1].has_tokens:
+    raise InputError(
+      f"source {TOKENIZED_FILES!r} has the tokens of one tokenizer, and the "
+      "inputs have several; compare them on text (config.data.source)"
+    )
   scorers = [open_scorer(setting, tell, heldout_loss) for setting in settings]
   texts, left_out = _shared_texts(scorers, config.split, config.sequences)
   if left_out:
@@ -132,20 +145,42 @@ def _shared_texts(
     number of documents that are left out because a tokenizer has lost
     something of them.
   """
-  splits = [scorer.corpus.splits[split] for scorer in scorers]
+  texts: dict[str, str] = {}
+  left_out = 0
+  weights = scorers[0].corpus.weights
+  if any(scorer.corpus.weights != weights for scorer in scorers):
+    raise InputError("the models are of other mixtures of corpora")
+  for part, count in apportioned(weights, max_sequences).items():
+    corpora = [scorer.corpus.parts[part] for scorer in scorers]
+    lengths = [scorer.seq_len for scorer in scorers]
+    found, lost = _of_part(corpora, lengths, split, count)
+    texts |= {document_name(part, name): text for name, text in found.items()}
+    left_out += lost
+  return texts, left_out
+
+
+def _of_part(
+  corpora: Sequence[TokenizedCorpus],
+  lengths: Sequence[int],
+  split: str,
+  max_sequences: int,
+) -> tuple[dict[str, str], int]:
+  """As _shared_texts, of one corpus in the tokens of each model.
+
+  Args:
+    lengths: the targets in a sequence of each model.
+  """
+  splits = [corpus.splits[split] for corpus in corpora]
   names = splits[0].document_ids()
   if any(tokens.document_ids() != names for tokens in splits):
-    raise InputError(
-      f"the corpus {scorers[0].source!r} has changed while it was opened"
-    )
-  targets = [np.diff(tokens.offsets_D1) - 1 for tokens in splits]
+    raise InputError("the corpus has changed while it was opened")
   counts_D = np.max(
-    [-(-t // scorer.seq_len) for t, scorer in zip(targets, scorers)], axis=0
+    [window_counts(t, n) for t, n in zip(splits, lengths)], axis=0
   )
   texts: dict[str, str] = {}
   left_out = total = 0
   for document in document_order(names):
-    found = {_text(scorer, split, document) for scorer in scorers}
+    found = {_text(corpus, split, document) for corpus in corpora}
     if len(found) > 1 or not all(found):
       left_out += 1
       continue
@@ -162,11 +197,11 @@ def _shared_texts(
   return texts, left_out
 
 
-def _text(scorer: Scorer, split: str, document: int) -> str:
-  tokens = scorer.corpus.splits[split]
+def _text(corpus: TokenizedCorpus, split: str, document: int) -> str:
+  tokens = corpus.splits[split]
   start, stop = tokens.offsets_D1[document : document + 2]
   ids = tokens.tokens_T[start + 1 : stop].tolist()
-  return scorer.corpus.tokenizer.decode(ids)
+  return corpus.tokenizer.decode(ids)
 
 
 class Documents:

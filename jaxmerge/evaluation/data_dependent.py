@@ -9,7 +9,7 @@ from etils import epath
 from flax import nnx
 
 from jaxmerge.checkpoints.inputs import DECODER, Checkpoint
-from jaxmerge.checkpoints.merged import save_merged
+from jaxmerge.checkpoints.merged import identity, save_merged
 from jaxmerge.checkpoints.model_inputs import as_model
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.data.heldout import HeldOut
@@ -17,6 +17,7 @@ from jaxmerge.errors import Problems, check
 from jaxmerge.evaluation.evaluator import Evaluator, Setting
 from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import (
+  Scorer,
   check_batch,
   open_scorer,
   text_of,
@@ -30,6 +31,8 @@ from jaxmerge.merging.resident import (
   open_trees,
 )
 from jaxmerge.merging.streaming import too_large
+from jaxmerge.parallel.distributed import Team, on_every_process
+from jaxmerge.parallel.exchange import check_same
 from jaxmerge.parallel.mesh import MeshConfig, make_mesh
 from jaxmerge.progress import Progress
 
@@ -73,7 +76,8 @@ def run_measured(
 ) -> None:
   """Merges checkpoints by a method that needs the search split.
 
-  The setting is that of check_measurable; so many sequences are measured.
+  The setting is that of check_measurable; so many sequences are measured. All
+  processes of a job call it.
 
   Raises:
     InputError: a source is damaged or cannot be measured, or the output cannot
@@ -81,14 +85,26 @@ def run_measured(
   """
   sources = [as_model(source) for source in plan.sources]
   where = setting.shardings
-  scorer = open_scorer(
-    setting, lambda text: progress.note("data", text), heldout_loss
+  scorer = on_every_process(
+    lambda: open_scorer(
+      setting, lambda text: progress.note("data", text), heldout_loss
+    )
   )
+  check_same(lambda: _known(sources, scorer))
   if plan.method.acts == "on losses":
     split = scorer.on("search", sequences)
-    weights = _weights_by_loss(plan, sources, split, where)
-    found = sized(plan._replace(weights=weights, is_average=True), output)
-    run_streamed(found, output, overwrite=overwrite, progress=progress)
+    team = _team_of(plan, sources, split, where)
+
+    def merge() -> None:
+      weights = plan.method.function(
+        [team.do("alone", k) for k in range(len(sources))],
+        lambda weights_K: team.do("merged", weights_K),
+        plan.knobs,
+      )
+      found = sized(plan._replace(weights=weights, is_average=True), output)
+      run_streamed(found, output, overwrite=overwrite, progress=progress)
+
+    team.lead(merge)
     return
   held = scorer.sequences("search", sequences)
   trees = []
@@ -109,23 +125,27 @@ def run_measured(
   )
 
 
-def _weights_by_loss(
+def _known(sources: Sequence[Checkpoint], scorer: Scorer) -> dict[str, str]:
+  """Names what is measured, and on which text."""
+  return {"text": scorer.content, **{s.name: identity(s) for s in sources}}
+
+
+def _team_of(
   plan: MergePlan,
   sources: Sequence[Checkpoint],
   split: Evaluator,
   where: Any,
-) -> list[float]:
-  """Weights of a method that needs losses; of trees where they fit."""
+) -> Team:
+  """Tells losses of sources and their merges; of trees where they fit."""
   place = choose_placement(
     sources, where, merged_trees=2, memory_budget_gb=plan.budget / 2**30
   )
   trees = open_trees(sources, where, place.where)
   groups = one_group(where)
-  return plan.method.function(
-    [split.score(trees[k]).mean for k in range(len(trees))],
-    lambda w: split.score(trees.average([w], groups)).mean,
-    plan.knobs,
-  )
+  team = Team()
+  team.add("alone", lambda k: split.score(trees[k]).mean)
+  team.add("merged", lambda w: split.score(trees.average([w], groups)).mean)
+  return team
 
 
 def _by_answers(

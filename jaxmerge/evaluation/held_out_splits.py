@@ -7,10 +7,14 @@ from typing import Any
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxmerge.data.cache import TokenizedCorpus, open_corpus
 from jaxmerge.data.config import CorpusConfig, from_metadata
-from jaxmerge.data.corpora import changed_files, content_hash
-from jaxmerge.data.heldout import HeldOut, held_out
+from jaxmerge.data.heldout import HeldOut
+from jaxmerge.data.mixture import (
+  Mixture,
+  changed_files,
+  content_hash,
+  open_corpus,
+)
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.evaluator import Evaluator, EvaluatorRecord, Setting
@@ -32,7 +36,7 @@ class Scorer:
   graph: nnx.GraphDef
   vocab_size: int
   mesh: Mesh
-  corpus: TokenizedCorpus
+  corpus: Mixture
   seq_len: int
   batch_size: int
   source: str
@@ -62,12 +66,7 @@ class Scorer:
     return self._cut(split, documents=documents)
 
   def _cut(self, split: str, **chosen: Any) -> HeldOut:
-    found = held_out(
-      self.corpus.splits[split],
-      self.corpus.tokenizer.bytes_per_token_V,
-      seq_len=self.seq_len,
-      **chosen,
-    )
+    found = self.corpus.held_out(split, seq_len=self.seq_len, **chosen)
     largest = int(found.tokens_NxL1.max(initial=0))
     if largest >= self.vocab_size:
       raise InputError(
@@ -166,7 +165,7 @@ def open_scorer(
     corpus,
     seq_len,
     setting.batch_size,
-    data.source,
+    data.title,
     lambda scorer, held: build(scorer, held, setting.knobs),
   )
 
@@ -219,7 +218,7 @@ def _check_unchanged(
     changed = changed_files(data, metadata.data.get("content", ""))
     which = f" ({changed})" if changed else ""
     raise InputError(
-      f"corpus {metadata.data['source']!r} is no longer what step "
+      f"corpus {from_metadata(metadata.data).title!r} is no longer what step "
       f"{metadata.step} was trained on{which}, so its held-out text may have "
       "been trained on; bring the old text back, or name a corpus of your own "
       "for evaluate (config.data), or let search accept it with "

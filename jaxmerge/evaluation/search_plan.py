@@ -18,6 +18,7 @@ from jaxmerge.checkpoints.inputs import (
   no_steps,
   open_steps,
   saved_steps,
+  step_path,
 )
 from jaxmerge.checkpoints.model_inputs import as_model, numbered, open_models
 from jaxmerge.checkpoints.outputs import check_output, check_place
@@ -31,8 +32,8 @@ from jaxmerge.evaluation.evaluator import (
 )
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import check_can_make, human_bytes
-from jaxmerge.formats.records.metadata import abstract_params
-from jaxmerge.merging.resident import IN_STORAGE, Placement
+from jaxmerge.formats.records.metadata import abstract_params, read_metadata
+from jaxmerge.merging.resident import IN_STORAGE, NOWHERE, Placement
 from jaxmerge.parallel.rules import named_leaves
 from jaxmerge.progress import Progress
 
@@ -84,7 +85,7 @@ class Prepared(NamedTuple):
     trail: of the run (the inputs, where they were given), by step.
     setting: to open the evaluator in.
     tokens: that a trial scores, about.
-    place: of the trees.
+    place: of the trees; NOWHERE until it is chosen.
   """
 
   places: Places
@@ -97,7 +98,7 @@ class Prepared(NamedTuple):
   search_sequences: int
   report_sequences: int
   tokens: int
-  place: Placement
+  place: Placement = NOWHERE
 
   @property
   def output(self) -> epath.Path:
@@ -115,7 +116,8 @@ def open_checkpoints(
   """Opens the checkpoints to merge and the whole trail, both by step.
 
   Those to merge are of some steps of the run, its last ones, or the inputs.
-  A damaged checkpoint that is not to be merged is left out of the trail.
+  A damaged checkpoint that is not to be merged is left out of the trail, and so
+  is a temporary one, which only a stop has made, unless it is named.
   """
   if inputs:
     chosen = numbered(open_models(inputs))
@@ -124,7 +126,8 @@ def open_checkpoints(
       given = f"config.checkpoint_steps {steps} give way to --inputs"
       progress.note("search", given)
   else:
-    saved = saved_steps(workdir)
+    there = saved_steps(workdir)
+    saved = [s for s in there if s in steps or not _is_temporary(workdir, s)]
     if not steps and len(saved) < window > 2:
       raise InputError(
         f"{workdir} has {len(saved)} checkpoints, not the {window} of "
@@ -145,6 +148,13 @@ def open_checkpoints(
         progress.note("search", f"left out: {damage.problems[0]}")
   chosen.sort(key=lambda c: c.metadata.step)
   return chosen, trail
+
+
+def _is_temporary(workdir: epath.Path, step: int) -> bool:
+  try:
+    return read_metadata(step_path(workdir, step)).temporary
+  except InputError:  # whoever merges it says why it cannot be read
+    return False
 
 
 def step_problems(steps: Sequence[int], baselines: Sequence[str]) -> list[str]:

@@ -1,27 +1,27 @@
 """Finds, opens and runs the study of a search."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.bayesopt.study.study import FAILURE, find_study
+from jaxmerge.checkpoints.inputs import PARAMS
 from jaxmerge.checkpoints.merged import identity as identity_of
 from jaxmerge.config_fields import identity as keys_of
 from jaxmerge.data.heldout import WINDOWS
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import weight_search
-from jaxmerge.evaluation.evaluator import (
-  DEFAULT_EVALUATOR,
-  Evaluator,
-  Opened,
-)
-from jaxmerge.evaluation.objective import WEIGHTS, MergedLoss
+from jaxmerge.evaluation.evaluator import DEFAULT_EVALUATOR, Opened
+from jaxmerge.evaluation.losses import Losses
+from jaxmerge.evaluation.objective import WEIGHTS
 from jaxmerge.evaluation.score import noun
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.weight_search import Choice
 from jaxmerge.merging.resident import open_trees
+from jaxmerge.parallel.distributed import on_every_process
+from jaxmerge.parallel.exchange import check_same
 from jaxmerge.progress import Progress
 from jaxmerge.simplex import labels
 
@@ -41,7 +41,7 @@ def _asked(ready: Prepared, items: Opened | None = None) -> dict[str, Any]:
   }
   inputs = ", ".join(checkpoint.name for checkpoint in ready.checkpoints)
   own = ready.places.workdir / "checkpoints"
-  if all(c.path.parent == own for c in ready.checkpoints):
+  if all(c.path.parent == own and c.item == PARAMS for c in ready.checkpoints):
     inputs = "steps " + ", ".join(map(str, ready.search.domain.steps))
   described = {"inputs": inputs}
   if items is not None:
@@ -64,28 +64,20 @@ def find(ready: Prepared) -> Study | None:
   return study
 
 
-class Losses(NamedTuple):
-  """The means to measure with; choices never see the report split."""
-
-  items: Opened
-  merged: MergedLoss
-  report_split: Evaluator
-
-
 def open_losses(ready: Prepared, progress: Progress) -> Losses:
-  """Prepares the items to score and loads the trees."""
-  items = ready.evaluator.open(
-    ready.setting, lambda text: progress.note("data", text)
+  """Prepares the items to score and loads the trees, in every process."""
+  items = on_every_process(
+    lambda: ready.evaluator.open(
+      ready.setting, lambda text: progress.note("data", text)
+    )
   )
-  search_split = items.on("search", ready.search_sequences)
-  report_split = items.on("report", ready.report_sequences)
-  domain = ready.search.domain
+  check_same(lambda: _asked(ready, items)["identity"])
   where = ready.setting.shardings
-  trees = open_trees(ready.checkpoints, where, ready.place.where)
-  merged = MergedLoss(trees, search_split, domain.groups)
-  if ready.search.use_gradients:
-    merged.check_differentiable(domain.steps)
-  return Losses(items, merged, report_split)
+  return on_every_process(
+    lambda: Losses(
+      ready, items, open_trees(ready.checkpoints, where, ready.place.where)
+    )
+  )
 
 
 def open_own(ready: Prepared, items: Opened) -> Study:

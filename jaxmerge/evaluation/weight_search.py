@@ -20,10 +20,10 @@ from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.config_fields import identity
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation.config import WeightsConfig
+from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.evaluation.objective import (
   WEIGHTS,
   Domain,
-  MergedLoss,
   Objective,
 )
 from jaxmerge.evaluation.score import Direction

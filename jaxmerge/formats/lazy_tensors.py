@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxmerge.config_fields import nested
+from jaxmerge.parallel.exchange import whole
 from jaxmerge.parallel.rules import named_leaves
 
 _MOST_AXES = 32
@@ -116,16 +117,27 @@ def array_leaf(array: np.ndarray) -> LazyTensor:
 
 
 def leaves_of(params: Any) -> dict[str, LazyTensor]:
-  """The leaves of a tree of arrays, on the host or on devices, by name."""
+  """The leaves of a tree of arrays, on the host or on devices, by name.
+
+  In a job all processes call it.
+  """
   return {
-    name: array_leaf(np.asarray(jax.device_get(leaf)))
-    for name, leaf in named_leaves(params).items()
+    name: array_leaf(whole(leaf)) for name, leaf in named_leaves(params).items()
   }
 
 
 def tree_of_leaves(leaves: Mapping[str, Any]) -> dict[str, Any]:
   """The inverse of `named_leaves` for nested dicts."""
   return nested(leaves, "/")
+
+
+def placed(array: np.ndarray, sharding: Any = None) -> jax.Array:
+  """An array of the host on the devices, of which others may have some."""
+  if sharding is None or sharding.is_fully_addressable:
+    return jax.device_put(array, sharding)
+  return jax.make_array_from_callback(
+    array.shape, sharding, array.__getitem__, dtype=array.dtype
+  )
 
 
 def place_leaves(
@@ -135,7 +147,7 @@ def place_leaves(
   where = {} if shardings is None else named_leaves(shardings)
   return tree_of_leaves(
     {
-      name: jax.device_put(np.asarray(leaf), where.get(name))
+      name: placed(np.asarray(leaf), where.get(name))
       for name, leaf in leaves.items()
     }
   )

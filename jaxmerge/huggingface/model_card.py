@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxmerge.data.tokenizers.sentence_piece import TOKENIZER_MODEL
 from jaxmerge.formats.records.metadata import Metadata
+from jaxmerge.formats.records.provenance import ITEM
 from jaxmerge.huggingface.carried import CONFIG
 from jaxmerge.huggingface.families.family import FAMILIES, architectures
 from jaxmerge.huggingface.vocabularies import is_tokenizer_file
@@ -88,7 +89,8 @@ def model_card(
   lines += [f"Written by jaxmerge {version}.", ""]
   if metadata is not None:
     lines += _origin(metadata)
-    lines += _sources(metadata.provenance) if metadata.provenance else []
+    if metadata.provenance.keys() - {ITEM}:
+      lines += _sources(metadata.provenance)
   kind = "AutoModelForCausalLM" if causal else "AutoModel"
   ways = list(_ways(config, kind, names, is_known=is_known))
   lines += ["## How to load it", "", "\nor\n\n".join(ways)] if ways else []
@@ -172,6 +174,8 @@ def _origin(metadata: Metadata) -> list[str]:
       "run": metadata.run_id,
       "started from": _short(metadata.parent) or "random parameters",
     }
+  if ITEM in metadata.provenance:
+    rows["parameters"] = f"the run's average {metadata.provenance[ITEM]}"
   rows["jaxmerge that wrote the checkpoint"] = metadata.versions["jaxmerge"]
   return [f"- {name}: {_inline(value)}" for name, value in rows.items()] + [""]
 
@@ -205,7 +209,10 @@ def _sources(provenance: Mapping[str, Any]) -> list[str]:
   if isinstance(differences, dict) and differences:
     lines += ["Settings that the sources do not have in common:", ""]
     lines += _rows("setting", labels, differences)
-  told = ("method", "base", "sources", "groups", "search", "differences")
+  told = (
+    *("method", "base", "sources", "groups", "search", "differences"),
+    ITEM,
+  )
   rest = {k: v for k, v in provenance.items() if k not in told}
   if rest:
     text = json.dumps(rest, indent=2)

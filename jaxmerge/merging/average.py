@@ -15,6 +15,7 @@ import numpy as np
 from jaxmerge.errors import InputError, check
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.weight_checks import normalise, weighing
+from jaxmerge.parallel.exchange import whole
 
 
 def check_equal_trees(trees: Sequence[Any]) -> None:
@@ -180,7 +181,7 @@ def weight_slopes(
   """
   zeros = np.zeros(len(groups.names_G), np.float32)
   columns = [
-    np.asarray(_slopes(zeros, gradient, tree, last, groups.of_leaf))
+    whole(_slopes(zeros, gradient, tree, last, groups.of_leaf))
     for tree in trees
   ]
   return np.stack([*columns, zeros], axis=1).astype(np.float64)

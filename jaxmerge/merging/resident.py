@@ -22,6 +22,7 @@ from jaxmerge.formats.lazy_tensors import (
   array_leaf,
   num_rows,
   place_leaves,
+  placed,
   tree_of_leaves,
   widest,
 )
@@ -33,6 +34,7 @@ from jaxmerge.merging.average import (
 )
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.weight_checks import normalise
+from jaxmerge.parallel.exchange import least
 from jaxmerge.parallel.mesh import device_budget, host_budget
 from jaxmerge.parallel.rules import named_leaves
 
@@ -99,7 +101,7 @@ class TreesInStorage(Trees):
     )
     where, leaves = named_leaves(self._shardings), {}
     for name, array in _whole_leaves(average, specs):
-      leaves[name] = jax.device_put(array, where[name])
+      leaves[name] = placed(array, where[name])
     return tree_of_leaves(leaves)
 
 
@@ -122,6 +124,9 @@ class Placement(NamedTuple):
   needed: float
 
 
+NOWHERE = Placement("", 0.0)
+
+
 def choose_placement(
   checkpoints: Sequence[Checkpoint],
   shardings: Any,
@@ -136,7 +141,7 @@ def choose_placement(
     shardings: like a tree.
     merged_trees: trees that a merge makes on the devices, beside the K.
     memory_budget_gb: GiB for parameters, on all devices or in host memory; 0:
-      seven tenths of what they have.
+      seven tenths of what they have. In a job the least of its hosts counts.
 
   Raises:
     InputError: not even the merged trees fit on the devices.
@@ -149,7 +154,7 @@ def choose_placement(
     size += math.prod(leaf["shape"]) * width
     part = where[name].shard_shape(tuple(leaf["shape"]))
     per_device += math.prod(part) * width
-  limit = device_budget(memory_budget_gb)
+  limit = least(device_budget(memory_budget_gb))
   count = len(checkpoints)
   if (count + merged_trees) * per_device <= limit:
     return Placement(ON_DEVICES, (count + merged_trees) * size)
@@ -161,7 +166,8 @@ def choose_placement(
       "config.memory_budget_gb"
     )
   on_cpu = jax.default_backend() == "cpu"  # whose memory is the host's
-  if count * size <= host_budget(memory_budget_gb) and not on_cpu:
+  of_host = least(host_budget(memory_budget_gb))
+  if count * size <= of_host and not on_cpu:
     return Placement(IN_HOST_MEMORY, (count + merged_trees) * size)
   return Placement(IN_STORAGE, merged_trees * size)
 

@@ -11,7 +11,6 @@ from jax.sharding import AxisType, Mesh
 
 from jaxmerge.config_fields import key
 from jaxmerge.errors import InputError
-from jaxmerge.files import human_bytes
 
 # From the axis that needs the least of the network to those that need most.
 AXES = ("replica", "data", "fsdp", "tensor", "context")
@@ -138,16 +137,19 @@ def mesh_text(mesh: Mesh) -> str:
   return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
 
 
-def peak_memory() -> str:
-  """The most memory that a device has used, in words; "" where none tells."""
+def memory_used() -> dict[str, float]:
+  """GiB of memory that this process uses, and the most that a device has used.
+
+  `host_memory`; where a device tells, `device_memory`, and of how much
+  (`device_memory_limit`). Nothing waits for the device.
+  """
+  used = {"host_memory": psutil.Process().memory_info().rss / 2**30}
   stats = jax.local_devices()[0].memory_stats() or {}
-  if "peak_bytes_in_use" not in stats:
-    return ""
-  peak = human_bytes(stats["peak_bytes_in_use"])
-  limit = stats.get("bytes_limit")
-  return f"at most {peak} of memory in use on a device" + (
-    f", of {human_bytes(limit)}" if limit else ""
-  )
+  if "peak_bytes_in_use" in stats:
+    used["device_memory"] = stats["peak_bytes_in_use"] / 2**30
+    if stats.get("bytes_limit"):
+      used["device_memory_limit"] = stats["bytes_limit"] / 2**30
+  return used
 
 
 def device_budget(memory_budget_gb: float = 0.0) -> float:

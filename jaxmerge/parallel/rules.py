@@ -8,15 +8,16 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmerge.errors import InputError, check, grouped
 
 P = PartitionSpec
+_Tree = TypeVar("_Tree")
 # Axes of the mesh that spread the sequences of a batch.
 BATCH_AXES = ("replica", "data", "fsdp")
 
@@ -129,9 +130,14 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
   return shares.index(mine), len(shares)
 
 
-def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
-  """The whole batch on the devices, from the share that this process feeds."""
-  return jax.make_array_from_process_local_data(batch_sharding(mesh), local)
+def place_batch(mesh: Mesh, local: _Tree) -> _Tree:
+  """The whole batch on the devices, from the share that this process feeds.
+
+  A tree of arrays whose first axis is the sequences, on the host and then on
+  the devices.
+  """
+  place = partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
+  return jax.tree.map(place, local)
 
 
 def batch_shards(mesh: Mesh) -> int:

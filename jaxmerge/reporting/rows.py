@@ -7,17 +7,13 @@ each finished choice. K checkpoints.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jaxmerge.bayesopt.baselines import BASELINES, num_evaluations
-from jaxmerge.checkpoints.inputs import Checkpoint
-from jaxmerge.checkpoints.model_inputs import load_params
+from jaxmerge.evaluation.losses import Losses, Scores
 from jaxmerge.evaluation.score import as_loss, noun
 from jaxmerge.evaluation.search_plan import Prepared
-from jaxmerge.evaluation.search_study import Losses
 from jaxmerge.evaluation.statistics import difference
 from jaxmerge.merging import weight_rules
-from jaxmerge.merging.groups import one_group
 from jaxmerge.progress import Progress
 from jaxmerge.reporting.page import PAGE
 from jaxmerge.reporting.results import Point, Row
@@ -32,11 +28,8 @@ class Comparison:
   def __init__(self, ready: Prepared, losses: Losses):
     self._ready = ready
     self._steps = ready.search.domain.steps
-    self._trees = losses.merged.trees
-    self._search = losses.merged.evaluator
-    self._report = losses.report_split
-    self._groups = one_group(self._trees[-1])
-    self.last = self._report.score(self._trees[-1])
+    self._losses = losses
+    self.last = losses.of_step_on_report(self._steps[-1])
 
   def merged(self, params: dict[str, float], evaluations: int) -> Row:
     """The row of the search's merge.
@@ -48,7 +41,7 @@ class Comparison:
     domain, method, *_ = self._ready.search
     return self._row(
       method.name,
-      self._trees.average(domain.weights(params), domain.groups),
+      self._losses.of_merge(domain.weights(params)),
       dict(zip(domain.steps, domain.mean_weights(params))),
       evaluations,
     )
@@ -72,7 +65,7 @@ class Comparison:
     for number, checkpoint in enumerate(earlier, start=1):
       step = checkpoint.metadata.step
       name, weights = f"step_{step}", {step: 1.0}
-      found.append(self._row(name, self._tree(checkpoint), weights, 1))
+      found.append(self._row(name, self._losses.of_step(step), weights, 1))
       progress.stage("baselines", number, len(earlier), name)
     found.append(self._average("uniform", weight_rules.uniform(count), 1))
     for name in self._ready.baselines:
@@ -104,7 +97,7 @@ class Comparison:
       step = checkpoint.metadata.step
       loss = known.get(step)
       if loss is None:
-        loss = self._report.score(self._tree(checkpoint)).mean
+        loss = self._losses.of_step_on_report(step).mean
       if math.isfinite(loss):
         found.append(Point(step, checkpoint.metadata.tokens, loss))
       progress.stage("trail", number, len(trail), f"step {step}")
@@ -125,8 +118,8 @@ class Comparison:
 
     def loss(unit_K: Sequence[float]) -> float:
       weights_K = weights_from_unit(unit_K, search.domain.bounds)
-      tree = self._trees.average([weights_K], self._groups)
-      value = as_loss(self._search.score(tree).mean, direction)
+      score = self._losses.of_merge_on_search([weights_K])
+      value = as_loss(score.mean, direction)
       if math.isfinite(value):
         found.append((value, -weights_K[-1], weights_K))
       best = f"no {noun(direction)} yet"
@@ -140,24 +133,22 @@ class Comparison:
     done = next(asked) - 1
     return [self._average(name, min(found)[2], done)] if found else []
 
-  def _tree(self, checkpoint: Checkpoint) -> Any:
-    if checkpoint.metadata.step in self._steps:
-      return self._trees[self._steps.index(checkpoint.metadata.step)]
-    return load_params(checkpoint, self._ready.setting.shardings)
-
   def _average(
     self, name: str, weights_K: Sequence[float], evaluations: int
   ) -> Row:
     """The row of all parameters averaged with the same weights."""
-    tree = self._trees.average([weights_K], self._groups)
     weights = dict(zip(self._steps, weights_K))
-    return self._row(name, tree, weights, evaluations)
+    scores = self._losses.of_merge([weights_K])
+    return self._row(name, scores, weights, evaluations)
 
   def _row(
-    self, name: str, tree: Any, weights: Mapping[int, float], evaluations: int
+    self,
+    name: str,
+    scores: Scores,
+    weights: Mapping[int, float],
+    evaluations: int,
   ) -> Row:
-    report = self._report.score(tree)
-    delta = difference(report, self.last)
-    search_loss = self._search.score(tree).mean
-    losses = search_loss, report.mean, delta.mean, delta.stderr
+    delta = difference(scores.report, self.last)
+    report, search = scores.report.mean, scores.search.mean
+    losses = search, report, delta.mean, delta.stderr
     return Row(name, evaluations, weights, *losses)

@@ -20,11 +20,10 @@ from jaxmerge.bayesopt.gp.acquisition import probabilities
 from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.bayesopt.study.study import FAILURE, PARTIAL_VALUE
 from jaxmerge.bayesopt.trials import ASKED, asked_by, observations, stderr_of
-from jaxmerge.checkpoints.merged import save_merged
+from jaxmerge.evaluation.losses import Losses
 from jaxmerge.evaluation.objective import Domain
 from jaxmerge.evaluation.search_method import Findings
 from jaxmerge.evaluation.search_plan import Prepared
-from jaxmerge.evaluation.search_study import Losses
 from jaxmerge.evaluation.weight_search import Choice
 from jaxmerge.files import make_directory
 from jaxmerge.formats.records.metadata import versions
@@ -108,8 +107,7 @@ def write(
       groups=groups if len(groups) > 1 else {},
       search=comparison.measured(row),
     )
-    merged = losses.merged.merge(weights_GxK)
-    save_merged(path, merged, ready.checkpoints, provenance, overwrite=True)
+    losses.save(path, weights_GxK, provenance)
     search = FinishedSearch(ready, losses, found, best, commands)
     _report(search, comparison, row, progress)
     study.set_user_attr(_WRITTEN, (time.time(), result))

@@ -1,22 +1,36 @@
 """A run that goes on from a step of another run, with all of its state.
 
 Its parameters, optimiser state, step number and place in the data are those of
-its parent, which must be a step of a run over the same data in the same order.
+its parent, which must be a step of a run over the same data in the same order,
+or a merge of such steps: then it goes on from the newest of them (PMA-init,
+arXiv 2505.12082).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from jaxmerge.checkpoints.inputs import Checkpoint
-from jaxmerge.errors import grouped
+from jaxmerge.data.config import DataConfig, from_metadata
+from jaxmerge.errors import Problems, grouped
 from jaxmerge.formats.records.metadata import (
   Metadata,
   canonical_json,
   hash_text,
 )
+from jaxmerge.merging.trail import mean_of
 from jaxmerge.parallel.rules import named_leaves
 from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.guard import GuardState
+from jaxmerge.training.sources import (
+  MEAN,
+  MERGED,
+  NEWEST,
+  TRAINED,
+  ZERO,
+  sources_of,
+)
+from jaxmerge.training.step import TrainState
+from jaxmerge.training.trainer import Trainer
 
 # What decides of the order of the data, beside the tokens.
 _ORDER = ("seq_len", "batch_size", "seed")
@@ -30,11 +44,40 @@ def data_order(config: PretrainConfig) -> dict[str, Any]:
   return {name: getattr(config, name) for name in _ORDER}
 
 
-def identity(parent: Checkpoint) -> str:
-  """A hash of all that a branch takes from its parent."""
+def identity(parent: Checkpoint, state: str = NEWEST) -> str:
+  """A hash of all that a branch takes from its parent; see sources.STATES."""
   metadata = parent.metadata
-  taken = [metadata.leaves, metadata.step, metadata.iterator]
+  place = metadata.iterator or metadata.position
+  taken = [metadata.leaves, metadata.step, place]
+  if metadata.kind == MERGED or state == ZERO:
+    sources = sources_of(parent, state)
+    states = [c.metadata.leaves[_ITEM] for c in sources.checkpoints]
+    taken += [state, states, list(sources.weights)]
   return hash_text(canonical_json(taken))
+
+
+def start(parent: Checkpoint, state: str, trainer: Trainer) -> TrainState:
+  """The state that a branch begins with, at the step of its parent.
+
+  Raises:
+    InputError: a checkpoint is damaged.
+  """
+  metadata = parent.metadata
+  sources = sources_of(parent, state)
+  if state == ZERO:
+    return trainer.start_from(parent, metadata.step)
+  paths = [checkpoint.path for checkpoint in sources.checkpoints]
+  found = trainer.resume(paths[-1], metadata.step)
+  if state == MEAN:
+    target = trainer.abstract_state().opt_state
+    mean = mean_of(paths, _ITEM, target, sources.weights)
+    found = found._replace(opt_state=mean)
+  if metadata.kind == MERGED:
+    params = trainer.params_of(parent)
+    # A merge has no averages: they begin at its parameters.
+    averages = trainer.averages_of(params)
+    found = found._replace(params=params, averages=averages)
+  return found
 
 
 def branch_problems(
@@ -48,15 +91,17 @@ def branch_problems(
     content: hash of the corpus's text, "" if not known.
   """
   metadata, name = parent.metadata, f"--init_from {parent.name}"
-  if metadata.kind != "trained" or _ITEM not in metadata.leaves:
+  lacks_state = config.branch_state != ZERO and _ITEM not in metadata.leaves
+  if metadata.kind != MERGED and (metadata.kind != TRAINED or lacks_state):
     return [
       f"{name} has no optimiser state and no place in the data: a branch needs "
-      "a step of a run; without config.branch a run starts from the parameters "
-      "alone"
+      "a step of a run, or a merge of such steps; without config.branch a run "
+      "starts from the parameters alone"
     ]
-  problems = []
+  problems = Problems()
+  sources = problems(lambda: sources_of(parent, config.branch_state))
   if config.num_steps <= metadata.step:
-    problems.append(
+    problems.add(
       f"config.num_steps {config.num_steps} must be more than the step "
       f"{metadata.step} of {name}: a branch counts from the beginning of the "
       "run that it leaves"
@@ -68,10 +113,20 @@ def branch_problems(
     for key, value in data_order(config).items()
     if order[key] not in (None, value)
   ]
-  before = metadata.data.get("content") or content
-  if content and before != content:
-    problems.append(f"{name} is of another corpus, or its text has changed")
-  return problems + _state_problems(name, metadata, config, opt_state)
+  was, now = _mixing(from_metadata(metadata.data)), _mixing(config.data)
+  problems += [
+    f"{name}: config.data.{key} was {was.get(key)!r}, is now {now.get(key)!r}; "
+    "its place in the data is of another order"
+    for key in sorted(was.keys() | now.keys())
+    if was.get(key) != now.get(key)
+  ]
+  text = metadata.data.get("content") or content
+  if content and text != content:
+    problems.add(f"{name} is of another corpus, or its text has changed")
+  if sources and sources.checkpoints:  # all of one run
+    newest = sources.checkpoints[-1].metadata
+    problems += _state_problems(name, newest, config, opt_state)
+  return problems.found
 
 
 def corpus_problems(parent: Checkpoint, corpus: str) -> list[str]:
@@ -82,6 +137,14 @@ def corpus_problems(parent: Checkpoint, corpus: str) -> list[str]:
     f"--init_from {parent.name} is of other tokens: another corpus, or another "
     "part of it"
   ]
+
+
+def _mixing(data: DataConfig) -> dict[str, Any]:
+  """Keys that decide of the order of a corpus's windows."""
+  weights = {
+    f"mixture.{k}.weight": part.weight for k, part in data.mixture.items()
+  }
+  return {"packing": data.packing, **weights}
 
 
 def _order_of(metadata: Metadata) -> dict[str, Any]:

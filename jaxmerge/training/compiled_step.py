@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxmerge.data.batch import Batch
 from jaxmerge.errors import InputError
 from jaxmerge.parallel.chips import Chip, chip_of
 from jaxmerge.parallel.rules import batch_sharding, batch_shards
@@ -11,15 +12,18 @@ from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.trainer import Trainer
 
 
-def compile_step(trainer: Trainer, batch_size: int, seq_len: int) -> Compiled:
+def compile_step(
+  trainer: Trainer, batch_size: int, seq_len: int, has_segments: bool = False
+) -> Compiled:
   """Compiles a trainer's step; DoesNotFit where it is too large."""
   tokens_BxL1 = jax.ShapeDtypeStruct(
     (batch_size, seq_len + 1),
     jnp.int32,
     sharding=batch_sharding(trainer.mesh),
   )
+  batch = Batch(tokens_BxL1, tokens_BxL1 if has_segments else None)
   step: jax.stages.Wrapped = trainer.train_step()  # type: ignore[assignment]
-  return compiled(step.lower(trainer.abstract_state(), tokens_BxL1))
+  return compiled(step.lower(trainer.abstract_state(), batch))
 
 
 def compiled_text(config: PretrainConfig, trainer: Trainer) -> str:
@@ -31,7 +35,9 @@ def compiled_text(config: PretrainConfig, trainer: Trainer) -> str:
   chip = chip_of(trainer.mesh.devices.flat[0].device_kind)
   assert chip is not None, "a TPU that the table of chips lacks"
   try:
-    step = compile_step(trainer, config.batch_size, config.seq_len)
+    step = compile_step(
+      trainer, config.batch_size, config.seq_len, config.data.packs_documents
+    )
   except DoesNotFit as error:
     raise InputError(_too_large(error.gib, chip, config, trainer)) from error
   if step.gib > chip.hbm_gib:

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxmerge.config_reading import examine
+from jaxmerge.data.mixture import tokenizer_problems
 from jaxmerge.data.tokenizers.hugging_face import SMALLEST_VOCABULARY
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.errors import InputError, Problems
@@ -25,6 +26,7 @@ from jaxmerge.parallel.rules import (
 from jaxmerge.training import optimizer
 from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.plan_text import bytes_of_state
+from jaxmerge.training.state_shardings import bytes_of
 from jaxmerge.training.step import with_guard
 from jaxmerge.training.trainer import Trainer
 
@@ -52,6 +54,7 @@ def check_config(
     mesh = problems(lambda: make_mesh(**vars(config.mesh), devices=devices))
   if right("model", "data"):
     model = problems(lambda: _decoder_of(config))
+    problems += tokenizer_problems(config.data)
   if right("mesh", "model", *_SIZES):
     problems += _mesh_problems(config, mesh)
   execution = PLAIN
@@ -83,7 +86,15 @@ def _trainer(
 ) -> Trainer:
   built, schedule = optimizer.build(config.optimizer, config.num_steps)
   guarded = with_guard(built, config.step)
-  return Trainer.build(model, mesh, guarded, schedule, config.step, execution)
+  return Trainer.build(
+    model,
+    mesh,
+    guarded,
+    schedule,
+    config.step,
+    execution,
+    averages=config.averages,
+  )
 
 
 def _memory_problems(config: PretrainConfig, trainer: Trainer) -> list[str]:
@@ -95,11 +106,28 @@ def _memory_problems(config: PretrainConfig, trainer: Trainer) -> list[str]:
   parts = batch_shards(mesh) * mesh.shape["context"]
   batch = 8 * trainer.config.hidden_size * targets / parts
   if state + batch <= limit:
-    return []
+    return _merging_memory_problems(config, trainer, state, limit)
   return [
     f"the run needs {human_bytes(state)} for parameters, gradients and "
     f"moments and {human_bytes(batch)} or more for a batch on each device, "
     f"of which {human_bytes(limit)} may be used; see config.memory_budget_gb"
+  ]
+
+
+def _merging_memory_problems(
+  config: PretrainConfig, trainer: Trainer, state: int, limit: float
+) -> list[str]:
+  trees, params = config.merging.trees, trainer.abstract_state().params
+  size = bytes_of(params).on_device
+  # Between steps no gradient is held.
+  needed = state + (trees - 1) * size
+  if not trees or needed <= limit:
+    return []
+  return [
+    f"config.merging needs {trees} trees of parameters beside the run's state "
+    f"on each device, {human_bytes(needed)} in all, of which "
+    f"{human_bytes(limit)} may be used; "
+    "config.merging.how=uniform needs 2, whatever the window"
   ]
 
 
@@ -130,7 +158,7 @@ def _execution(
     remat=step.remat,
     loss_chunk=step.loss_chunk,
     logits=step.logits,
-    document_mask=step.document_mask,
+    document_mask=step.document_mask or config.data.packs_documents,
   )
 
 

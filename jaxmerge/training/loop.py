@@ -1,31 +1,18 @@
-"""The training loop, from where a workdir stands to the end of its run."""
+"""The training loop: steps, their metrics, and when to save."""
 
-import contextlib
 import dataclasses
-import functools
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
-import grain
 import jax
-from etils import epath
 
-from jaxmerge.checkpoints import inputs, store
-from jaxmerge.checkpoints.inputs import Checkpoint
-from jaxmerge.data.tokenizers.protocol import Tokenizer
+from jaxmerge.data.batch import Batch
 from jaxmerge.errors import Diverged
-from jaxmerge.formats.records.metadata import Metadata, read_metadata
-from jaxmerge.parallel.distributed import on_first_process
-from jaxmerge.parallel.mesh import peak_memory
-from jaxmerge.parallel.rules import place_batch
+from jaxmerge.parallel.mesh import memory_used
 from jaxmerge.progress import Progress
-from jaxmerge.training import run
 from jaxmerge.training.metrics import MetricsWriter
-from jaxmerge.training.profile import traced
+from jaxmerge.training.speed import Stopwatch
 from jaxmerge.training.step import StepMetrics, TrainState, TrainStep
-from jaxmerge.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +26,7 @@ class Plan:
     log_every: steps between reads of the metrics from the devices.
     save_every: steps between checkpoints; the last step is saved too.
     max_skipped: steps in a row that a guard may skip; one more ends the run.
+    roll_backs: how often it may go back instead.
     peak_speed: tokens/s at the devices' peak; inf where that is not known.
     profile_steps: first and last step to trace, or none.
   """
@@ -49,6 +37,7 @@ class Plan:
   log_every: int
   save_every: int
   max_skipped: int = 0
+  roll_backs: int = 0
   peak_speed: float = math.inf
   profile_steps: Sequence[int] = ()
 
@@ -59,115 +48,18 @@ class Plan:
     return step % self.log_every == 0 or self.saves_at(step)
 
 
-def train_in(
-  workdir: epath.Path,
-  trainer: Trainer,
-  plan: Plan,
-  *,
-  identity: Mapping[str, Any],
-  tokenizer: Tokenizer,
-  parent: Checkpoint | None,
-  seed: int,
-  batches: grain.DatasetIterator,
-  describe: Callable[..., Metadata],
-  validate: Callable[[TrainState], float],
-  progress: Progress,
-) -> None:
-  """Goes on from the latest checkpoint of a workdir, which it claims.
-
-  Args:
-    plan: from where the run begins.
-    identity: from run.check_workdir.
-    parent: what the run starts from, or branches off where its plan begins
-      with a step; None: parameters drawn by `seed`.
-    batches: over the train split, at its start.
-    describe: gives the metadata, as store.save_step's; also of `metrics`.
-
-  Raises:
-    InputError: another process is at work there, or what is there is damaged.
-    Diverged: a loss is not finite.
-  """
-  state = None
-  if not inputs.steps_in(workdir):
-    state = _first_state(trainer, plan.start, parent, seed, batches)
-  # Whatever can be refused has been before the workdir is taken.
-  with (
-    run.taken(workdir, identity, tokenizer) as manager,
-    contextlib.ExitStack() as stack,
-  ):
-    start, digest = manager.latest_step() or plan.start, ""
-    if start > plan.start:
-      path = inputs.step_path(workdir, start)
-      metadata = read_metadata(path)
-      run.check_resumable(path, metadata, identity)
-      state, digest = trainer.resume(path, start, batches), metadata.metrics
-    assert state is not None, f"checkpoints of {workdir} have vanished"
-    metrics = on_first_process(
-      lambda: MetricsWriter(workdir, start, digest, plan.start)
-    )
-    if metrics is not None:
-      stack.enter_context(contextlib.closing(metrics))
-      for text in _where(workdir, plan, start, metrics.cut):
-        progress.note("pretrain", text)
-
-    def save(step: int, state: TrainState) -> None:
-      lines = metrics.sync() if metrics is not None else ""
-      described = functools.partial(describe, metrics=lines)
-      store.save_step(
-        manager, step, state.params, state.opt_state, batches, described
-      )
-
-    rest = dataclasses.replace(plan, start=start)
-    train_step = stack.enter_context(
-      traced(
-        trainer.train_step(), start, plan.profile_steps, workdir / "profile"
-      )
-    )
-    placed = (place_batch(trainer.mesh, batch["tokens"]) for batch in batches)
-    train(train_step, state, placed, rest, save, validate, metrics, progress)
-    store.finish(manager)
-
-
-def _first_state(
-  trainer: Trainer,
-  start: int,
-  parent: Checkpoint | None,
-  seed: int,
-  batches: grain.DatasetIterator,
-) -> TrainState:
-  """The state of a run that has saved nothing; a branch moves the batches."""
-  if parent is None:
-    return trainer.random_start(seed)
-  if start:
-    return trainer.resume(parent.path, start, batches)
-  return trainer.start_from(parent)
-
-
-def _where(
-  workdir: epath.Path, plan: Plan, start: int, cut: int
-) -> Iterator[str]:
-  if start > plan.start:
-    yield f"going on from step {start}"
-    yield from run.notes_on_validation(workdir)
-  elif start:
-    yield f"branching off at step {start}"
-  if cut:
-    yield f"metrics of {cut} steps that were not saved are cut"
-  if start >= plan.num_steps:
-    yield f"config.num_steps {plan.num_steps} is done"
-
-
 def train(
   train_step: TrainStep,
   state: TrainState,
-  batches: Iterator[jax.Array],
+  batches: Iterator[Batch],
   plan: Plan,
   save: Callable[[int, TrainState], None],
-  validate: Callable[[TrainState], float],
+  evaluate: Callable[[int, TrainState], Mapping[str, float]],
   metrics: MetricsWriter | None,
   progress: Progress,
+  stopping: Callable[[int], bool] = lambda step: False,
 ) -> None:
-  """Trains from `plan.start` to `plan.num_steps`.
+  """Trains from `plan.start` to `plan.num_steps`, or to where it is stopped.
 
   Metrics of a step reach metrics.jsonl before its checkpoint is saved, so a
   run killed anywhere and resumed writes the same file as one never stopped.
@@ -176,49 +68,65 @@ def train(
   Args:
     batches: each on the devices.
     save: starts saving `(step, state)`; the state may be donated afterwards.
-    validate: validation loss in nats/token.
+    evaluate: what is said of `(step, state)` beside its metrics before it is
+      saved, such as its validation_loss in nats/token.
     metrics: None in the processes of a job that write none.
+    stopping: asked once a step, in every process: is this the last one? It is
+      saved then, but not evaluated unless the plan saves there.
 
   Raises:
     Diverged: a loss or a gradient is not finite; found out at the next step
       that is logged, as the numbers stay on the devices until then.
   """
   pending = list[StepMetrics]()
-  clock, clock_step = time.monotonic(), plan.start
+  watch = Stopwatch(plan.tokens_per_step, plan.peak_speed)
   for step in range(plan.start + 1, plan.num_steps + 1):
-    state, step_metrics = train_step(state, next(batches))
+    state, step_metrics = train_step(state, watch.next(batches))
     pending.append(step_metrics)
-    if not plan.logs_at(step):
+    stops = stopping(step)
+    if not (stops or plan.logs_at(step)):
       continue
     records = _records(pending, step, plan.tokens_per_step)
     pending = []
     _check(records, plan.max_skipped, metrics)
-    elapsed = time.monotonic() - clock
-    speed = (step - clock_step) * plan.tokens_per_step / elapsed
-    note = f"{_loss(records[-1])}, {speed:,.0f} tokens/s"
-    speeds = {"tokens_per_second": speed}
-    if math.isfinite(plan.peak_speed):
-      speeds["mfu"] = speed / plan.peak_speed
-      note += f", MFU {speeds['mfu']:.1%}"
-    if clock_step == plan.start and (peak := peak_memory()):
-      progress.note("pretrain", peak)
+    speeds = watch.speeds() | memory_used()
+    note = _note(records[-1], speeds)
     if plan.saves_at(step):
-      records[-1]["validation_loss"] = validate(state)
+      records[-1] |= evaluate(step, state)
       _check(records, plan.max_skipped, metrics)
     if metrics is not None:
       metrics.write(records, speeds)
-    if plan.saves_at(step):
+    if stops or plan.saves_at(step):
       save(step, state)
     progress.stage("pretrain", step, plan.num_steps, note)
+    if stops:
+      return
     # Validation and saving are not part of the training speed.
-    clock, clock_step = time.monotonic(), step
+    watch.start()
 
 
-def _loss(record: Mapping[str, float]) -> str:
-  """The loss of a step in words, and how many have been skipped."""
-  skipped = record.get("skipped", 0)
+def _note(record: Mapping[str, float], speeds: Mapping[str, float]) -> str:
+  """A step in words, what matters least last."""
   loss = f"loss {record['loss']:.4f}" if "loss" in record else "step skipped"
-  return loss + (f", {skipped:g} skipped" if skipped else "")
+  if skipped := record.get("skipped", 0):
+    loss += f", {skipped:g} skipped"
+  parts = [f"{loss}, {_short(speeds['tokens_per_second'])} tokens/s"]
+  if "mfu" in speeds:
+    parts[0] += f", MFU {speeds['mfu']:.1%}"
+  parts.append(f"data wait {speeds['data_wait']:.0%}")
+  if "device_memory" in speeds:
+    limit = speeds.get("device_memory_limit", 0)
+    of = f"/{_short(limit)}" if limit else ""
+    parts.append(f"{_short(speeds['device_memory'])}{of} GiB")
+  parts.append(f"host {_short(speeds['host_memory'])} GiB")
+  return "; ".join(parts)
+
+
+def _short(number: float) -> str:
+  """In six columns: 3.1, 63, 30,720, 412k, 1.23M."""
+  if number >= 1e5:
+    return f"{number / 1e6:.2f}M" if number >= 1e6 else f"{number / 1e3:.0f}k"
+  return f"{number:.1f}" if number < 10 else f"{number:,.0f}"
 
 
 def _check(
@@ -237,7 +145,8 @@ def _check(
       continue
     if metrics is not None and number:
       metrics.write(records[:number], {})
-    raise Diverged(f"the run has diverged: step {record['step']} {why}")
+    step = int(record["step"])
+    raise Diverged(f"step {step} {why}", step)
 
 
 def _records(

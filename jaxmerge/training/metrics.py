@@ -1,8 +1,7 @@
-"""metrics.jsonl and TensorBoard events of a run.
+"""metrics.jsonl, the numbers of a run.
 
-metrics.jsonl holds only what a second run repeats bit for bit; speeds go to
-TensorBoard. A run goes on only behind exactly the lines of the steps that it
-has saved.
+It holds only what a second run repeats bit for bit; trackers get speeds too. A
+run goes on only behind exactly the lines of the steps that it has saved.
 """
 
 import hashlib
@@ -13,18 +12,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from jaxmerge.errors import InputError
 from jaxmerge.files import write_text
 from jaxmerge.reading import read_file, read_json
+from jaxmerge.training.tracker import Trackers
 
 NAME = "metrics.jsonl"
+# Of a saved step.
+VALIDATION = "validation_loss"
 _MOST_NAMED = 5
 
 
 class MetricsWriter:
-  """Appends records to `<workdir>/metrics.jsonl` and TensorBoard.
+  """Appends records to `<workdir>/metrics.jsonl`, and shows them to trackers.
 
   Records after `restored_step` are cut, `cut` of them: they will be written
   again. `digest` is what `sync` gave when that step was saved, "" if not known.
@@ -45,27 +46,29 @@ class MetricsWriter:
     if rest:
       write_text(self._path, b"".join(kept).decode())
     self._hash = hashlib.sha256(b"".join(kept))
-    self._events = SummaryWriter(
-      logdir=str(workdir / "tensorboard"), purge_step=restored_step + 1
-    )
+    self._trackers: Trackers | None = None
+
+  def track(self, trackers: Trackers) -> None:
+    """Shows the records to come to trackers, until it is closed."""
+    self._trackers = trackers
 
   def write(
     self,
     records: Sequence[Mapping[str, float]],
     speeds: Mapping[str, float],
   ) -> None:
-    """Adds records, each with an integer `step`, in step order."""
+    """Adds records, each with an integer `step`, in step order.
+
+    Trackers alone are told of `speeds`, those since the last records.
+    """
     lines = "".join(
       json.dumps(dict(record), allow_nan=False) + "\n" for record in records
     )
     with self._path.open("a") as file:
       file.write(lines)
     self._hash.update(lines.encode())
-    for record in [*records, {"step": records[-1]["step"], **speeds}]:
-      for name, value in record.items():
-        if name != "step":
-          self._events.add_scalar(name, value, int(record["step"]))
-    self._events.flush()
+    if self._trackers is not None:
+      self._trackers.log(records, speeds)
 
   def sync(self) -> str:
     """Brings the lines to the disk, for a checkpoint; returns their sha256."""
@@ -75,7 +78,8 @@ class MetricsWriter:
     return self._hash.hexdigest()
 
   def close(self) -> None:
-    self._events.close()
+    if self._trackers is not None:
+      self._trackers.close()
 
 
 def check_saved(
@@ -115,6 +119,18 @@ def check_saved(
       f"from the parameters with --init_from={path.parent}@{step}"
     )
   return kept, rest
+
+
+def validation_losses(workdir: epath.PathLike) -> dict[int, float]:
+  """Those of metrics.jsonl in nats/token, by the steps that were saved."""
+  path = epath.Path(workdir) / NAME
+  content = read_file(path, math.inf) if path.exists() else b""
+  found = (
+    read_json(line)
+    for line in content.splitlines()
+    if VALIDATION.encode() in line
+  )
+  return {record["step"]: record[VALIDATION] for record in found}
 
 
 def _step_of(line: bytes) -> int | None:

@@ -1,9 +1,11 @@
 """Optimisers and learning-rate schedules: their records, a run's choice."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxmerge.config_fields import key, knobs_of
@@ -31,6 +33,10 @@ def _no_problems(num_steps: int, knobs: Any) -> list[str]:
   return []
 
 
+def _no_phases(num_steps: int, knobs: Any) -> Mapping[str, tuple[int, int]]:
+  return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
   """Describes a learning-rate schedule to a run, as an Optimizer.
@@ -40,6 +46,8 @@ class Schedule:
     depends_on_length: rates of the first steps are others where a run has
       another number of steps, so that it cannot go on to another number.
     problems: says why the knobs do not fit the number of steps.
+    phases: the first and the last step of its parts by name, such as `stable`;
+      one whose last step is before its first there is not.
   """
 
   name: str
@@ -48,6 +56,7 @@ class Schedule:
   build: Callable[[float, int, Any], optax.Schedule]
   depends_on_length: bool = True
   problems: Callable[[int, Any], list[str]] = _no_problems
+  phases: Callable[[int, Any], Mapping[str, tuple[int, int]]] = _no_phases
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry(
@@ -79,6 +88,13 @@ class OptimizerConfig:
       return []
     return SCHEDULES[self.schedule].problems(num_steps, self.schedule_knobs)
 
+  def phases(self, num_steps: int) -> dict[str, tuple[int, int]]:
+    """The first and the last step of each phase of a run, by its name."""
+    phases = SCHEDULES[self.schedule].phases(num_steps, self.schedule_knobs)
+    return {
+      n: (first, last) for n, (first, last) in phases.items() if first <= last
+    }
+
 
 def build(
   config: OptimizerConfig, num_steps: int
@@ -93,3 +109,24 @@ def build(
   optimizer = OPTIMIZERS[config.name].build(schedule, config.knobs)
   clip = optax.clip_by_global_norm(config.clip_norm)
   return optax.chain(clip, optimizer), schedule
+
+
+def at_step(opt_state: Any, step: jax.typing.ArrayLike) -> Any:
+  """An optimiser's state whose schedules stand behind so many steps.
+
+  Where a schedule stands is all that its own state counts; moments count the
+  gradients in them, for their bias.
+  """
+
+  def is_position(state: Any) -> bool:
+    return getattr(state, "_fields", ()) == ("count",)
+
+  return jax.tree.map(
+    lambda state: (
+      state._replace(count=jnp.full_like(state.count, step))
+      if is_position(state)
+      else state
+    ),
+    opt_state,
+    is_leaf=is_position,
+  )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from etils import epath
 
+from jaxmerge.data.batch import Batch
 from jaxmerge.training.step import StepMetrics, TrainState, TrainStep
 
 
@@ -33,14 +34,12 @@ def traced(
   numbers = itertools.count(start + 1)
   with contextlib.ExitStack() as trace:
 
-    def step(
-      state: TrainState, tokens: jax.Array
-    ) -> tuple[TrainState, StepMetrics]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
       number = next(numbers)
       if number == first <= last:
         trace.enter_context(jax.profiler.trace(str(directory)))
       with jax.profiler.StepTraceAnnotation("train", step_num=number):
-        found = train_step(state, tokens)
+        found = train_step(state, batch)
       if number == last:
         jax.block_until_ready(found)
         trace.close()

@@ -15,8 +15,8 @@ from jaxmerge import locks
 from jaxmerge.checkpoints import inputs, store
 from jaxmerge.config_fields import chosen_rows, flatten, rows
 from jaxmerge.data.config import CorpusConfig
-from jaxmerge.data.corpora import changed_files
 from jaxmerge.data.heldout import WINDOWS
+from jaxmerge.data.mixture import changed_files
 from jaxmerge.data.tokenizers.hugging_face import TOKENIZER_JSON
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.data.tokenizers.sentence_piece import TOKENIZER_MODEL
@@ -169,7 +169,8 @@ def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
   """Leaves out keys that change no numbers, or are paths to what has a hash."""
-  free = {r.name for r in rows(PretrainConfig) if not r.key.changes_numbers}
+  known = rows(PretrainConfig, given=config)
+  free = {r.name for r in known if not r.key.changes_numbers}
   schedule = SCHEDULES.get(config.get("optimizer.schedule", ""))
   if schedule is not None and schedule.depends_on_length:
     free.remove(_LENGTH)

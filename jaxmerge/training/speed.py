@@ -1,12 +1,20 @@
-"""Model FLOP utilisation (arXiv 2204.02311, appendix B) of a run's devices."""
+"""The speeds of a run: tokens, waiting for data, and MFU.
+
+MFU is model FLOP utilisation (arXiv 2204.02311, appendix B).
+"""
 
 import math
+import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 from jax.sharding import Mesh
 
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.shapes import param_shapes
 from jaxmerge.parallel.chips import chip_of
+
+T = TypeVar("T")
 
 
 def flops_per_token(config: DecoderConfig, length: int) -> float:
@@ -31,3 +39,42 @@ def peak_speed(config: DecoderConfig, length: int, mesh: Mesh) -> float:
     return math.inf
   peak = 1e12 * chip.peak_tflops * mesh.size
   return peak / flops_per_token(config, length)
+
+
+class Stopwatch:
+  """Times steps by the host's clock; nothing waits for the devices.
+
+  Args:
+    tokens_per_step: targets in one global batch.
+    peak: tokens/s, as peak_speed.
+  """
+
+  def __init__(self, tokens_per_step: int, peak: float):
+    self._tokens_per_step = tokens_per_step
+    self._peak = peak
+    self.start()
+
+  def start(self) -> None:
+    """Forgets the steps so far, and all time until now."""
+    self._since = time.monotonic()
+    self._steps, self._waited = 0, 0.0
+
+  def next(self, batches: Iterator[T]) -> T:
+    """The batch of the next step."""
+    began = time.monotonic()
+    batch = next(batches)
+    self._waited += time.monotonic() - began
+    self._steps += 1
+    return batch
+
+  def speeds(self) -> dict[str, float]:
+    """Since the start; `data_wait` is the time's share in which `next` waited.
+
+    `tokens_per_second`, and where a peak is known `mfu`.
+    """
+    elapsed = time.monotonic() - self._since
+    speed = self._steps * self._tokens_per_step / elapsed
+    speeds = {"tokens_per_second": speed, "data_wait": self._waited / elapsed}
+    if math.isfinite(self._peak):
+      speeds["mfu"] = speed / self._peak
+    return speeds

@@ -1,28 +1,30 @@
 """Checks of a run before a text is tokenized: where it starts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
 
-from jaxmerge.checkpoints import inputs, merged
+from jaxmerge.checkpoints import inputs, merged, store
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.model_differences import HOW_IT_RUNS
 from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.config_fields import to_flat
-from jaxmerge.data.corpora import content_hash
+from jaxmerge.data.mixture import content_hash
 from jaxmerge.data.tokenizers.load import load_tokenizer
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError, Problems
 from jaxmerge.files import check_can_make
-from jaxmerge.formats.records.metadata import Metadata, read_metadata
+from jaxmerge.formats.records.metadata import Metadata
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.reading import read_file
-from jaxmerge.training import branch, run
+from jaxmerge.training import branch, resuming, run
 from jaxmerge.training.config import PretrainConfig
+from jaxmerge.training.keep import room_problems
 from jaxmerge.training.metrics import check_saved
+from jaxmerge.training.state_shardings import bytes_of
 from jaxmerge.training.trainer import Trainer
 
 
@@ -31,12 +33,17 @@ def check_start(
   init_from: str,
   config: PretrainConfig,
   trainer: Trainer,
+  *,
+  tell: Callable[[str], None] = lambda text: None,
+  runs_here: bool = True,
 ) -> tuple[Checkpoint | None, dict[str, Any]]:
   """Refuses what can be known before a text is tokenized; writes nothing.
 
   Args:
     init_from: an input, "" for random parameters.
     trainer: of the run, with the vocabulary that is asked for.
+    tell: gets a line for each step that the run will set aside.
+    runs_here: on this machine, whose disk must have room for it.
 
   Returns:
     The checkpoint to start from, and what is known of the run's identity.
@@ -56,11 +63,17 @@ def check_start(
     problems.extend(differ)
     if config.branch:
       problems += _branch_problems(parent, config, trainer, content, differ)
+  start = parent.metadata.step if parent and config.branch else 0
+  rules = problems(lambda: config.keep_rules(start))
+  if rules and runs_here:
+    size = bytes_of(trainer.abstract_items()).in_total
+    there, span = inputs.steps_in(workdir), config.span(start)
+    problems += room_problems(workdir, rules, span, there, size, config.reads)
   problems.check()
   known: dict[str, Any] = {"parent": ""}
   if parent is not None and config.branch:
-    step = parent.metadata.step
-    known = {"parent": branch.identity(parent), "start": step}
+    named = branch.identity(parent, config.branch_state)
+    known = {"parent": named, "start": start}
   elif parent is not None:
     known = {"parent": merged.identity(parent)}
   parts = run.known_parts(
@@ -77,9 +90,14 @@ def check_start(
         f"{workdir} is the workdir of another run: its {saved.name} is not "
         "that of config.data.tokenizer_path"
       )
-  for step in inputs.steps_in(workdir)[-1:]:  # reads no array
-    metadata = read_metadata(inputs.step_path(workdir, step))
-    run.check_resumable(inputs.step_path(workdir, step), metadata)
+  if steps := inputs.steps_in(workdir):  # reads no array
+    paths = {step: inputs.step_path(workdir, step) for step in steps}
+    (step, metadata), damaged = resuming.newest_whole(
+      steps, lambda step: (step, store.check_step(paths[step]))
+    )
+    for problem in damaged:
+      tell(f"{problem.said}; the run sets it aside")
+    run.check_resumable(paths[step], metadata)
     check_saved(workdir, step, metadata.metrics, parts["start"])
   return parent, parts
 

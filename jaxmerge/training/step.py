@@ -5,7 +5,8 @@ are computed one after another.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +15,15 @@ import optax
 from flax import nnx
 
 from jaxmerge.config_fields import key
+from jaxmerge.data.batch import Batch
 from jaxmerge.model.config import DTYPES
 from jaxmerge.model.execution import ATTENTIONS, PLAIN, REMATS, Execution
 from jaxmerge.model.loss import losses_and_normalisers, token_losses
+from jaxmerge.training.averages import moved
 from jaxmerge.training.guard import GuardState, guarded
 
+# Checkpoints whose mean a run goes back to.
+ROLLED_BACK = 3
 _ROUNDS: Any = {"changes_numbers": False}  # by more than rounding
 
 
@@ -81,6 +86,13 @@ class StepConfig:
     "spike; 0: none is",
     at_least=0,
   )
+  roll_back: int = key(
+    0,
+    "times that the run, instead of ending diverged, goes back to the mean of "
+    "its last three checkpoints and on behind the batches that spoilt it",
+    at_least=0,
+    changes_numbers=False,
+  )
 
   def problems(self, prefix: str) -> list[str]:
     """Values that do not fit together."""
@@ -100,12 +112,22 @@ class StepConfig:
 class TrainState(NamedTuple):
   """Parameters, optimiser state and the number of steps taken (int32[]).
 
-  Also the shardings of these, as a tree of the same form.
+  Also the shardings of these, as a tree of the same form. `averages` are trees
+  like the parameters, by name, that follow them from step to step.
   """
 
   params: Any
   opt_state: Any
   step: Any
+  averages: Mapping[str, Any] = {}
+
+  def items(self) -> dict[str, Any]:
+    """The trees of it that are saved, by the names of a checkpoint's items."""
+    return {
+      "params": self.params,
+      "opt_state": self.opt_state,
+      **self.averages,
+    }
 
 
 class StepMetrics(NamedTuple):
@@ -123,7 +145,7 @@ class StepMetrics(NamedTuple):
   skipped_in_a_row: jax.Array | None = None
 
 
-TrainStep = Callable[[TrainState, jax.Array], tuple[TrainState, StepMetrics]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,58 +157,89 @@ class Objective:
     execution: how the decoder is computed.
     accumulate: A.
     z_loss: the weight of log(Z)^2.
-    end_of_text: the id of the token that begins each document; None: tokens
-      attend to all before them.
+    end_of_text: the id of the token that begins each document.
+    document_mask: tokens of a stream attend only to those of their document.
   """
 
   graph: nnx.GraphDef
   execution: Execution = PLAIN
   accumulate: int = 1
   z_loss: float = 0.0
-  end_of_text: int | None = None
+  end_of_text: int = 0
+  document_mask: bool = False
 
   def loss(
-    self, params: Any, tokens_BxL1: jax.Array
+    self, params: Any, batch: Batch, targets: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """Nats/token with the z-loss, which is minimised, and without."""
-    segments_BxL1 = None
-    if self.end_of_text is not None:
+    """Nats/token with the z-loss, which is minimised, and without.
+
+    Args:
+      targets: of a batch with segments, what sums over those of its targets
+        that count are divided by; None: their number.
+    """
+    tokens_BxL1, segments_BxL1 = batch
+    mean = jnp.mean
+    if segments_BxL1 is not None:
+      mean = partial(_mean_of, self.counts(batch), targets)
+    elif self.document_mask:
       begins_BxL1 = tokens_BxL1 == self.end_of_text
       segments_BxL1 = jnp.cumsum(begins_BxL1, axis=1, dtype=jnp.int32)
-    batch = (self.graph, params, tokens_BxL1, segments_BxL1, self.execution)
+    given = (self.graph, params, tokens_BxL1, segments_BxL1, self.execution)
     if not self.z_loss:
-      mean = jnp.mean(token_losses(*batch))
-      return mean, mean
-    losses_BxL, normalisers_BxL = losses_and_normalisers(*batch)
-    mean = jnp.mean(losses_BxL)
-    return mean + self.z_loss * jnp.mean(normalisers_BxL**2), mean
+      loss = mean(token_losses(*given))
+      return loss, loss
+    losses_BxL, normalisers_BxL = losses_and_normalisers(*given)
+    loss = mean(losses_BxL)
+    return loss + self.z_loss * mean(normalisers_BxL**2), loss
+
+  def counts(self, batch: Batch) -> jax.Array:
+    """Which targets of a batch with segments count, bool[B, L].
+
+    One does that follows a token of a document, in it or as its end.
+    """
+    tokens_BxL1, segments_BxL1 = batch
+    before_BxL, own_BxL = segments_BxL1[:, :-1], segments_BxL1[:, 1:]
+    is_end_BxL = tokens_BxL1[:, 1:] == self.end_of_text
+    return (before_BxL > 0) & ((own_BxL == before_BxL) | is_end_BxL)
 
   def gradient(
-    self, params: Any, shardings: Any, tokens_BxL1: jax.Array
+    self, params: Any, shardings: Any, batch: Batch
   ) -> tuple[jax.Array, Any]:
     """The mean loss of a batch in nats/token, and its gradient in float32.
 
     Args:
       shardings: of the parameters, and so of the sum over the parts.
     """
+    targets = None  # of a part, in the mean over the parts
+    if batch.segments_BxL1 is not None:
+      targets = jnp.sum(self.counts(batch)) / self.accumulate
 
-    def part(tokens: jax.Array) -> tuple[jax.Array, Any]:
-      found = jax.value_and_grad(self.loss, has_aux=True)(params, tokens)
-      (_, loss), gradient = found
+    def part(batch: Batch) -> tuple[jax.Array, Any]:
+      loss_of = jax.value_and_grad(self.loss, has_aux=True)
+      (_, loss), gradient = loss_of(params, batch, targets)
       return loss, jax.lax.with_sharding_constraint(gradient, shardings)
 
     if self.accumulate == 1:
-      return part(tokens_BxL1)
+      return part(batch)
 
-    def add(total: Any, tokens: jax.Array) -> tuple[Any, None]:
-      return jax.tree.map(jnp.add, total, part(tokens)), None
+    def add(total: Any, batch: Batch) -> tuple[Any, None]:
+      return jax.tree.map(jnp.add, total, part(batch)), None
 
     # Part a takes rows a, a + A, ...: as many of each device's own.
-    batch, width = tokens_BxL1.shape
-    parts = tokens_BxL1.reshape(-1, self.accumulate, width).swapaxes(0, 1)
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, self.accumulate, x.shape[1]).swapaxes(0, 1), batch
+    )
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
     total, _ = jax.lax.scan(add, (jnp.float32(0), zeros), parts)
     return jax.tree.map(lambda x: x / self.accumulate, total)
+
+
+def _mean_of(
+  counts_BxL: jax.Array, targets: jax.Array | None, values_BxL: jax.Array
+) -> jax.Array:
+  if targets is None:
+    targets = jnp.sum(counts_BxL)
+  return jnp.sum(jnp.where(counts_BxL, values_BxL, 0)) / targets
 
 
 def make_step(
@@ -194,20 +247,21 @@ def make_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   shardings: Any,
+  ema_decay: float = 0.0,
 ) -> TrainStep:
   """The step as a function to jit; `shardings` are of the parameters."""
 
-  def step(
-    state: TrainState, tokens_BxL1: jax.Array
-  ) -> tuple[TrainState, StepMetrics]:
-    loss, grads = objective.gradient(state.params, shardings, tokens_BxL1)
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    loss, grads = objective.gradient(state.params, shardings, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = StepMetrics(
       loss=loss,
       grad_norm=optax.global_norm(grads),
       learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
     )
+    is_skipped: jax.Array | bool = False
     if isinstance(opt_state, GuardState):
+      is_skipped = opt_state.in_a_row > 0
       taken = state.step - state.opt_state.skipped
       metrics = metrics._replace(
         learning_rate=jnp.asarray(schedule(taken), jnp.float32),
@@ -215,7 +269,11 @@ def make_step(
         skipped_in_a_row=opt_state.in_a_row,
       )
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, state.step + 1), metrics
+    averages = {
+      name: moved(tree, params, ema_decay, is_skipped)
+      for name, tree in state.averages.items()
+    }
+    return TrainState(params, opt_state, state.step + 1, averages), metrics
 
   return step
 

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,14 +13,17 @@ from jax.sharding import Mesh
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.checkpoints.store import (
+  restore_item,
   restore_params,
-  restore_training,
   with_shardings,
 )
+from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder, init_params
 from jaxmerge.model.execution import PLAIN, Execution
 from jaxmerge.parallel.rules import replicated, shardings
+from jaxmerge.training.averages import EMA, LAWA, AveragesConfig
+from jaxmerge.training.optimizer import at_step
 from jaxmerge.training.state_shardings import state_shardings
 from jaxmerge.training.step import (
   Objective,
@@ -42,6 +44,7 @@ class Trainer:
   Attributes:
     execution: how the decoder is computed.
     end_of_text: the id of the token that begins each document.
+    averages: which of the parameters are kept beside them.
   """
 
   config: DecoderConfig
@@ -53,6 +56,7 @@ class Trainer:
   step: StepConfig
   execution: Execution
   end_of_text: int
+  averages: AveragesConfig
 
   @classmethod
   def build(
@@ -64,6 +68,7 @@ class Trainer:
     step: StepConfig = StepConfig(),  # noqa: B008  (frozen)
     execution: Execution = PLAIN,
     end_of_text: int = 0,
+    averages: AveragesConfig = AveragesConfig(),  # noqa: B008  (frozen)
   ) -> "Trainer":
     """Allocates nothing; InputError if the mesh does not divide the sizes."""
     graph, params = abstract_decoder(config)
@@ -75,8 +80,9 @@ class Trainer:
       with_shardings(params, of_params),
       mesh,
     )
-    places = TrainState(of_params, of_opt_state, replicated(mesh))
-    rest = (step, execution, end_of_text)
+    followers = {EMA: of_params} if averages.ema_decay else {}
+    places = TrainState(of_params, of_opt_state, replicated(mesh), followers)
+    rest = (step, execution, end_of_text, averages)
     return cls(config, graph, mesh, optimizer, schedule, places, *rest)
 
   def with_tokenizer(self, size: int, end_of_text: int) -> "Trainer":
@@ -89,6 +95,7 @@ class Trainer:
       self.step,
       self.execution,
       end_of_text,
+      self.averages,
     )
 
   def abstract_state(self) -> TrainState:
@@ -96,7 +103,15 @@ class Trainer:
     _, params = abstract_decoder(self.config)
     opt_state = jax.eval_shape(self.optimizer.init, params)
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    return with_shardings(TrainState(params, opt_state, step), self.shardings)
+    averages = dict.fromkeys(self.shardings.averages, params)
+    state = TrainState(params, opt_state, step, averages)
+    return with_shardings(state, self.shardings)
+
+  def abstract_items(self) -> dict[str, Any]:
+    """As abstract_state, what a checkpoint holds, by the names of its items."""
+    state = self.abstract_state()
+    lawa = {LAWA: state.params} if self.averages.lawa else {}
+    return {**state.items(), **lawa}
 
   def train_step(self) -> TrainStep:
     """Returns the jitted step, to which the state is donated."""
@@ -105,11 +120,16 @@ class Trainer:
       self.execution,
       self.step.accumulate,
       self.step.z_loss,
-      self.end_of_text if self.step.document_mask else None,
+      self.end_of_text,
+      self.step.document_mask,
     )
     return jax.jit(
       make_step(
-        objective, self.optimizer, self.schedule, self.shardings.params
+        objective,
+        self.optimizer,
+        self.schedule,
+        self.shardings.params,
+        self.averages.ema_decay,
       ),
       out_shardings=(self.shardings, replicated(self.mesh)),
       donate_argnums=0,
@@ -126,27 +146,53 @@ class Trainer:
     )
     return self._start(init(self.config, jax.random.key(seed)))
 
-  def start_from(self, checkpoint: Checkpoint) -> TrainState:
-    """Step 0 from the parameters of a checkpoint, trained or merged."""
+  def start_from(self, checkpoint: Checkpoint, step: int = 0) -> TrainState:
+    """A step from the parameters of a checkpoint, trained or merged, alone.
+
+    Schedules go on behind so many steps; all else of the optimiser is new.
+    """
+    return self._start(self.params_of(checkpoint), step)
+
+  def params_of(self, checkpoint: Checkpoint) -> Any:
+    """The parameters of a checkpoint, as the trainer has them."""
     params = load_params(checkpoint, self.shardings.params)
     # Imported parameters may be narrower; every one of them is a float32.
-    return self._start(
-      jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    )
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
 
-  def resume(
-    self, path: epath.Path, step: int, iterator: grain.DatasetIterator
-  ) -> TrainState:
-    """The state of a saved step; moves the iterator to its position."""
+  def resume(self, path: epath.Path, step: int) -> TrainState:
+    """The state of a saved step.
+
+    A moving average that the step does not have, as where a branch is the
+    first to keep one, begins at the parameters.
+    """
     params = restore_params(path, self.shardings.params)
-    opt_state = restore_training(
-      path, opt_state=self.abstract_state().opt_state, iterator=iterator
-    )
-    return TrainState(params, opt_state, self._step(step))
+    target = self.abstract_state()
+    opt_state = restore_item(path, "opt_state", target.opt_state)
+    saved = read_metadata(path).leaves
+    averages = {
+      name: restore_item(path, name, tree) if name in saved else _copied(params)
+      for name, tree in target.averages.items()
+    }
+    return TrainState(params, opt_state, self._step(step), averages)
 
-  def _start(self, params: Any) -> TrainState:
+  def averages_of(self, params: Any) -> dict[str, Any]:
+    """The averages that begin at parameters, in memory of their own."""
+    return {name: _copied(params) for name in self.shardings.averages}
+
+  def _start(self, params: Any, step: int = 0) -> TrainState:
     init = jax.jit(self.optimizer.init, out_shardings=self.shardings.opt_state)
-    return TrainState(params, init(params), self._step(0))
+    opt_state = init(params)
+    if step:
+      opt_state = jax.jit(
+        at_step, donate_argnums=0, out_shardings=self.shardings.opt_state
+      )(opt_state, step)
+    averages = self.averages_of(params)
+    return TrainState(params, opt_state, self._step(step), averages)
 
   def _step(self, step: int) -> jax.Array:
     return jax.device_put(jnp.asarray(step, jnp.int32), self.shardings.step)
+
+
+def _copied(params: Any) -> Any:
+  """The same in memory of its own: both are donated to the step."""
+  return jax.tree.map(lambda leaf: leaf.copy(), params)

@@ -1,6 +1,8 @@
 """The rise of the learning rate from zero, with which schedules begin."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import optax
 
@@ -24,6 +26,20 @@ def warmed_up(
   steps = knobs.warmup_steps
   rise = optax.linear_schedule(0.0, learning_rate, max(steps, 1))
   return optax.join_schedules([rise, then], [steps])
+
+
+def rise_then(name: str) -> Callable[[int, WarmupKnobs], dict[str, Any]]:
+  """The phases of a schedule that is one thing after the rise.
+
+  A step is of a phase by the rate of its own update, which its checkpoint is
+  the first to have.
+  """
+
+  def phases(num_steps: int, knobs: WarmupKnobs) -> dict[str, tuple[int, int]]:
+    rise = knobs.warmup_steps
+    return {"warmup": (1, rise), name: (rise + 1, num_steps)}
+
+  return phases
 
 
 def too_long(num_steps: int, knobs: WarmupKnobs) -> list[str]:

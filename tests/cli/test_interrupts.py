@@ -14,8 +14,8 @@ import pytest
 from jaxmerge import convert, errors, evaluate, merge, search
 from jaxmerge.cli import runner
 from jaxmerge.evaluation import comparison
-from jaxmerge.evaluation.objective import MergedLoss
-from tests.helpers import ROOT
+from jaxmerge.evaluation.merged_loss import MergedLoss
+from tests.helpers import ROOT, free_port
 
 BOTH = [(signal.SIGINT, 130), (signal.SIGTERM, 4)]
 VERBS = ["pretrain", "merge", "search", "evaluate", "convert", "quickstart"]
@@ -117,6 +117,41 @@ finally:
   assert process.returncode == 130
   assert stdout == ""
   assert len(stderr.splitlines()) == 1
+
+
+def test_a_run_at_its_steps_only_notes_the_signal():
+  process = body("""
+from jaxmerge import interrupts
+with interrupts.held() as held:
+  held.begun = True
+  print("began", flush=True)
+  while not held.first:
+    time.sleep(0.01)
+  print("noted", held.first, flush=True)
+  time.sleep(60)
+""")
+  process.send_signal(signal.SIGTERM)
+  assert process.stdout.readline() == f"noted {int(signal.SIGTERM)}\n"
+  time.sleep(0.6)
+  process.send_signal(signal.SIGTERM)
+  returned, lines = told(process)
+  assert returned == 4
+  assert len(lines) == 1
+
+
+def test_in_a_job_what_does_not_ask_for_preemption_ends(monkeypatch):
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", f"127.0.0.1:{free_port()}")
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+  monkeypatch.setenv("JAX_PROCESS_ID", "0")
+  process = body("""
+from jaxmerge.cli import runner
+runner.set_up_jax()
+wait()
+""")
+  process.send_signal(signal.SIGTERM)
+  returned, lines = told(process)
+  assert returned == 4, lines
+  assert lines[-1].startswith("jaxmerge.verb: interrupted; ")
 
 
 def test_the_second_signal_does_not_wait_for_a_long_call():

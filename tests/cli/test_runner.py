@@ -333,16 +333,42 @@ def test_each_stage_is_timed_alone_and_hours_are_shown(capsys):
       (100, ("train", 0, 101, "loss 3")),
       (37.25, ("train", 1, 101, "loss 2")),
       (1, ("train", "saved")),
-      (1, ("train", 1, 101, "loss 2")),
+      (11, ("train", 1, 101, "loss 2")),
     ],
     capsys,
   )
   assert "ETA 1:40]" in lines[1]
   assert "ETA" not in lines[2]
   assert "ETA 1:02:05, loss 2]" in lines[3]
-  assert lines[4] == "train: saved"
-  # The line in between ended the bar: the stage is timed anew.
-  assert all("ETA" not in line for line in lines[5:])
+  # A line in between ends the bar, but is no reason to forget what a step took.
+  assert lines[4:] == [
+    "train: saved",
+    "train:   1% 1/101 [ETA 1:22:05, loss 2]",
+  ]
+
+
+def test_the_end_is_guessed_from_the_last_hour(capsys):
+  slow = [(60, ("train", done, 10_000, "loss 2")) for done in range(61)]
+  fast = [(20, ("train", done, 10_000, "loss 2")) for done in range(61, 242)]
+  lines = _lines_of([*slow, *fast], capsys)
+  assert "train:   1% 60/10000 [ETA 165:40:00, loss 2]" in lines
+  # Of the last hour, half an hour after and an hour after it became faster.
+  assert "train:   2% 150/10000 [ETA 82:05:00, loss 2]" in lines
+  assert lines[-1] == "train:   2% 241/10000 [ETA 54:13:00, loss 2]"
+
+
+def test_a_line_has_a_width_and_what_matters_least_gives_way(capsys):
+  note = "loss 2.1234, 412k tokens/s; data wait 3%; 63/80 GiB; host 12 GiB"
+  lines = _lines_of(
+    [
+      (0, ("pretrain", 450, 900, note)),
+      (11, ("pretrain", 451, 900, note)),
+      (9999, ("pretrain", 452, 900, f"3 skipped, {note}")),
+    ],
+    capsys,
+  )
+  assert lines[1] == f"pretrain:  50% 451/900 [ETA 1:22:19, {note}]"
+  assert lines[2].endswith("; data wait 3%; 63/80 GiB]")
 
 
 def test_without_a_terminal_there_are_lines_and_no_carriage_returns(capsys):

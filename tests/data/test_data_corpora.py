@@ -12,6 +12,7 @@ import pytest
 from jaxmerge.data import local_text
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.data.corpora import changed_files, content_hash, load_corpus
+from jaxmerge.data.documents import read_documents
 from jaxmerge.errors import InputError
 
 # Without a time stamp: the two workers must collect the same test names.
@@ -178,7 +179,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path):
   (file,) = local_text.local_files("text_files", [str(path)])
   path.write_text("two")
   with pytest.raises(InputError, match="changed while"):
-    list(local_text.read_documents(file))
+    list(read_documents(file))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])

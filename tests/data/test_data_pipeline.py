@@ -3,13 +3,11 @@
 import itertools
 from pathlib import Path
 
-import grain
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from jaxmerge.data.cache import SplitTokens
-from jaxmerge.data.pipeline import train_iterator
+from jaxmerge.data.pipeline import Concatenated, Part, train_batches
 from jaxmerge.errors import InputError
 
 L = 8
@@ -28,13 +26,14 @@ def _split(count, dtype=np.uint16):
 SPLIT = _split(40 * L + 4)  # 40 windows, and 3 tokens that fill none
 
 
-def _iterator(**kwargs):
-  arguments = {"seq_len": L, "batch_size": 4, "seed": 0} | kwargs
-  return train_iterator(SPLIT, **arguments)
+def _batches(position=0, **kwargs):
+  arguments = {"batch_size": 4, "seed": 0} | kwargs
+  batches = train_batches([Part(Concatenated(SPLIT, L))], **arguments)(position)
+  return (batch.tokens_BxL1 for batch in batches)
 
 
-def _take(iterator, count):
-  return [batch["tokens"] for batch in itertools.islice(iterator, count)]
+def _take(batches, count):
+  return list(itertools.islice(batches, count))
 
 
 def _starts(batches):
@@ -43,7 +42,7 @@ def _starts(batches):
 
 
 def test_windows_lose_no_token():
-  [batch] = _take(_iterator(batch_size=40), 1)
+  [batch] = _take(_batches(batch_size=40), 1)
   assert batch.shape == (40, L + 1)
   assert batch.dtype == np.int32
   rows = batch[np.argsort(batch[:, 0])]
@@ -53,17 +52,18 @@ def test_windows_lose_no_token():
 
 @pytest.mark.parametrize("count", [0, 1, L, L + 1])
 def test_a_window_needs_a_token_more_than_it_has_targets(count):
-  arguments = {"seq_len": L, "batch_size": 1, "seed": 0}
+  windows = Concatenated(_split(count), L)
   if count > L:
-    [batch] = _take(train_iterator(_split(count), **arguments), 1)
-    assert batch.tolist() == [list(range(L + 1))]
+    [batch] = _take(train_batches([Part(windows)], batch_size=1, seed=0)(0), 1)
+    assert batch.tokens_BxL1.tolist() == [list(range(L + 1))]
+    assert batch.segments_BxL1 is None
   else:
     with pytest.raises(InputError, match="has 0 sequences"):
-      train_iterator(_split(count), **arguments)
+      train_batches([Part(windows)], batch_size=1, seed=0)
 
 
 def test_batches_and_epochs():
-  batches = _take(_iterator(), 30)
+  batches = _take(_batches(), 30)
   assert {(b.shape, b.dtype.name) for b in batches} == {((4, L + 1), "int32")}
   starts = _starts(batches)
   epochs = [starts[:40], starts[40:80], starts[80:]]
@@ -74,73 +74,42 @@ def test_batches_and_epochs():
 
 def test_real_tokens_come_out(cached):
   train = cached.splits["train"]
-  batch = next(train_iterator(train, seq_len=16, batch_size=2, seed=1))
+  windows = Concatenated(train, 16)
+  batch = next(
+    train_batches([Part(windows)], batch_size=2, seed=1)(0)
+  ).tokens_BxL1
   stream = train.tokens_T.astype(np.int32)
-  windows = np.lib.stride_tricks.sliding_window_view(stream, 17)[::16]
-  for row in batch["tokens"]:
-    assert (windows == row).all(axis=1).any()
+  expected = np.lib.stride_tricks.sliding_window_view(stream, 17)[::16]
+  for row in batch:
+    assert (expected == row).all(axis=1).any()
 
 
 def test_a_batch_may_cross_epochs():
-  starts = _starts(_take(_iterator(batch_size=12), 10))
+  starts = _starts(_take(_batches(batch_size=12), 10))
   assert sorted(starts) == sorted(list(range(40)) * 3)
 
 
 def test_the_seed_decides():
-  assert _starts(_take(_iterator(), 5)) == _starts(_take(_iterator(), 5))
-  assert _starts(_take(_iterator(), 5)) != _starts(_take(_iterator(seed=1), 5))
+  assert _starts(_take(_batches(), 5)) == _starts(_take(_batches(), 5))
+  assert _starts(_take(_batches(), 5)) != _starts(_take(_batches(seed=1), 5))
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_interleave_to_the_global_order(count):
-  whole = _starts(_take(_iterator(), 25))
-  shares = [
-    _starts(_take(_iterator(process_index=i, process_count=count), 25))
-    for i in range(count)
-  ]
-  assert [len(share) for share in shares] == [100 // count] * count
-  together = [start for group in zip(*shares) for start in group]
-  assert together == whole
+def test_shares_together_are_the_batch_row_by_row(count):
+  whole = _take(_batches(), 25)
+  shares = [_take(_batches(share=i, shares=count), 25) for i in range(count)]
+  for batch, *parts in zip(whole, *shares):
+    np.testing.assert_array_equal(np.concatenate(parts), batch)
 
 
 @pytest.mark.parametrize("prefetch", [0, 3])
-@pytest.mark.parametrize("before", [0, 3, 17])
-def test_the_position_is_exact(prefetch, before):
-  iterator = _iterator(prefetch=prefetch)
-  _take(iterator, before)
-  state = iterator.get_state()
-  expected = _starts(_take(iterator, 6))
-  fresh = _iterator(prefetch=3 - prefetch)
-  fresh.set_state(state)
-  assert _starts(_take(fresh, 6)) == expected
-  iterator.set_state(state)
-  assert _starts(_take(iterator, 6)) == expected
-
-
-def test_the_position_in_an_orbax_checkpoint(tmp_path):
-  """Also when the iterator goes on straight after an asynchronous save."""
-  iterator = _iterator()
-  _take(iterator, 5)
-  with ocp.CheckpointManager(tmp_path) as manager:
-    arguments = ocp.args.Composite(
-      state=ocp.args.StandardSave({"step": np.zeros(100_000)}),
-      data=grain.checkpoint.CheckpointSave(iterator),
-    )
-    manager.save(5, args=arguments)
-    expected = _starts(_take(iterator, 12))
-    manager.wait_until_finished()
-  restored = _iterator()
-  _take(restored, 2)
-  with ocp.CheckpointManager(tmp_path) as manager:
-    manager.restore(
-      5,
-      args=ocp.args.Composite(
-        data=grain.checkpoint.CheckpointRestore(restored)
-      ),
-    )
-  assert _starts(_take(restored, 12)) == expected
+@pytest.mark.parametrize("position", [0, 3, 17])
+def test_the_position_is_exact(prefetch, position):
+  expected = _starts(_take(_batches(), 30)[position:])
+  found = _batches(position, prefetch=prefetch)
+  assert _starts(_take(found, 30 - position)) == expected
 
 
 def test_fewer_windows_than_a_batch():
-  with pytest.raises(InputError, match="40 sequences of 8 tokens, fewer than"):
-    _iterator(batch_size=41)
+  with pytest.raises(InputError, match="40 sequences, fewer than"):
+    _batches(batch_size=41)

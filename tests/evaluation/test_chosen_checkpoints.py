@@ -24,11 +24,11 @@ def chosen(tmp_path, monkeypatch):
   monkeypatch.setattr(search_plan, "open_steps", opened)
   monkeypatch.setattr(search_plan, "as_model", lambda checkpoint: checkpoint)
 
-  def call(steps, window):
+  def call(steps, window, trail_length=9):
     found, trail = search_plan.open_checkpoints(
       tmp_path, steps, window, (), quiet
     )
-    assert len(trail) == 9
+    assert len(trail) == trail_length
     return [c.metadata.step for c in found]
 
   return call
@@ -38,6 +38,15 @@ def test_the_last_ones_of_a_run(chosen):
   assert chosen((), 2) == [8, 9]
   assert chosen((), 6) == [4, 5, 6, 7, 8, 9]
   assert chosen((7, 3), 2) == [3, 7]
+
+
+def test_temporary_ones_are_left_out_unless_named(chosen, monkeypatch):
+  def read_metadata(path):
+    return types.SimpleNamespace(temporary=path.name in ("7", "9"))
+
+  monkeypatch.setattr(search_plan, "read_metadata", read_metadata)
+  assert chosen((), 3, trail_length=7) == [5, 6, 8]
+  assert chosen((3, 9), 2, trail_length=8) == [3, 9]
 
 
 def test_steps_that_are_missing_are_one_line(chosen):

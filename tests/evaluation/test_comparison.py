@@ -134,6 +134,15 @@ def test_other_tokenizers_are_compared_by_bits_a_byte_of_documents(
   assert written["sequences"] == 16
 
 
+def test_tokens_are_of_one_tokenizer(models, tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"input_ids": [5, 6]}')
+  config = config_of("evaluate", seq_len=32)
+  config.data.source = "tokenized_files"
+  config.data.globs = (str(tmp_path / "a.jsonl"),)
+  with pytest.raises(InputError, match="has the tokens of one tokenizer"):
+    evaluate.evaluate(config, [models[0], models[2]], progress=quiet)
+
+
 def test_as_many_documents_as_the_sequences_allow_are_whole(texts, models):
   small, _, other = models
   whole = _rows(texts, [small, other])

@@ -13,7 +13,7 @@ from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import comparison, weight_search
 from jaxmerge.evaluation.evaluator import EVALUATORS
-from jaxmerge.evaluation.objective import MergedLoss
+from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.merging.resident import Trees

@@ -105,7 +105,7 @@ def test_the_tokenizer_is_the_checkpoints_own(tiny_run):
   setting = Setting(alone, mesh, 8, allow_unrelated=True)
   scorer = open_scorer(setting, lambda text: None, heldout_loss)
   assert scorer.corpus.tokenizer.bytes_per_token_V.shape == (400,)
-  assert scorer.corpus.splits["search"].end_of_text == 2
+  assert scorer.corpus.parts[""].splits["search"].end_of_text == 2
 
 
 def test_sequences_that_the_mesh_does_not_divide_are_refused(tiny_run):

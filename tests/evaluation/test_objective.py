@@ -12,7 +12,8 @@ from jaxmerge.data.heldout import HeldOut
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import statistics, weight_search
 from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
-from jaxmerge.evaluation.objective import Domain, MergedLoss, Objective
+from jaxmerge.evaluation.merged_loss import MergedLoss
+from jaxmerge.evaluation.objective import Domain, Objective
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.merging.groups import layer_groups, one_group

@@ -87,7 +87,8 @@ def test_scores_far_apart_neither_overflow_nor_lose_the_gradient():
   query, key, value = query_key_value(70, 2, 2)
   arguments = [200 * query, key, value]
   slope = normal(*query.shape)
-  assert_equal(blocked_attention, plain_attention, arguments, slope, 1e-3)
+  # Of gradients up to 50, summed in another order on another processor.
+  assert_equal(blocked_attention, plain_attention, arguments, slope, 0.01)
 
 
 def test_blocked_attention_of_bfloat16_is_as_near_as_the_plain_one():

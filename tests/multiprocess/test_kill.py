@@ -1,4 +1,4 @@
-"""kill -9 at several moments, the same command again: as if undisturbed."""
+"""A search killed at several moments ends as if undisturbed."""
 
 import json
 import os
@@ -10,11 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 
-import jax
-import numpy as np
-
 from jaxmerge import search
-from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.formats.records.metadata import read_metadata
 from tests.helpers import REPORT, config_file, config_of, quiet
 
@@ -39,34 +35,6 @@ def run_and_kill(argv: list[str], moment: Callable[[], bool]) -> bool:
 
 def lines_of(path: pathlib.Path) -> int:
   return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def test_pretraining(tiny_run, tmp_path):
-  workdir = tmp_path / "run"
-  saved = workdir / "checkpoints"
-  argv = [
-    "jaxmerge.pretrain",
-    f"--config={config_file('pretrain')}",
-    f"--workdir={workdir}",
-  ]
-  moments: list[Callable[[], bool]] = [
-    lambda: (workdir / "run.json").exists(),
-    lambda: any(saved.glob("4.*")),  # in the middle of a save
-    lambda: (saved / "8").exists(),
-    lambda: lines_of(workdir / "metrics.jsonl") >= 10,
-    lambda: any(saved.glob("16*")),
-  ]
-  kills = sum(run_and_kill(argv, moment) for moment in moments)
-  assert kills >= 3
-  assert not run_and_kill(argv, lambda: False)
-  whole = tiny_run / "metrics.jsonl"
-  assert (workdir / "metrics.jsonl").read_text() == whole.read_text()
-  for step in (4, 8, 12, 16):
-    paths = [w / "checkpoints" / str(step) for w in (tiny_run, workdir)]
-    first, again = (read_metadata(path).leaves for path in paths)
-    assert first == again
-    params = [restore_params(path) for path in paths]
-    jax.tree.map(np.testing.assert_array_equal, *params)
 
 
 def test_searching(tiny_run, trials_of, tmp_path):

@@ -22,6 +22,7 @@ import json, sys
 import jax, numpy as np
 from jaxmerge.formats.integrity.digest import digests
 from jaxmerge.model.config import DecoderConfig
+from jaxmerge.data.batch import Batch
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.config_reading import read
 from jaxmerge.training.optimizer import OptimizerConfig, build
@@ -41,8 +42,8 @@ step = trainer.train_step()
 losses = []
 for i in range(4):
   tokens = np.random.default_rng(i).integers(0, 300, (8, 33)).astype(np.int32)
-  tokens = jax.device_put(tokens, batch_sharding(mesh))
-  state, metrics = step(state, tokens)
+  batch = jax.device_put(Batch(tokens), batch_sharding(mesh))
+  state, metrics = step(state, batch)
   losses.append(float(metrics.loss))
 kernel = state.params["layers"]["mlp"]["up"]["kernel"]
 moment = state.opt_state[1][0].mu["layers"]["mlp"]["up"]["kernel"]
@@ -59,6 +60,7 @@ GRADIENTS = """
 import functools, json, sys
 import jax, numpy as np
 from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.data.batch import Batch
 from jaxmerge.model.execution import PLAIN, choose
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import place_batch, shardings
@@ -72,12 +74,15 @@ tokens = np.random.default_rng(0).integers(0, 50, (16, 17)).astype(np.int32)
 
 def measured(mesh, execution, accumulate):
   placed = jax.device_put(params, shardings(abstract, mesh))
-  objective = Objective(graph, execution, accumulate, end_of_text=0)
+  objective = Objective(
+    graph, execution, accumulate, end_of_text=0, document_mask=True
+  )
   run = jax.jit(functools.partial(
     objective.gradient, shardings=shardings(abstract, mesh)
   ))
-  program = run.lower(placed, tokens_BxL1=place_batch(mesh, tokens)).compile()
-  found = program(placed, tokens_BxL1=place_batch(mesh, tokens))
+  batch = place_batch(mesh, Batch(tokens))
+  program = run.lower(placed, batch=batch).compile()
+  found = program(placed, batch=batch)
   return jax.device_get(found), program.as_text()
 
 one, _ = measured(make_mesh(devices=jax.devices()[:1]), PLAIN, 1)

@@ -1,20 +1,29 @@
 """A branch goes on from a step of a run as that run itself would."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from jaxmerge import convert, pretrain
-from jaxmerge.checkpoints.inputs import open_inputs
+from jaxmerge import convert, merge, pretrain
+from jaxmerge.checkpoints.inputs import open_inputs, step_path
+from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
-from jaxmerge.formats.records.metadata import read_metadata
-from jaxmerge.training.branch import identity
+from jaxmerge.formats.records.metadata import (
+  canonical_json,
+  hash_text,
+  read_metadata,
+)
+from jaxmerge.training.branch import identity, start
+from jaxmerge.training.config_checks import check_config
 from jaxmerge.training.metrics import MetricsWriter, check_saved
 from jaxmerge.training.optimizer import OPTIMIZERS
+from jaxmerge.training.sources import sources_of
 from tests.helpers import (
   Telling,
   config_file,
@@ -36,8 +45,8 @@ def config_with(**changes):
   return config
 
 
-def branch(parent, workdir, progress=quiet, **changes):
-  config = config_with(branch=True, **changes)
+def branch(parent, workdir, progress=quiet, branch=True, **changes):
+  config = config_with(branch=branch, **changes)
   pretrain.train(config, workdir, init_from=str(parent), progress=progress)
 
 
@@ -165,7 +174,7 @@ def test_another_parent_or_none_is_another_run(tiny_run, tmp_path):
 def test_a_parent_is_more_than_its_parameters(tiny_run):
   [parent] = open_inputs([f"{tiny_run}@8"])
   later = dataclasses.replace(parent.metadata, step=9)
-  moved = dataclasses.replace(parent.metadata, iterator="elsewhere")
+  moved = dataclasses.replace(parent.metadata, position=3)
   found = {
     identity(dataclasses.replace(parent, metadata=metadata))
     for metadata in (parent.metadata, later, moved)
@@ -246,11 +255,144 @@ def test_what_is_not_the_same_run_is_refused_at_once(
 
 def test_what_has_no_state_is_refused(tiny_run, tmp_path):
   convert.convert(f"{tiny_run}@8", tmp_path / "hf", "hf")
-  merge_into(tmp_path / "merged", tiny_run)
-  for name in ("hf", "merged"):
-    [line] = problems_of(tmp_path / name, tmp_path / "new", num_steps=1)
-    assert "has no optimiser state and no place in the data" in line
+  [line] = problems_of(tmp_path / "hf", tmp_path / "new", num_steps=1)
+  assert "has no optimiser state and no place in the data" in line
+  [line] = problems_of("", tmp_path / "new", branch=False, branch_state="mean")
+  assert line == "config.branch_state mean means nothing without config.branch"
   assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def merge_of(tiny_run, tmp_path_factory):
+  """The mean of steps 4 and 8."""
+  path = tmp_path_factory.mktemp("merge") / "8"
+  merge_into(path, tiny_run)
+  return path
+
+
+def test_a_branch_of_a_merge_takes_the_state_that_is_asked_for(
+  tiny_run, merge_of
+):
+  [parent] = open_inputs([str(merge_of)])
+  _, trainer = check_config(config_with())
+  trainer = trainer.with_tokenizer(parent.metadata.model["vocab_size"], 0)
+  four, eight = (
+    trainer.resume(step_path(tiny_run, step), step) for step in (4, 8)
+  )
+  merged = restore_params(merge_of)
+  for state in ("newest", "mean", "zero"):
+    found = start(parent, state, trainer)
+    assert int(found.step) == 8
+    jax.tree.map(np.testing.assert_array_equal, found.params, merged)
+    adam, schedule = found.opt_state[1][0], found.opt_state[1][2]
+    assert int(schedule.count) == 8
+    assert int(adam.count) == (0 if state == "zero" else 8)
+    first, last = (other.opt_state[1][0].mu for other in (four, eight))
+    wanted = {
+      "newest": last,
+      "mean": jax.tree.map(lambda a, b: (a + b) / 2, first, last),
+      "zero": jax.tree.map(np.zeros_like, last),
+    }[state]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-12)
+    jax.tree.map(close, adam.mu, wanted)
+
+
+def test_averages_of_a_branch_of_a_merge_begin_at_the_merge(merge_of):
+  [parent] = open_inputs([str(merge_of)])
+  config = config_with(branch=True)
+  config.averages = {"ema_decay": 0.5}
+  _, trainer = check_config(config)
+  size = parent.metadata.model["vocab_size"]
+  found = start(parent, "newest", trainer.with_tokenizer(size, 0))
+  merged = restore_params(merge_of)
+  jax.tree.map(np.testing.assert_array_equal, found.averages["ema"], merged)
+
+
+def test_a_branch_of_a_merge_goes_on_at_its_newest_step(
+  tiny_run, merge_of, tmp_path
+):
+  said, workdir = [], tmp_path / "branch"
+  telling = Telling(lambda *args: said.append(args[3]))
+  branch(merge_of, workdir, telling, num_steps=10, branch_state="mean")
+  assert "branching off at step 8" in said
+  told = records(workdir)
+  assert [record["step"] for record in told] == [9, 10]
+  trunk = records(tiny_run)[8:10]
+  assert [r["learning_rate"] for r in told] == [
+    r["learning_rate"] for r in trunk
+  ]
+  # The same batch, to other parameters.
+  assert 0 < abs(told[0]["loss"] - trunk[0]["loss"]) < 0.5
+  # Another choice is another run.
+  found = problems_of(merge_of, workdir, num_steps=10)
+  assert any(
+    "config.branch_state was 'mean', is now 'newest'" in f for f in found
+  )
+
+
+def test_sources_are_found_and_must_be_those_that_were_merged(
+  workdir, tmp_path
+):
+  moved, merged = tmp_path / "moved", workdir / "merged/8"
+  merge_into(merged, workdir)
+  new = tmp_path / "new"
+  problems = functools.partial(problems_of, num_steps=8)
+  last = "config.num_steps 8 must be more than the step 8"
+  [line] = problems(merged, new)
+  assert last in line
+  # Moved with the run that they are of, they are found there.
+  workdir.rename(moved)
+  merged = moved / "merged/8"
+  for state in ("newest", "mean", "zero"):
+    [line] = problems(merged, new, branch_state=state)
+    assert last in line
+  # Another step in the place of one.
+  shutil.rmtree(moved / "checkpoints/4")
+  [line, _] = problems(merged, new, branch_state="mean")
+  assert line == (
+    f"--init_from {merged}: its source {workdir}@4, step 4, is not there, or "
+    "damaged; a branch takes optimiser state from it"
+  )
+  [line] = problems(merged, new, branch_state="newest")
+  assert last in line
+  leaf = moved / "checkpoints/8/metadata/metadata"
+  value = json.loads(leaf.read_text())
+  leaf_of = value["leaves"]["params"]
+  name = sorted(leaf_of)[0]
+  leaf_of[name]["digest"] = leaf_of[name]["digest"][::-1]
+  del value["digest"]
+  value["digest"] = hash_text(canonical_json(value))
+  leaf.write_text(json.dumps(value))
+  four, eight, _ = problems(merged, new, branch_state="mean")
+  assert "step 4, is not there, or damaged" in four
+  assert "step 8, has other parameters than those that were merged" in eight
+  [line] = problems(merged, new, branch_state="zero")
+  assert last in line
+
+
+def test_a_merge_that_says_no_place_is_refused(tiny_run, tmp_path):
+  merged, new = tmp_path / "8", tmp_path / "new"
+  for path, inputs, weights in (
+    (merged, (f"{tiny_run}@4", f"{tiny_run}@8"), (-0.5, 1.5)),
+    (tmp_path / "twice", (str(merged), f"{tiny_run}@12"), (0.5, 0.5)),
+  ):
+    config = config_of("merge", "uniform", method="weights")
+    merge.merge(config, inputs, path, weights=weights, progress=quiet)
+  [line, _] = problems_of(merged, new, num_steps=8, branch_state="mean")
+  assert "has negative weights" in line
+  [line, _] = problems_of(
+    tmp_path / "twice", new, num_steps=8, branch_state="mean"
+  )
+  assert "is merged, no step of a run" in line
+  [parent] = open_inputs([str(merged)])
+  source = {**parent.metadata.provenance["sources"][0], "run_id": "other"}
+  provenance = {"sources": [source, parent.metadata.provenance["sources"][1]]}
+  other = dataclasses.replace(
+    parent,
+    metadata=dataclasses.replace(parent.metadata, provenance=provenance),
+  )
+  with pytest.raises(InputError, match="no merge of different steps of one"):
+    sources_of(other, "zero")
 
 
 def test_another_corpus_is_refused(tiny_run, tmp_path):

@@ -3,15 +3,18 @@
 import math
 import shutil
 import types
+from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 
 from jaxmerge import pretrain
+from jaxmerge.data.batch import Batch
 from jaxmerge.errors import InputError
 from jaxmerge.parallel import mesh
 from jaxmerge.parallel.rules import place_batch
+from jaxmerge.training import speed
 from jaxmerge.training.config_checks import check_config
 from jaxmerge.training.loop import Plan, train
 from jaxmerge.training.step import StepMetrics
@@ -37,7 +40,7 @@ def run(step, plan, state=0, batches=None, metrics=None, progress=quiet):
     batches or iter([np.zeros(1)] * 99),
     plan,
     save=lambda step, state: None,
-    validate=lambda state: 1.0,
+    evaluate=lambda step, state: {"validation_loss": 1.0},
     metrics=metrics,
     progress=progress,
   )
@@ -71,48 +74,78 @@ def test_steps_move_nothing_unasked():
   """Neither do logging and the update of a schedule."""
   _, trainer = check_config(config_of("pretrain"))
   state = trainer.random_start(0)
-  tokens = np.zeros((8, 33), np.int32)
-  batches = (place_batch(trainer.mesh, tokens) for _ in range(9))
+  batch = Batch(np.zeros((8, 33), np.int32))
+  batches = (place_batch(trainer.mesh, batch) for _ in range(9))
   with jax.transfer_guard("disallow"):
     run(trainer.train_step(), Plan(0, 5, 256, 2, 3), state, batches)
 
 
-@pytest.mark.parametrize("peak", [1e12, math.inf])
-def test_utilisation_is_told_where_a_peak_is_known(peak):
+@pytest.mark.parametrize(("last", "evaluated"), [(5, [4]), (8, [4, 8])])
+def test_a_run_stops_with_that_step_saved(last, evaluated):
   def step(state, tokens):
+    return state + 1, StepMetrics(*np.ones(3, np.float32))
+
+  asked, seen, saved, records = [], [], [], []
+  metrics = types.SimpleNamespace(write=lambda new, speeds: records.extend(new))
+  train(
+    step,
+    0,
+    iter([np.zeros(1)] * 99),
+    Plan(0, 12, 1, log_every=3, save_every=4),
+    save=lambda step, state: saved.append((step, state)),
+    evaluate=lambda step, state: seen.append(step) or {"validation_loss": 1.0},
+    metrics=metrics,
+    progress=quiet,
+    stopping=lambda step: asked.append(step) or step == last,
+  )
+  steps = list(range(1, last + 1))
+  assert asked == [record["step"] for record in records] == steps
+  assert seen == evaluated
+  assert saved == [(step, step) for step in sorted({4, last})]
+  assert ("validation_loss" in records[-1]) == (last == 8)
+
+
+class Slow:
+  """Batches that the loop waits for, by a clock that only they move."""
+
+  def __init__(self):
+    self.now = 0.0
+
+  def __next__(self):
+    self.now += 3.0
+    return np.zeros(1)
+
+
+@pytest.mark.parametrize("peak", [1e12, math.inf])
+def test_what_is_told_of_a_step(monkeypatch, peak):
+  stats = {"peak_bytes_in_use": 3 * 2**30, "bytes_limit": 80 * 2**30}
+  device = types.SimpleNamespace(memory_stats=lambda: stats)
+  monkeypatch.setattr(mesh.jax, "local_devices", lambda: [device])
+  batches = Slow()
+  clock = types.SimpleNamespace(monotonic=lambda: batches.now)
+  monkeypatch.setattr(speed, "time", clock)
+
+  def step(state, tokens):
+    batches.now += 1.0
     return state + 1, StepMetrics(*np.ones(3, np.float32))
 
   metrics, notes = Metrics(), []
   progress = Telling(lambda name, done, of, text: notes.append(text))
-  plan = Plan(0, 4, 10**9, 2, 4, peak_speed=peak)
-  run(step, plan, metrics=metrics, progress=progress)
+  plan = Plan(0, 4, 10**6, 2, 4, peak_speed=peak)
+  run(step, plan, batches=batches, metrics=metrics, progress=progress)
   assert len(metrics.speeds) == len(notes) == 2
   for speeds, note in zip(metrics.speeds, notes):
+    used = "data wait 75%; 3.0/80 GiB; host "
     if math.isinf(peak):
-      assert speeds.keys() == {"tokens_per_second"}
-      assert "MFU" not in note
+      assert "mfu" not in speeds
+      assert note.startswith(f"loss 1.0000, 250k tokens/s; {used}")
     else:
-      assert speeds["mfu"] == speeds["tokens_per_second"] / peak
-      assert f"tokens/s, MFU {100 * speeds['mfu']:.1f}%" in note
-
-
-def test_the_memory_of_a_device_is_told_once(monkeypatch):
-  stats = {"peak_bytes_in_use": 3 * 2**30, "bytes_limit": 8 * 2**30}
-  device = types.SimpleNamespace(memory_stats=lambda: stats)
-  monkeypatch.setattr(mesh.jax, "local_devices", lambda: [device])
-
-  def step(state, tokens):
-    return state + 1, StepMetrics(*np.ones(3, np.float32))
-
-  notes = []
-
-  def tell(name, done, of, text):
-    if not of:
-      notes.append(text)
-
-  run(step, Plan(0, 4, 1, 2, 4), progress=Telling(tell))
-  [note] = notes
-  assert note == "at most 3.0 GiB of memory in use on a device, of 8.0 GiB"
+      assert speeds["mfu"] == 2.5e-7
+      assert note.startswith(f"loss 1.0000, 250k tokens/s, MFU 0.0%; {used}")
+    assert speeds["tokens_per_second"] == 250_000
+    assert speeds["data_wait"] == 0.75
+    assert speeds["device_memory"] == 3
+    assert 0.01 < speeds["host_memory"] < 100
 
 
 def test_a_run_compiles_nothing_twice_and_a_trace_changes_no_number(
@@ -144,6 +177,15 @@ def test_a_run_compiles_nothing_twice_and_a_trace_changes_no_number(
   assert b"train" in trace.read_bytes()
   told = "1 x cpu; blocked attention (the fused kernel of this device); "
   assert any(note.startswith(told) for note in notes), notes
+
+
+def test_a_second_start_takes_its_programs_from_the_disk(tiny_run, tmp_path):
+  told = Counter()
+  jax.monitoring.register_event_listener(lambda name, **_: told.update([name]))
+  config = config_of("pretrain", num_steps=1)
+  pretrain.train(config, tmp_path / "run", progress=quiet)
+  assert told["/jax/compilation_cache/cache_hits"] >= 2
+  assert not told["/jax/compilation_cache/cache_misses"]
 
 
 @pytest.mark.parametrize("steps", [(10,), (0, 3), (13, 10), (1, 2, 3)])

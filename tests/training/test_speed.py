@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxmerge.data.batch import Batch
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.execution import Execution
 from jaxmerge.parallel.mesh import make_mesh
@@ -25,9 +26,11 @@ def test_operations_are_those_of_the_program(tied):
   )
   graph, params = abstract_decoder(config)
   objective = Objective(graph, Execution(unroll=True))
-  gradient = jax.grad(lambda params, tokens: objective.loss(params, tokens)[0])
+  gradient = jax.grad(lambda params, batch: objective.loss(params, batch)[0])
   tokens = jax.ShapeDtypeStruct((2, LENGTH + 1), jnp.int32)
-  counted = jax.jit(gradient).lower(params, tokens).cost_analysis()["flops"]
+  counted = (
+    jax.jit(gradient).lower(params, Batch(tokens)).cost_analysis()["flops"]
+  )
   masked = 6 * config.num_hidden_layers * config.hidden_size * LENGTH
   expected = flops_per_token(config, LENGTH) + masked
   assert counted / (2 * LENGTH) == pytest.approx(expected, rel=0.05)

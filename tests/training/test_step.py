@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxmerge.config_reading import read
+from jaxmerge.data.batch import Batch
 from jaxmerge.errors import Diverged, InputError
 from jaxmerge.model.execution import choose
 from jaxmerge.model.loss import losses_and_normalisers, token_losses
@@ -23,6 +24,7 @@ from tests.helpers import decoder, quiet
 
 CONFIG = decoder(tie_word_embeddings=True)
 TOKENS = np.random.default_rng(0).integers(0, 50, (4, 9)).astype(np.int32)
+BATCH = Batch(TOKENS)
 SGD = optax.sgd(1.0)
 
 
@@ -37,8 +39,8 @@ def trainer_of(step=None, optimizer=SGD, end_of_text=0):
   )
 
 
-def one_step(trainer):
-  state, metrics = trainer.train_step()(trainer.random_start(0), TOKENS)
+def one_step(trainer, batch=BATCH):
+  state, metrics = trainer.train_step()(trainer.random_start(0), batch)
   return jax.device_get((state.params, metrics.loss, metrics.grad_norm))
 
 
@@ -58,7 +60,7 @@ def test_every_sequence_is_in_one_part():
   params = trainer.random_start(0).params
   losses = token_losses(trainer.graph, params, TOKENS).mean(axis=1)
   assert len({round(float(loss), 4) for loss in losses}) == 4
-  _, metrics = trainer.train_step()(trainer.random_start(0), TOKENS)
+  _, metrics = trainer.train_step()(trainer.random_start(0), BATCH)
   np.testing.assert_allclose(metrics.loss, losses.mean(), rtol=1e-6)
 
 
@@ -98,15 +100,70 @@ def test_documents_are_told_by_the_token_that_begins_them():
   segments[:, 5:] = 1
   params = masked.random_start(0).params
   expected = token_losses(masked.graph, params, tokens, segments).mean()
-  _, metrics = masked.train_step()(masked.random_start(0), tokens)
+  _, metrics = masked.train_step()(masked.random_start(0), Batch(tokens))
   np.testing.assert_allclose(metrics.loss, expected, rtol=1e-6)
-  _, plain = trainer_of().train_step()(masked.random_start(0), tokens)
+  _, plain = trainer_of().train_step()(masked.random_start(0), Batch(tokens))
   assert abs(float(plain.loss) - float(expected)) > 1e-4
 
 
 def test_one_document_a_sequence_is_the_plain_step():
   masked = one_step(trainer_of({"document_mask": True}, end_of_text=99))
   assert_close(masked, one_step(trainer_of()))
+
+
+def packed(lengths_by_row, end=7):
+  """Pieces of such lengths, each with its end of text; the rest is padding."""
+  rng = np.random.default_rng(1)
+  tokens = np.full((len(lengths_by_row), 9), end, np.int32)
+  segments = np.zeros_like(tokens)
+  for row, lengths in enumerate(lengths_by_row):
+    place = 0
+    for number, length in enumerate(lengths, 1):
+      stop = place + length
+      tokens[row, place + 1 : stop] = rng.integers(8, 50, length - 1)
+      segments[row, place:stop] = number
+      place = stop
+  segments[:, -1] = segments[:, -2]
+  return Batch(tokens, segments)
+
+
+def test_a_document_that_fills_its_window_is_the_plain_step():
+  batch = Batch(TOKENS, np.ones_like(TOKENS))
+  assert_close(one_step(trainer_of(), batch), one_step(trainer_of()))
+
+
+def test_packed_documents_are_learnt_as_if_alone():
+  """Each with its end, at the mean over all targets of the batch."""
+  lengths = [[8], [3, 5], [2, 2, 3], [1]]
+  batch = packed(lengths)
+  trainer = trainer_of(end_of_text=7)
+  params = trainer.random_start(0).params
+
+  def alone(params):
+    losses = [
+      token_losses(trainer.graph, params, tokens[None, start : stop + 1]).sum()
+      for tokens, row in zip(batch.tokens_BxL1, lengths)
+      for start, stop in itertools.pairwise([0, *itertools.accumulate(row)])
+    ]
+    return sum(losses) / sum(map(sum, lengths))
+
+  loss, gradient = jax.device_get(jax.value_and_grad(alone)(params))
+  before = jax.device_get(params)
+  after, found, _ = one_step(trainer, batch)
+  assert found == pytest.approx(loss, rel=1e-6)
+  assert_close(after, jax.tree.map(jnp.subtract, before, gradient))
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.5])
+def test_parts_of_a_packed_batch_weigh_what_their_targets_do(z_loss):
+  batch = packed([[8], [3, 5], [2], [1]])
+  step = {"z_loss": z_loss}
+  whole = one_step(trainer_of(step, end_of_text=7), batch)
+  for parts in (2, 4):
+    found = one_step(
+      trainer_of(step | {"accumulate": parts}, end_of_text=7), batch
+    )
+    assert_close(found, whole)
 
 
 def test_bfloat16_takes_nearly_the_same_step():
@@ -202,10 +259,10 @@ def test_a_run_skips_steps_counts_them_and_ends_after_too_many(tmp_path):
       train(
         trainer.train_step(),
         trainer.random_start(0),
-        itertools.repeat(TOKENS),
+        itertools.repeat(BATCH),
         plan,
         save=lambda step, state: None,
-        validate=lambda state: 0.0,
+        evaluate=lambda step, state: {"validation_loss": 0.0},
         metrics=writer,
         progress=quiet,
       )

@@ -8,6 +8,7 @@ import pytest
 
 from jaxmerge.checkpoints.inputs import step_path
 from jaxmerge.config_reading import read
+from jaxmerge.data.batch import Batch
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.data.corpora import content_hash, load_corpus
 from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
@@ -163,19 +164,6 @@ def test_a_run_goes_on_only_behind_the_lines_it_was_saved_with(
   assert file.read_text() == whole
 
 
-def test_tensorboard_reads_the_events(tmp_path):
-  writer = MetricsWriter(tmp_path, restored_step=0)
-  writer.write(
-    [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}],
-    {"tokens_per_second": 7.0},
-  )
-  writer.close()
-  [events] = (tmp_path / "tensorboard").iterdir()
-  content = events.read_bytes()
-  assert content.count(b"loss") == 2
-  assert content.count(b"tokens_per_second") == 1
-
-
 def identity_of(config, *, content="text", corpus="corpus", parent=""):
   parts = run.known_parts(config, content=content, parent=parent)
   return run.identity(parts, corpus=corpus, vocabulary=300)
@@ -304,10 +292,10 @@ def test_the_rate_in_the_metrics_is_that_of_the_steps_own_update(tmp_path):
   train(
     trainer.train_step(),
     state,
-    itertools.repeat(TOKENS_BxL1),
+    itertools.repeat(Batch(TOKENS_BxL1)),
     Plan(0, 6, tokens_per_step=18, log_every=3, save_every=1),
     save=lambda step, state: seen.append(jax.device_get(state.params)),
-    validate=lambda state: 0.0,
+    evaluate=lambda step, state: {"validation_loss": 0.0},
     metrics=writer,
     progress=quiet,
   )
@@ -326,11 +314,11 @@ def test_the_state_is_donated_and_the_step_compiles_once():
   trainer, _ = small_trainer(0.05, 1, decay=0.9)
   state = trainer.random_start(0)
   step = trainer.train_step()
-  tokens = jax.device_put(TOKENS_BxL1)
+  batch = jax.device_put(Batch(TOKENS_BxL1))
   losses = []
   for _ in range(20):
     before = state.params["final_norm"]["scale"]
-    state, metrics = step(state, tokens)
+    state, metrics = step(state, batch)
     losses.append(metrics.loss)
   assert before.is_deleted()
   assert int(state.step) == 20

@@ -171,7 +171,8 @@ def _parts(value: Any) -> Iterator[dict[str, Any]]:
       yield from _parts(item)
 
 
-def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+  """Cuts texts off behind so many bytes of UTF-8."""
   left = limit
   for text in texts:
     content = text.encode()
@@ -204,5 +205,5 @@ def train_tokenizer(
     initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
   )
-  tokenizer.train_from_iterator(_first_bytes(texts, sample_bytes), trainer)
+  tokenizer.train_from_iterator(first_bytes(texts, sample_bytes), trainer)
   return HuggingFaceTokenizer(tokenizer)

@@ -20,7 +20,7 @@ from jaxmerge.data.tokenizers.sentence_piece import (
   TOKENIZER_MODEL,
   SentencePieceTokenizer,
 )
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import Damaged, InputError, check
 from jaxmerge.formats.integrity.checksums import describe_leaf
 from jaxmerge.formats.integrity.digest import digests
 from jaxmerge.formats.integrity.norms import norms
@@ -34,7 +34,7 @@ from jaxmerge.reading import check_no_pipes, read_file, read_json
 
 FORMAT = 1
 # Fields that checkpoints of before do not have.
-_ADDED = ("files", "metrics", "skipped")
+_ADDED = ("files", "metrics", "skipped", "position", "temporary", "roll_backs")
 _PACKAGES = ("jaxmerge", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -59,7 +59,7 @@ class Metadata:
     corpus: identity of what they gave ("" without a corpus).
     tokenizer: the whole tokenizer.json, so that a copied checkpoint is usable
       ("" where there is none; a tokenizer.model is one of `files`).
-    iterator: digest of the data iterator's position ("" without one).
+    iterator: of checkpoints of before, a digest of their place in the data.
     provenance: for a merged tree its method, weights and sources.
     versions: packages that wrote it.
     files: what else goes into a Hugging Face directory, as to_text gives it:
@@ -67,6 +67,11 @@ class Metadata:
       files and others), or the tokenizer.model of a run.
     metrics: digest of the run's metrics.jsonl up to `step` ("" if not known).
     skipped: of the run's corpus, how many documents were left out and why.
+    position: batches of the run's data that lie behind `step`, which is where
+      it goes on; 0: as many as steps.
+    temporary: saved because the run was stopped there; it is deleted when the
+      next one by the run's plan is whole.
+    roll_backs: how often the run has gone back after it diverged.
   """
 
   kind: str
@@ -85,6 +90,9 @@ class Metadata:
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   metrics: str = ""
   skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  position: int = 0
+  temporary: bool = False
+  roll_backs: int = 0
 
   def tokenizers(self) -> Iterator[Tokenizer]:
     """Those that it holds: tokenizer.json, then tokenizer.model.
@@ -132,14 +140,14 @@ def from_json(value: Any) -> Metadata:
   """Reads what `to_json` gave.
 
   Raises:
-    InputError: the value is damaged or of another format.
+    InputError: the value is damaged (Damaged) or of another format.
   """
   if not isinstance(value, dict):
-    raise InputError("its metadata is not a JSON object")
+    raise Damaged("its metadata is not a JSON object")
   value = dict(value)
   digest = value.pop("digest", None)
   if digest != hash_text(canonical_json(value)):
-    raise InputError("its metadata does not match its own digest")
+    raise Damaged("its metadata does not match its own digest")
   names = {field.name for field in dataclasses.fields(Metadata)}
   is_ours = value.pop("format", None) == FORMAT
   if not is_ours or value.keys() | {*_ADDED} != names:
@@ -158,7 +166,8 @@ def read_metadata(path: epath.PathLike) -> Metadata:
   """The metadata of a step directory, checked against its own digest.
 
   Raises:
-    InputError: there is none, or it is damaged.
+    InputError: there is none, or it is damaged (both Damaged), or of another
+      version or step, or cannot be read now.
   """
   path = epath.Path(path)
   try:
@@ -168,16 +177,17 @@ def read_metadata(path: epath.PathLike) -> Metadata:
     _check_step(path, metadata)
     return metadata
   except InputError as error:
-    raise InputError(
+    raise type(error)(
       [f"{path} is damaged: {problem}" for problem in error.problems]
     ) from error
   except OSError as error:
-    raise InputError(
+    is_gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    raise (Damaged if is_gone else InputError)(
       f"{path} is not a whole checkpoint: its metadata cannot be read "
       f"({error.strerror or error})"
     ) from error
   except ValueError as error:
-    raise InputError(
+    raise Damaged(
       f"{path} is damaged: its metadata is no JSON: {error}"
     ) from error
 
@@ -204,7 +214,7 @@ def abstract_params(metadata: Metadata) -> dict[str, Any]:
 def describer(
   tokenizer: Tokenizer, tokens_per_step: int, **known: Any
 ) -> Callable[..., Metadata]:
-  """A function of step, leaves and iterator digest: a run's next metadata.
+  """A function of step, leaves and the like: a run's next metadata.
 
   Args:
     tokenizer: of the run; its file is kept whole.

@@ -33,6 +33,9 @@ class Provenance(NamedTuple):
   search: Mapping[str, Any] = {}
 
 
+# Of a source, or of what is none of a merge: the item of a run's step that it
+# is, where that is no step's parameters but an average beside them.
+ITEM = "item"
 # What a Hugging Face directory cannot say of a model.
 _ORIGIN = (
   "kind",

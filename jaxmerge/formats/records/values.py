@@ -5,6 +5,7 @@ well: every value is looked at before it is used.
 """
 
 import itertools
+import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmerge.config_fields import rows
 from jaxmerge.data.config import DataConfig
 from jaxmerge.formats.lazy_tensors import is_shape
 from jaxmerge.formats.records.file_texts import to_bytes
@@ -30,7 +32,8 @@ def value_problems(
 
   Args:
     fields: of Metadata, some or all, from JSON.
-    kinds: the types of all fields: int, str, Any or a Mapping from str to one.
+    kinds: the types of all fields: int, bool, str, Any or a Mapping from str
+      to one.
   """
   for name, value in fields.items():
     found = list(
@@ -47,6 +50,9 @@ def _mistyped(value: Any, kind: Any) -> Iterator[str]:
   if kind is int:
     if type(value) is not int or not 0 <= value <= _LARGEST:
       yield f"is {value!r}, not a count"
+  elif kind is bool:
+    if type(value) is not bool:
+      yield f"is {value!r}, not true or false"
   elif kind is str:
     if not isinstance(value, str):
       yield f"is {value!r}, not a text"
@@ -77,11 +83,17 @@ def _kind(value: str) -> Iterator[str]:
 
 
 def _data(value: Mapping[str, Any]) -> Iterator[str]:
-  named = {"seq_len": int, **typing.get_type_hints(DataConfig)} if value else {}
-  for key, kind in named.items():
+  if not value:
+    return
+  named = {row.name: row.kind for row in rows(DataConfig, given=value)}
+  if "packing" not in value:  # as in checkpoints of before
+    del named["packing"]
+  for key, kind in {"seq_len": int, **named}.items():
     found = value.get(key)
     texts = found if isinstance(found, list | tuple) else ()
-    if kind in (int, str):
+    if kind is float:
+      is_wrong = not isinstance(found, int | float) or not 0 < found < math.inf
+    elif kind in (int, str):
       is_wrong = any(_mistyped(found, kind)) or "\0" in str(found)
     else:  # several texts
       is_wrong = texts is not found or any(

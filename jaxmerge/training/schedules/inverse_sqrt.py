@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmerge.training.optimizer import SCHEDULES, Schedule
-from jaxmerge.training.warmup import WarmupKnobs, warmed_up
+from jaxmerge.training.warmup import WarmupKnobs, rise_then, warmed_up
 
 
 def inverse_sqrt(
@@ -28,5 +28,6 @@ SCHEDULES.register(
     WarmupKnobs,
     inverse_sqrt,
     depends_on_length=False,
+    phases=rise_then("decay"),
   )
 )

@@ -6,7 +6,7 @@ import optax
 
 from jaxmerge.config_fields import key
 from jaxmerge.training.optimizer import SCHEDULES, Schedule
-from jaxmerge.training.warmup import WarmupKnobs, too_long, warmed_up
+from jaxmerge.training.warmup import WarmupKnobs, rise_then, too_long, warmed_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,5 +38,6 @@ SCHEDULES.register(
     Knobs,
     linear,
     problems=too_long,
+    phases=rise_then("decay"),
   )
 )

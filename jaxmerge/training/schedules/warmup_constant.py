@@ -3,7 +3,7 @@
 import optax
 
 from jaxmerge.training.optimizer import SCHEDULES, Schedule
-from jaxmerge.training.warmup import WarmupKnobs, warmed_up
+from jaxmerge.training.warmup import WarmupKnobs, rise_then, warmed_up
 
 
 def warmup_constant(
@@ -25,5 +25,6 @@ SCHEDULES.register(
     WarmupKnobs,
     warmup_constant,
     depends_on_length=False,
+    phases=rise_then("stable"),
   )
 )

@@ -9,7 +9,7 @@ import optax
 
 from jaxmerge.config_fields import key
 from jaxmerge.training.optimizer import SCHEDULES, Schedule
-from jaxmerge.training.warmup import STEPS, WarmupKnobs, warmed_up
+from jaxmerge.training.warmup import STEPS, WarmupKnobs, rise_then, warmed_up
 
 # The rate's share at the part p of the decay.
 _SHAPES: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -59,6 +59,14 @@ def _problems(num_steps: int, knobs: Knobs) -> list[str]:
   ]
 
 
+def _phases(num_steps: int, knobs: Knobs) -> dict[str, tuple[int, int]]:
+  decay = num_steps - knobs.decay_steps
+  return {
+    **rise_then("stable")(decay, knobs),
+    "decay": (decay + 1, num_steps),
+  }
+
+
 SCHEDULES.register(
   Schedule(
     "wsd",
@@ -66,5 +74,6 @@ SCHEDULES.register(
     Knobs,
     wsd,
     problems=_problems,
+    phases=_phases,
   )
 )

@@ -1,0 +1,1 @@
+"""Trackers, a file each, that registers its record."""
