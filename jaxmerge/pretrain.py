@@ -103,16 +103,7 @@ def train(
       runs_here=not topology,
     )
   )
-  plan = loop.Plan(
-    start=parts["start"],
-    num_steps=config.num_steps,
-    tokens_per_step=config.batch_size * config.seq_len,
-    log_every=config.log_every,
-    save_every=config.save_every,
-    max_skipped=config.step.max_skipped,
-    roll_backs=config.step.roll_back,
-    profile_steps=config.profile_steps,
-  )
+  plan = _plan_of(config, parts["start"])
 
   def tell_plan(
     trainer: Trainer,
@@ -142,14 +133,7 @@ def train(
     asked = f"config.data.vocab_size {config.data.vocab_size}"
     progress.note("data", f"the text gives {size} tokens, not the {asked}")
   trainer = trainer.with_tokenizer(size, corpus.tokenizer.end_of_text)
-  mine = run.identity(parts, corpus=corpus.identity, vocabulary=size)
-  check_same(lambda: flatten(mine))
-  identity = on_every_process(lambda: run.check_workdir(workdir, mine))
-  if parent is not None:
-    problems = start_problems(parent, trainer.config, corpus.tokenizer)
-    if config.branch:
-      problems += branch.corpus_problems(parent, corpus.identity)
-    check(problems)
+  identity = _identify(config, workdir, trainer, corpus, parts, parent)
   train_parts = corpus.train_parts(config.seq_len, config.data.packs_documents)
   if dry_run:
     on_first_process(
@@ -173,6 +157,44 @@ def train(
     parent,
     progress,
   )
+
+
+def _plan_of(config: PretrainConfig, start: int) -> loop.Plan:
+  return loop.Plan(
+    start=start,
+    num_steps=config.num_steps,
+    tokens_per_step=config.batch_size * config.seq_len,
+    log_every=config.log_every,
+    save_every=config.save_every,
+    max_skipped=config.step.max_skipped,
+    roll_backs=config.step.roll_back,
+    profile_steps=config.profile_steps,
+  )
+
+
+def _identify(
+  config: PretrainConfig,
+  workdir: epath.Path,
+  trainer: Trainer,
+  corpus: Mixture,
+  parts: Mapping[str, Any],
+  parent: Checkpoint | None,
+) -> Mapping[str, Any]:
+  """The run's identity, once its tokens are known; refuses what they differ in.
+
+  Args:
+    parts: from check_start.
+  """
+  size = corpus.tokenizer.size
+  mine = run.identity(parts, corpus=corpus.identity, vocabulary=size)
+  check_same(lambda: flatten(mine))
+  identity = on_every_process(lambda: run.check_workdir(workdir, mine))
+  if parent is not None:
+    problems = start_problems(parent, trainer.config, corpus.tokenizer)
+    if config.branch:
+      problems += branch.corpus_problems(parent, corpus.identity)
+    check(problems)
+  return identity
 
 
 def _train(
