@@ -147,7 +147,7 @@ def test_packed_documents_are_learnt_as_if_alone():
     ]
     return sum(losses) / sum(map(sum, lengths))
 
-  loss, gradient = jax.device_get(jax.value_and_grad(alone)(params))
+  loss, gradient = jax.device_get(jax.jit(jax.value_and_grad(alone))(params))
   before = jax.device_get(params)
   after, found, _ = one_step(trainer, batch)
   assert found == pytest.approx(loss, rel=1e-6)
@@ -274,6 +274,7 @@ def test_a_run_skips_steps_counts_them_and_ends_after_too_many(tmp_path):
   records = [json.loads(line) for line in lines]
   assert [r["skipped"] for r in records] == [0, 1, 1, 1, 2, 3, 4, 4, 4]
   assert [r["skipped_in_a_row"] for r in records] == [0, 1, 0, 0, 1, 2, 3, 0, 0]
+  (tmp_path / "again").mkdir()
   with pytest.raises(
     Diverged, match="step 7 is the last of 3 skipped in a row"
   ):
