@@ -201,7 +201,7 @@ def open_corpus(
 
 
 def _named(name: str, action: Callable[[], _T]) -> _T:
-  """What an action of a part gives; its problems say whose they are."""
+  """Does an action of a part, whose problems say that they are of it."""
   if not name:
     return action()
   try:
