@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -31,7 +31,7 @@ from jaxmerge.training.metrics import (
   validation_losses,
 )
 from jaxmerge.training.profile import traced
-from jaxmerge.training.saves import Saves, delete
+from jaxmerge.training.saves import Saves
 from jaxmerge.training.standing import Standing
 from jaxmerge.training.step import TrainState, TrainStep
 from jaxmerge.training.stopping import Stopping
@@ -88,16 +88,17 @@ def train_in(session: Session) -> None:
     Stopped: a signal has ended it, with all of it saved.
   """
   workdir, trainer, plan = session.workdir, session.trainer, session.plan
-  begin = functools.partial(
-    standing.first,
-    *(trainer, plan.start, session.parent, session.branch_state, session.seed),
-  )
-  first = None if inputs.steps_in(workdir) else begin()
+  first = None
+  if not inputs.steps_in(workdir):
+    first = standing.first(
+      trainer, plan.start, session.parent, session.branch_state, session.seed
+    )
   claimed = (workdir, session.identity, session.tokenizer)
   # Whatever can be refused has been before the workdir is taken.
   with run.taken(*claimed) as manager, interrupts.held() as held:
     stopping = Stopping(held, plan)
-    at = _newest(session, manager) or first or begin()
+    at = _newest(session, manager) or first
+    assert at is not None, f"checkpoints of {workdir} have vanished"
     train_step = trainer.train_step()
     while True:
       try:
@@ -111,10 +112,10 @@ def train_in(session: Session) -> None:
 def _newest(session: Session, manager: CheckpointManager) -> Standing | None:
   """At the newest step that is whole; newer ones are set aside."""
   workdir, trainer = session.workdir, session.trainer
-  _delete_unplanned(session, manager)
   steps = [s for s in manager.all_steps() if s > session.plan.start]
   if not steps:
     return None
+  _tell_of_stop(session, steps)
   at, damaged = resuming.newest_whole(
     steps,
     lambda step: standing.saved(workdir, step, session.identity, trainer),
@@ -125,19 +126,15 @@ def _newest(session: Session, manager: CheckpointManager) -> Standing | None:
   return at
 
 
-def _delete_unplanned(session: Session, manager: CheckpointManager) -> None:
-  """Deletes a step that a stop has saved where the plan now ends.
-
-  It is done again, and evaluated as the last step is.
-  """
+def _tell_of_stop(session: Session, steps: Sequence[int]) -> None:
+  """Says that what is the last step by now was saved by a stop alone."""
   end, workdir = session.plan.num_steps, session.workdir
-  steps = [*manager.all_steps()]
-  if end not in on_every_process(
-    lambda: resuming.temporary_steps(workdir, steps)
-  ):
-    return
-  on_first_process(lambda: delete(workdir / "checkpoints", [end]))
-  manager.reload()
+  temporary = on_every_process(lambda: resuming.temporary_steps(workdir, steps))
+  if max(steps) == end and end in temporary:
+    session.tell(
+      f"step {end} was saved where the run was stopped: it has no validation "
+      "loss, and goes when the run goes on to a later one"
+    )
 
 
 def _go_on(

@@ -30,14 +30,14 @@ def pull(function, arguments, slope):
   return value, back(jax.tree.map(lambda s, v: s.astype(v.dtype), slope, value))
 
 
-def assert_equal(function, plain, arguments, slope, atol=1e-5):
+def assert_equal(function, plain, arguments, slope, atol=1e-5, rtol=1e-7):
   found, expected = (
     jax.jit(pull, static_argnums=0)(form, arguments, slope)
     for form in (function, plain)
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(
-      np.asarray(a, np.float32), np.asarray(b, np.float32), atol=atol
+      np.asarray(a, np.float32), np.asarray(b, np.float32), rtol, atol
     ),
     found,
     expected,
@@ -87,8 +87,8 @@ def test_scores_far_apart_neither_overflow_nor_lose_the_gradient():
   query, key, value = query_key_value(70, 2, 2)
   arguments = [200 * query, key, value]
   slope = normal(*query.shape)
-  # Of gradients up to 50, summed in another order on another processor.
-  assert_equal(blocked_attention, plain_attention, arguments, slope, 0.01)
+  # Scores are 200 times larger, and so gradients, up to 50, round as much more.
+  assert_equal(blocked_attention, plain_attention, arguments, slope, 1e-3, 1e-4)
 
 
 def test_blocked_attention_of_bfloat16_is_as_near_as_the_plain_one():
