@@ -129,7 +129,7 @@ def test_what_goes_wrong_is_told_not_what_tells_it(tmp_path, monkeypatch):
   """TFDS asks for TensorFlow in the middle of another error's message."""
 
   def the_same(name, seen):
-    seen.add(name.encode())
+    seen[name.encode()] = 1
     return name
 
   monkeypatch.setattr(local_text, "_distinct", the_same)
