@@ -14,7 +14,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 out=$1
 shift
-all=(variants train_step checks pretrain search flags resume merge)
+all=(variants train_step checks pretrain search flags resume merge derivatives)
 steps=("${@:-${all[@]}}")
 in_all=${SECONDS_IN_ALL:-480}
 python=${PYTHON:-python3}
@@ -164,6 +164,11 @@ if wanted resume; then
 fi
 if wanted merge; then
   step merge 90 "$python" benchmarks/device_merge.py "${trees[@]}"
+fi
+if wanted derivatives; then
+  size=(--large)
+  [[ -n ${TINY:-} ]] && size=(--tiny)
+  step derivatives 90 "$python" benchmarks/weight_derivatives.py "${size[@]}"
 fi
 echo "== $SECONDS s in all"
 rm -rf "$runs"

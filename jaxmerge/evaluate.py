@@ -1,11 +1,12 @@
-"""Scores checkpoints on text that they have not been trained on.
+"""Scores checkpoints on text and on questions that they have not seen.
 
   python -m jaxmerge.evaluate --config=configs/evaluate/quickstart.py \\
-      --inputs=A,B,... [--output=DIR]
+      --inputs=A,B,... [--output=DIR] [--allow_seen] [--dry_run]
 
-Prints each input's score (nats/token and bits/byte, if config.evaluator says
-nothing else) and the difference to the first input with its paired standard
-error. Inputs may be of several sizes and tokenizers.
+Prints each input's score on each of config.tasks (if nothing else is said, the
+held-out loss in nats/token and bits/byte) and the difference to the first input
+with its paired standard error. Inputs may be of several sizes and tokenizers;
+a workdir stands for all its checkpoints.
 """
 
 import sys
@@ -18,7 +19,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from etils import epath
 from ml_collections import config_dict
@@ -27,17 +27,19 @@ from jaxmerge import locks
 from jaxmerge.checkpoints.compatibility import check_comparable
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.merged import identity
-from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.outputs import check_place
 from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import Problems
-from jaxmerge.evaluation import comparison, statistics
+from jaxmerge.evaluation import task_scores
 from jaxmerge.evaluation.config import EvaluateConfig
+from jaxmerge.evaluation.evaluate_plan import plan
 from jaxmerge.evaluation.evaluator import DEFAULT_EVALUATOR
-from jaxmerge.evaluation.evaluators.heldout_loss import BITS
-from jaxmerge.evaluation.score import Score
-from jaxmerge.files import check_can_make, make_directory, user_path, write_json
+from jaxmerge.evaluation.scored_models import Models
+from jaxmerge.evaluation.task_scores import Questions
+from jaxmerge.evaluation.task_tables import Evaluation, Table, compared
+from jaxmerge.evaluation.trajectory import open_inputs, trajectories
+from jaxmerge.files import check_can_make, user_path
 from jaxmerge.parallel.distributed import (
   is_first_process,
   on_every_process,
@@ -45,34 +47,9 @@ from jaxmerge.parallel.distributed import (
 )
 from jaxmerge.parallel.exchange import check_same
 from jaxmerge.progress import Progress
-from jaxmerge.reading import read_file, read_json
 from jaxmerge.redaction import presentable
-
-_FILE = "evaluation.json"
-
-
-class Evaluation(NamedTuple):
-  """One input's score; its difference is to the first input."""
-
-  name: str
-  score: Score
-  stderr: float
-  delta: float
-  delta_stderr: float
-
-  def as_json(self) -> dict[str, str | float]:
-    """Numbers by name, as "nats_per_token"."""
-    numbers = {
-      self.score.unit: self.score.mean,
-      "stderr": self.stderr,
-      **self.score.extras,
-      "delta": self.delta,
-      "delta_stderr": self.delta_stderr,
-    }
-    return {"name": self.name} | {
-      unit.replace("/", "_per_").replace(" ", "_"): x
-      for unit, x in numbers.items()
-    }
+from jaxmerge.reporting import evaluation_files
+from jaxmerge.reporting.evaluation_text import tables_text, trajectories_text
 
 
 def evaluate(
@@ -80,124 +57,103 @@ def evaluate(
   inputs: Sequence[str],
   *,
   output: epath.PathLike = "",
+  allow_seen: bool = False,
+  dry_run: bool = False,
   progress: Progress | None = None,
 ) -> list[Evaluation]:
-  """Scores each input on the same text and prints a table.
+  """Scores each input on the same items and prints a table for each task.
 
-  Inputs of one tokenizer are scored on the same sequences, of several on the
-  same whole documents.
+  Held-out text is scored on the same sequences by inputs of one tokenizer, on
+  the same whole documents by those of several.
 
   Args:
     config: as configs/evaluate/quickstart.py.
-    inputs: step directories, `workdir@step`, `workdir@step:ema` or Hugging
-      Face directories.
-    output: a directory that gets evaluation.json; "" writes nothing.
+    inputs: step directories, `workdir@step`, `workdir@step:ema`, workdirs
+      (each of their steps) or Hugging Face directories.
+    output: a directory that gets evaluation.json, evaluation.npz and, of
+      several steps of a run, evaluation.png; "" writes nothing.
+    allow_seen: score merges on the split that they were searched on, too.
+    dry_run: print the plan and stop after the checks.
     progress: told how far the work is; None: prints it.
 
+  Returns:
+    A row for each input in the first table, then in the second, and so on.
+
   Raises:
-    InputError: lists what is wrong with the config, the inputs or the output.
+    InputError: lists what is wrong with the config, the tasks, the inputs or
+      the output.
   """
   progress = progress or runner.TerminalProgress()
-  settings, checkpoints = on_every_process(
-    lambda: _checked(config, inputs, output)
+  settings, checkpoints, questions = on_every_process(
+    lambda: _checked(config, inputs, output, progress)
   )
-  check_same(lambda: {c.name: identity(c) for c in checkpoints})
+  check_same(lambda: {c.name: identity(c) for c in checkpoints} | {**questions})
+  models = Models.of(settings, checkpoints)
+  if dry_run:
+    on_first_process(
+      lambda: print(presentable(plan(settings, models, questions)))
+    )
+    return []
   with contextlib.ExitStack() as stack:
     if output:
       on_first_process(lambda: stack.enter_context(_lock(output)))
-    scores = comparison.scores(settings, checkpoints, progress)
-    rows = []
-    for checkpoint, score in zip(checkpoints, scores):
-      delta = statistics.difference(score, scores[0])
-      stderr = statistics.ratio(score.values_N, score).stderr
-      rows.append(Evaluation(checkpoint.name, score, stderr, *delta))
-    on_first_process(lambda: _tell(rows, settings.split, output))
-  return rows
+    found = task_scores.scores(
+      settings, models, questions, progress, allow_seen=allow_seen
+    )
+    tables = compared([c.name for c in checkpoints], found)
+    on_first_process(lambda: _tell(tables, checkpoints, settings.split, output))
+  return [row for table in tables for row in table.rows]
 
 
 def _checked(
   config: config_dict.ConfigDict | EvaluateConfig,
   inputs: Sequence[str],
   output: epath.PathLike,
-) -> tuple[EvaluateConfig, list[Checkpoint]]:
+  progress: Progress,
+) -> tuple[EvaluateConfig, list[Checkpoint], Questions]:
   """Checks all that can be before anything is scored, in each process."""
   problems = Problems()
   settings = problems(lambda: read(EvaluateConfig, config))
-  checkpoints = problems(lambda: open_models(inputs)) or []
+  questions: Questions = {}
+  if settings is not None:
+    questions = problems(settings.questions.read) or {}
+  checkpoints = problems(lambda: open_inputs(inputs, progress)) or []
   if output and is_first_process():
     folder, paths = user_path(output), [c.path for c in checkpoints]
-    file = folder / _FILE
+    file = folder / evaluation_files.FILE
     problems(lambda: check_place(file, inputs=paths))
     problems(lambda: check_can_make(folder))
-    if file.exists() and not _is_evaluation(file):
-      problems.add(f"{file} is not an earlier evaluation; it is left as it is")
+    problems += evaluation_files.place_problems(folder)
   problems.check()
   assert settings is not None
   is_per_byte = settings.evaluator == DEFAULT_EVALUATOR
-  check_comparable(checkpoints, allow_other_tokenizer=is_per_byte)
-  return settings, checkpoints
+  check_comparable(
+    checkpoints,
+    allow_other_tokenizer=is_per_byte or not settings.has_held_out,
+  )
+  return settings, checkpoints, questions
 
 
 def _lock(output: epath.PathLike) -> contextlib.AbstractContextManager[None]:
   folder = user_path(output)
   # In a directory that is there, which may be all that can be written to.
-  inside = folder / _FILE if folder.exists() else folder
+  inside = folder / evaluation_files.FILE if folder.exists() else folder
   return locks.exclusive(inside, f"the output {output}")
 
 
 def _tell(
-  rows: Sequence[Evaluation], split: str, output: epath.PathLike
+  tables: Sequence[Table],
+  checkpoints: Sequence[Checkpoint],
+  split: str,
+  output: epath.PathLike,
 ) -> None:
-  """Prints the table, and writes it."""
-  print(presentable(_table(rows, split)))
+  """Prints the tables and what trajectories show, and writes them."""
+  print(presentable(tables_text(tables, split)))
+  found = trajectories(checkpoints)
+  if found:
+    print("\n" + presentable(trajectories_text(found, tables)))
   if output:
-    write_json(
-      make_directory(output) / _FILE,
-      {
-        "split": split,
-        **_counts(rows[0].score),
-        "rows": [row.as_json() for row in rows],
-      },
-    )
-
-
-def _is_evaluation(file: epath.Path) -> bool:
-  try:
-    value = read_json(read_file(file))
-  except (OSError, ValueError):
-    return False
-  counts = {"sequences", "tokens"}, {"documents", "bytes"}
-  keys = [{"split", "rows", *counted} for counted in counts]
-  return isinstance(value, dict) and value.keys() in keys
-
-
-def _counts(score: Score) -> dict[str, int]:
-  """The size of what all inputs are scored on."""
-  items = len(score.values_N)
-  if score.unit == BITS:
-    return {"documents": items, "bytes": int(score.weights_N.sum())}
-  return {"sequences": items, "tokens": score.tokens}
-
-
-def _table(rows: Sequence[Evaluation], split: str) -> str:
-  score = rows[0].score
-  names = (score.unit, "stderr", *score.extras, "vs first", "paired stderr")
-  width, widths = max(len(row.name) for row in rows), [*map(len, names)]
-  documents = (
-    f"The tokenizers differ: bits/byte are compared, over {len(score.values_N)}"
-    " whole documents; nats/token are of each input's own tokens.\n"
-  )
-  lines = [(f"{split} split", *names)]
-  for row in rows:
-    numbers = (row.score.mean, row.stderr, *row.score.extras.values())
-    delta = f"{row.delta:+.4f}", f"{row.delta_stderr:.4f}"
-    lines.append((row.name, *(f"{x:.4f}" for x in numbers), *delta))
-  return (score.unit == BITS) * documents + "\n".join(
-    "  ".join(
-      [f"{name:<{width}}", *(c.rjust(max(w, 6)) for c, w in zip(cells, widths))]
-    )
-    for name, *cells in lines
-  )
+    evaluation_files.write(output, split, tables, found)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -206,12 +162,23 @@ def main(argv: Sequence[str]) -> None:
     doc=__doc__ or "",
     configs={"config": ("evaluate", None)},
     strings={
-      "inputs": (None, runner.INPUTS),
-      "output": ("", "a directory that gets evaluation.json"),
+      "inputs": (None, f"{runner.INPUTS}; a workdir is all its steps"),
+      "output": ("", "a directory that gets evaluation.json and its items"),
     },
-    booleans=runner.RETURN_MEMORY,
+    booleans={
+      "allow_seen": "score merges on the split that they were searched on",
+      "dry_run": "check everything, print the plan, stop",
+      **runner.RETURN_MEMORY,
+    },
   )
   runner.set_up_jax(flags, job)
-  written = epath.Path(flags.output or os.devnull) / _FILE
+  written = epath.Path(flags.output or os.devnull) / evaluation_files.FILE
   with runner.whole_output(written), runner.TerminalProgress() as progress:
-    evaluate(flags.config, flags.inputs, output=flags.output, progress=progress)
+    evaluate(
+      flags.config,
+      flags.inputs,
+      output=flags.output,
+      allow_seen=flags.allow_seen,
+      dry_run=flags.dry_run,
+      progress=progress,
+    )

@@ -35,12 +35,10 @@ from jaxmerge.files import check_can_make, free_bytes, user_path
 from jaxmerge.merging import method as methods
 from jaxmerge.merging.config import MergeConfig
 from jaxmerge.merging.dry_run import describe
-from jaxmerge.merging.merge_plan import (
-  MergePlan,
-  plan_merge,
-  run_streamed,
-)
+from jaxmerge.merging.grouped_weights import grouped_weights
+from jaxmerge.merging.merge_plan import MergePlan, plan_merge
 from jaxmerge.merging.method import METHODS
+from jaxmerge.merging.streamed_merge import run_streamed
 from jaxmerge.parallel.distributed import (
   held_by_first,
   on_every_process,
@@ -78,7 +76,7 @@ def merge(
       directories; none: the config's; see checkpoints/input_order.py.
     output: a new step directory of kind `merged`, or Hugging Face directory.
     weights: one per input, for methods that take them, with layer groups for
-      each group (the embeddings, the bands, the head); none: the config's.
+      one group after the other; none: the config's.
     memory_budget_gb: instead of the config's, unless 0.
     overwrite: replace an existing output.
     allow_unrelated: take different or unknown runs, or a changed corpus.
@@ -131,6 +129,10 @@ def _run(
   said = list(filter(None, (plan.order, left_of(plan.sources))))
   if dry_run:
     lines = [describe(plan, free_bytes(output)), *said]
+    if setting is not None:
+      from jaxmerge.evaluation.data_dependent import expected
+
+      lines += expected(plan, setting, config.search_sequences)
     on_first_process(lambda: print(presentable("\n".join(lines))))
     return
   for text in said:
@@ -179,12 +181,15 @@ def _open(
   setting = None
   if sources and method is not None:
     problems(lambda: check_mergeable(together, **allowed))
+    if not wrong and method.weights != "none":
+      problems(lambda: grouped_weights(knobs, sources, weights))
     if method.data:  # data and model are not needed by any other method
       from jaxmerge.evaluation.data_dependent import check_measurable
 
       size, data, length = config.batch_size, config.data, config.seq_len
       text = config.mesh, size, data, length, allowed["allow_unrelated"]
-      setting = problems(lambda: check_measurable(sources, *text))
+      of = getattr(knobs, "layer_groups", "")
+      setting = problems(lambda: check_measurable(sources, *text, of))
   problems.check()
   assert method is not None
   plan = plan_merge(

@@ -35,6 +35,7 @@ NEW_NAMES: Mapping[str, NewName] = {
   "starts": NewName("initial_weights"),
   "name": NewName("study_name"),
   "report": NewName("report_dir"),
+  "search_method": NewName("solver"),
 }
 
 

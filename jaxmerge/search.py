@@ -27,23 +27,25 @@ from jaxmerge.checkpoints.merged import left_of
 from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import Problems
-from jaxmerge.evaluation import search_plan, search_study
+from jaxmerge.evaluation import search_plan, search_study, solvers
 from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.evaluator import EVALUATORS
 from jaxmerge.evaluation.losses import Losses
+from jaxmerge.evaluation.placing import memory, placed
 from jaxmerge.evaluation.search_plan import Places, Prepared
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import user_path
-from jaxmerge.merging.resident import choose_placement
 from jaxmerge.parallel.distributed import (
   is_first_process,
   on_every_process,
   on_first_process,
 )
+from jaxmerge.parallel.exchange import agreed
 from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
 from jaxmerge.reporting import search_report
 from jaxmerge.reporting.page import check_report_directory
+from jaxmerge.reporting.precision import planned
 
 
 def search(
@@ -92,7 +94,8 @@ def search(
     # Before a text is tokenized: a study of that name may be another's.
     before = search_study.find(ready)
     if dry_run:
-      print(presentable(search_plan.plan(ready, before)))
+      more = {"memory": memory(ready), "precision": planned(ready)}
+      print(presentable(search_plan.plan(ready, before, more)))
 
   on_first_process(look)
   if dry_run:
@@ -138,14 +141,22 @@ def _prepare(
   ready = on_every_process(
     lambda: _checked(config, workdir, inputs, allowed, progress)
   )
-  place = choose_placement(
-    ready.checkpoints,
-    ready.setting.shardings,
-    # A gradient is as much again in float32, and a tangent or a spare tree.
-    merged_trees=5 if ready.search.use_gradients else 2,
-    memory_budget_gb=config.memory_budget_gb,
-  )
-  return ready._replace(place=place)
+  if config.solver == solvers.AUTO:
+    ready = _as_before(config, ready)
+  if ready.search.why:
+    name, why = ready.search.method.name, ready.search.why
+    progress.note("search", f"config.solver='auto' takes {name}: {why}")
+  return placed(ready, config.memory_budget_gb)
+
+
+def _as_before(config: SearchConfig, ready: Prepared) -> Prepared:
+  """By the other method, where that is what made the study of this name."""
+  other = solvers.other(ready.search.method.name, config.solver_knobs)
+  if other is None:
+    return ready
+  there = ready._replace(search=ready.search._replace(**other._asdict()))
+  goes_on = on_first_process(lambda: search_study.is_of(there))
+  return there if agreed(lambda: bool(goes_on)) else ready
 
 
 def _checked(
@@ -174,8 +185,8 @@ def _checked(
     progress.note("search", left)
   check_mergeable(checkpoints, **allowed)
   setting = config.setting(checkpoints[-1].metadata, allowed["allow_unrelated"])
-  search = WeightSearch.of(config, checkpoints)
   evaluator = EVALUATORS[config.evaluator]
+  search = WeightSearch.of(config, checkpoints, evaluator, places.measurements)
   return Prepared(
     places,
     checkpoints,

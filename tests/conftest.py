@@ -16,14 +16,14 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import pytest  # noqa: E402
 
 
-def _trials_of(workdir: pathlib.Path) -> list[tuple]:
+def _trials_of(workdir: pathlib.Path, name: str = "pair") -> list[tuple]:
   import optuna
   from optuna.storages import JournalStorage
   from optuna.storages.journal import JournalFileBackend
 
-  journal = workdir / "search/pair/study.journal"
+  journal = workdir / f"search/{name}/study.journal"
   study = optuna.load_study(
-    study_name="pair",
+    study_name=name,
     storage=JournalStorage(JournalFileBackend(str(journal))),
   )
   return [
@@ -40,7 +40,7 @@ def _trials_of(workdir: pathlib.Path) -> list[tuple]:
 
 
 @pytest.fixture(scope="session")
-def trials_of() -> Callable[[pathlib.Path], list[tuple]]:
+def trials_of() -> Callable[..., list[tuple]]:
   """All that a search decided, without who did it and when."""
   return _trials_of
 

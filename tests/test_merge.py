@@ -12,7 +12,7 @@ from jaxmerge.checkpoints.store import restore_params, save_params
 from jaxmerge.errors import InputError
 from jaxmerge.formats.records.metadata import describe_leaves, read_metadata
 from jaxmerge.merging.average import grouped_average
-from jaxmerge.merging.groups import layer_groups
+from jaxmerge.merging.groups import groups_of
 from jaxmerge.merging.method import METHODS
 from tests.helpers import config_of, quiet
 
@@ -87,7 +87,7 @@ def test_groups_of_layers_have_weights_of_their_own(tiny_run, tmp_path):
     progress=quiet,
   )
   trees = [restore_params(tiny_run / f"checkpoints/{s}") for s in (8, 12)]
-  expected = grouped_average(trees, rows, layer_groups(trees[0], 2))
+  expected = grouped_average(trees, rows, groups_of(trees[0], "2"))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
     restore_params(tmp_path / "out"),
@@ -95,7 +95,7 @@ def test_groups_of_layers_have_weights_of_their_own(tiny_run, tmp_path):
   )
   provenance = read_metadata(tmp_path / "out").provenance
   assert provenance["groups"]["band_0"] == [1.0, 0.0]
-  assert provenance["recipe"] == {"layer_groups": "2"}
+  assert provenance["recipe"] == {"layer_groups": "2", "interpolate": False}
 
 
 def test_what_metadata_knows_not_to_be_finite_is_not_read(tiny_run, tmp_path):

@@ -1,6 +1,7 @@
 """A run on a mixture: what the verbs make of it, and what it refuses."""
 
 import json
+import math
 
 import pytest
 
@@ -61,8 +62,20 @@ def test_its_checkpoints_are_scored_on_text_of_all_parts(
 
   monkeypatch.setattr(held_out_splits, "open_corpus", keep)
   inputs = [f"{run}@4", f"{run}@8"]
-  evaluate.evaluate(config_of("evaluate"), inputs, progress=quiet)
+  rows = evaluate.evaluate(config_of("evaluate"), inputs, progress=quiet)
   assert "report split" in capsys.readouterr().out
+  parts = ["heldout", "heldout/code", "heldout/prose"]
+  assert [row.task for row in rows[::2]] == parts
+  for whole, *of_parts in zip(rows[:2], rows[2:4], rows[4:]):
+    summed = sum(row.score.values_N.sum() for row in of_parts)
+    assert summed == pytest.approx(whole.score.values_N.sum())
+    bits = [
+      (row.score.values_N.sum(), row.score.extras["bits/byte"])
+      for row in of_parts
+    ]
+    num_bytes = sum(nats / math.log(2) / rate for nats, rate in bits)
+    rate = whole.score.extras["bits/byte"]
+    assert summed / math.log(2) / num_bytes == pytest.approx(rate)
   [corpus] = opened
   assert corpus.weights == {"code": 0.7, "prose": 0.3}
   said = json.loads((run / "run.json").read_text())

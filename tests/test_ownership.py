@@ -10,7 +10,7 @@ from jaxmerge import convert, evaluate, locks, merge, search
 from jaxmerge.checkpoints.models import load_model, save_model
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation import comparison
+from jaxmerge.evaluation import task_scores
 from jaxmerge.formats.records.metadata import read_metadata
 from tests.helpers import (
   REPORT,
@@ -422,7 +422,7 @@ def test_an_evaluation_is_checked_before_it_is_scored(
   def scores(*args):
     raise AssertionError("scored")
 
-  monkeypatch.setattr(comparison, "scores", scores)
+  monkeypatch.setattr(task_scores, "scores", scores)
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine/evaluation.json").write_text('{"grade": "A"}')
   (tmp_path / "file").touch()
@@ -457,6 +457,7 @@ def test_an_evaluation_replaces_an_earlier_one_alone(tiny_run, tmp_path):
   assert sorted(p.name for p in tmp_path.rglob("*")) == [
     "e",
     "evaluation.json",
+    "evaluation.npz",
     "notes.md",
   ]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxmerge
-from jaxmerge import merge, quickstart
+from jaxmerge import evaluate, merge, quickstart
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.convert import convert
 from jaxmerge.errors import InputError
@@ -58,7 +58,13 @@ def test_a_bad_config_stops_before_training(tmp_path):
 
 def test_results_have_their_exact_shape(workdir):
   results = json.loads((workdir / f"{REPORT}/results.json").read_text())
-  assert list(results) == ["study", "rows", "tokens_trained", "tokens_saved"]
+  assert list(results) == [
+    *("study", "rows", "tokens_trained", "tokens_saved", "precision")
+  ]
+  known = results["precision"]
+  assert list(known) == ["stderr", "excess", "advice", "passes"]
+  [stderr] = known["stderr"].values()
+  assert list(stderr) == ["8", "12"]
   rows = {row["name"]: row for row in results["rows"]}
   assert list(rows) == [
     "last",
@@ -120,6 +126,21 @@ def test_the_card_of_an_exported_merge_has_the_searchs_numbers(
   assert "AutoTokenizer" in card
   assert "| run@8 |" in card
   assert str(workdir) not in card
+
+
+def test_a_merge_is_not_scored_on_what_it_was_chosen_by(workdir, tmp_path):
+  merged = workdir / "search/pair/merged/12"
+  [seen] = read_metadata(merged).provenance["search"]["seen"]
+  assert (seen["split"], seen["items"]) == ("search", 16)
+  convert(str(merged), tmp_path / "hf", "hf")
+  inputs = [f"{workdir}@12", str(merged), str(tmp_path / "hf")]
+  config = config_of("evaluate", split="search")
+  with pytest.raises(InputError) as error:
+    evaluate.evaluate(config, inputs, progress=quiet)
+  assert [p.partition(":")[0] for p in error.value.problems] == inputs[1:]
+  assert "--allow_seen" in error.value.problems[0]
+  evaluate.evaluate(config, inputs, allow_seen=True, progress=quiet)
+  evaluate.evaluate(config, inputs[:1], progress=quiet)
 
 
 def test_the_same_command_again_changes_nothing(workdir, trials_of):

@@ -17,8 +17,10 @@ from jaxmerge.errors import InputError
 from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.formats.records.metadata import describe_leaves, read_metadata
-from jaxmerge.merging.average import grouped_average
-from jaxmerge.merging.groups import layer_groups
+from jaxmerge.merging.average import grouped_average, weighted_average
+from jaxmerge.merging.differences import gram_of_trees, gram_weights
+from jaxmerge.merging.groups import groups_of
+from jaxmerge.merging.method import METHODS
 from jaxmerge.redaction import without_secrets
 from tests.helpers import REPORT, config_of, contents
 
@@ -63,15 +65,31 @@ def test_everything_on(workdir):
   path = search.search(config, workdir, progress=_Notes())
   rows = json.loads((workdir / f"{REPORT}/results.json").read_text())["rows"]
   named = {row["name"]: row for row in rows}
-  assert {"last", "uniform", "gp_hedge", *baselines} <= named.keys()
-  assert named["gp_hedge"]["evaluations"] == 6
+  assert {"last", "uniform", "rna", "gp_hedge", *baselines} <= named.keys()
+  # Passes, of which a gradient takes six; a stopped trial takes fewer.
+  trials = _study(workdir).trials
+  spent = sum(t.user_attrs["tokens"] for t in trials)
+  passes = named["gp_hedge"]["evaluations"]
+  whole = spent / passes
+  assert 6 < passes <= 6 * 6 + 3
+  assert whole <= 16 * 64 < spent
+  assert named["random"]["evaluations"] == passes
   lowest = min(row["search_loss"] for row in rows)
   assert named["gp_hedge"]["search_loss"] < lowest + 0.05
+  results = json.loads((workdir / f"{REPORT}/results.json").read_text())
+  precision = results["precision"]
+  assert list(precision["stderr"]) == ["embeddings", "band_0", "head"]
+  assert precision["excess"] >= 0
+  assert precision["passes"] > 7
   provenance = read_metadata(path).provenance
   weights_GxK = list(provenance["groups"].values())
   assert list(provenance["groups"]) == ["embeddings", "band_0", "head"]
   trees = [restore_params(workdir / f"checkpoints/{s}") for s in (4, 8, 12)]
-  groups = layer_groups(trees[0], 1)
+  groups = groups_of(trees[0], "1")
+  rna = METHODS["rna"]
+  accelerated = gram_weights(rna, gram_of_trees(trees), rna.knobs())
+  assert list(named["rna"]["weights"].values()) == pytest.approx(accelerated)
+  assert named["rna"]["evaluations"] == 1
   by_hand = grouped_average(trees, weights_GxK, groups)
   merged = restore_params(path)
   jax.tree.map(np.testing.assert_array_equal, by_hand, merged)
@@ -82,6 +100,77 @@ def test_everything_on(workdir):
   assert [len(t.params) for t in trials] == [9] * 6
   assert all("gradient" in t.user_attrs for t in trials if t.value is not None)
   assert trials[0].value == pytest.approx(named["last"]["search_loss"])
+
+
+def test_what_trials_measure_tells_how_sure_the_weights_are(
+  workdir, monkeypatch, capsys
+):
+  config = _config(
+    num_trials=5, beta=1.0, baselines=(), solver="newton", batch_size=4
+  )
+  search.search(config, workdir, dry_run=True)
+  plan = capsys.readouterr().out
+  assert "precision: from what the trials measure" in plan
+  search.search(config, workdir, progress=_Notes())
+  results = workdir / f"{REPORT}/results.json"
+  found = json.loads(results.read_text())["precision"]
+  assert found["passes"] == 0
+  [stderr] = found["stderr"].values()
+  assert list(stderr) == ["4", "8", "12"]
+  assert all(error > 0 for error in stderr.values())
+  assert found["excess"] > 0
+  # The run is young: beyond the last checkpoint all is better.
+  assert "other weights may be about" in found["advice"]
+  page = (workdir / f"{REPORT}/report.html").read_text()
+  assert "How sure the weights are" in page
+  shutil.rmtree(workdir / REPORT)
+  monkeypatch.setattr(MergedLoss, "measured", None)
+  search.search(config, workdir, progress=_Notes())
+  assert json.loads(results.read_text())["precision"] == found
+
+
+@pytest.mark.parametrize("steps", [(8, 12), (4, 8, 12)])
+def test_negative_weights(workdir, capsys, steps):
+  config = _config(
+    num_trials=7,
+    negative=True,
+    checkpoint_steps=steps,
+    baselines=("grid", "random"),
+    study_name="n",
+  )
+  search.search(config, workdir, dry_run=True, progress=_Notes())
+  plan = capsys.readouterr().out
+  assert f"1 x {len(steps)}, each from -1 to 2" in plan
+  assert "baselines keep to weights from 0 to 1" in plan
+  path = search.search(config, workdir, progress=_Notes())
+  report = workdir / "search/n/report"
+  results = json.loads((report / "results.json").read_text())
+  weights_NxK = np.array(
+    [
+      list(trial.user_attrs["weights"].values())
+      for trial in _study(workdir, "n").trials
+    ]
+  )
+  assert weights_NxK[0].tolist() == [0.0] * (len(steps) - 1) + [1.0]
+  np.testing.assert_allclose(weights_NxK.sum(axis=1), 1, atol=1e-12)
+  assert weights_NxK.min() < 0
+  assert weights_NxK.min() >= -1 - 1e-9
+  assert weights_NxK.max() <= 2 + 1e-9
+  named = {row["name"]: row for row in results["rows"]}
+  for name in ("grid", "random"):
+    assert min(named[name]["weights"].values()) >= 0
+  provenance = read_metadata(path).provenance
+  assert provenance["recipe"] == {"negative": True}
+  applied = [source["weight"] for source in provenance["sources"]]
+  trees = [restore_params(workdir / f"checkpoints/{s}") for s in steps]
+  by_hand = weighted_average(trees, applied)
+  jax.tree.map(np.testing.assert_array_equal, by_hand, restore_params(path))
+  page = (report / "report.html").read_text()
+  assert "each from -1 to 2" in page
+  figures = ["posterior"] if len(steps) == 2 else ["slices", "ternary"]
+  assert all((report / f"{name}.png").exists() for name in figures)
+  with pytest.raises(InputError, match=r"leave config\.alpha and config\.beta"):
+    search.search(_config(negative=True, beta=0.1), workdir, progress=_Notes())
 
 
 def test_a_used_up_limit_says_how_to_go_on(workdir):
@@ -186,7 +275,10 @@ def test_a_diverged_checkpoint_costs_trials_and_not_the_search(workdir):
   search.search(_config(num_trials=7), workdir, progress=_Notes())
   rows = json.loads((workdir / f"{REPORT}/results.json").read_text())["rows"]
   names = [row["name"] for row in rows]
-  assert "uniform" not in names
+  assert not {"uniform", "rna"} & {*names}
+  results = (workdir / f"{REPORT}/results.json").read_text()
+  wrong = "not known: step 4 has parameters that are not finite"
+  assert json.loads(results)["precision"]["advice"] == wrong
   assert names[-1] == "gp_hedge"
   with pytest.raises(InputError, match="step 4 has parameters"):
     search.search(
@@ -218,7 +310,7 @@ def test_a_method_that_converges_and_recommends_what_it_has_not_tried(
   )
   monkeypatch.setitem(SEARCH_METHODS._records, "three", three)
   notes = _Notes()
-  config = _config(num_trials=5, search_method="three")
+  config = _config(num_trials=5, solver="three")
   path = search.search(config, workdir, progress=notes)
   assert "search: Three has converged with 2 trials left" in notes.notes
   trials = _study(workdir).trials
@@ -243,5 +335,5 @@ def test_a_method_that_converges_and_recommends_what_it_has_not_tried(
     t.params for t in trials
   ]
   assert contents(workdir / REPORT) == before
-  with pytest.raises(InputError, match="with search_method 'three'"):
+  with pytest.raises(InputError, match="with solver 'three'"):
     search.search(_config(num_trials=5), workdir, progress=notes)

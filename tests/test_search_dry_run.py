@@ -74,7 +74,7 @@ def test_more_checkpoints_and_gradients_take_longer(
   four = (4, 8, 12, 16)
   for changes in (
     {},
-    {"checkpoint_steps": four, "layer_groups": "2"},
+    {"checkpoint_steps": four, "layer_groups": "2", "solver": "gp_hedge"},
     {
       "checkpoint_steps": four,
       "layer_groups": "2",
@@ -87,6 +87,20 @@ def test_more_checkpoints_and_gradients_take_longer(
     found.append(float(re.search(r"about ([\d.]+) s a trial", plan)[1]))
   assert found == sorted(found)
   assert found[2] > 2 * found[0]
+
+
+def test_derivatives_need_memory_of_their_own(tiny_run, monkeypatch, capsys):
+  monkeypatch.setattr(held_out_splits, "open_corpus", no_corpus)
+
+  def needed(**changes):
+    config = config_of("search", **changes)
+    search.search(config, tiny_run, dry_run=True, progress=quiet)
+    [line] = re.findall(r"memory: (.*)", capsys.readouterr().out)
+    return line
+
+  assert "derivatives" not in needed()
+  told = r"derivatives take (?!0 )[\d.]+ [KM]iB on each device beside 4 of its"
+  assert re.search(told, needed(solver="newton"))
 
 
 def test_each_study_has_a_report_of_its_own(searched, capsys):

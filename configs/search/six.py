@@ -3,8 +3,9 @@
   python -m jaxmerge.search --config=configs/search/six.py \
       --workdir=runs/quickstart
 
-A minute on 2 CPU cores; the merge is about 0.10 nats/token better than the last
-checkpoint, step 900.
+Newton's method, which config.solver = "auto" takes for six checkpoints, needs
+three or four of the 20 trials. A minute on 2 CPU cores; the merge is 0.08 to
+0.10 nats/token better than the last checkpoint, step 900.
 """
 
 from ml_collections import config_dict

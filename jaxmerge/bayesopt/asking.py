@@ -128,9 +128,10 @@ class SimplexSampler(RecordingSampler):
   Args:
     space: of the points.
     name: of who asks, in reports.
-    point: the coordinates of a trial, one a name, from the study so far; a
-      function of its finished trials and the trial's number, or a search that
-      was killed will not equal one that was not.
+    point: the unit points of a trial, one number a name (of negative weights
+      none above Bounds.highest_unit), from the study so far; a function of its
+      finished trials and the trial's number, or a search that was killed will
+      not equal one that was not.
   """
 
   def __init__(
@@ -146,5 +147,6 @@ class SimplexSampler(RecordingSampler):
   def ask(
     self, study: Study, trial: FrozenTrial, space: Space
   ) -> dict[str, Any]:
-    params = space.params(self._point(study, trial))
+    assert isinstance(space, Simplices)
+    params = space.params(space.of_unit(self._point(study, trial)))
     return {"asked_by": self._name, "params": params}

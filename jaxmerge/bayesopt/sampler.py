@@ -57,7 +57,9 @@ class GPHedgeSampler(RecordingSampler):
       "gradient_stderr" the standard error of a slope along a direction of
       length one, 0 if not there. Both are set before the value is told.
     starts: points on the simplex of the first trials, alike in every group;
-      by default the vertices, last name first.
+      by default each checkpoint alone (the vertices), last name first.
+    negative: the parameters v of a group of K stand for the weights
+      -1 + (K + 1) v in [-1, 2], so that none is above 3 / (K + 1).
 
   Raises:
     InputError: lists unknown or repeated acquisitions, no start trial, a
@@ -73,6 +75,7 @@ class GPHedgeSampler(RecordingSampler):
     simplex: Sequence[str] | Sequence[Sequence[str]] | None = None,
     use_gradients: bool = False,
     starts: Sequence[Sequence[float]] | None = None,
+    negative: bool = False,
   ):
     problems = []
     known = set(acquisitions) & set(ACQUISITIONS)
@@ -89,8 +92,10 @@ class GPHedgeSampler(RecordingSampler):
       problems.append(f"seed must be >= 0, got {seed}")
     if starts is not None and (simplex is None or not len(starts)):
       problems.append("starts are points on a simplex, one or more")
+    if negative and simplex is None:
+      problems.append("negative weights are those of a simplex")
     check(problems)
-    space = None if simplex is None else simplices_of(simplex, starts)
+    space = None if simplex is None else simplices_of(simplex, starts, negative)
     default = len(space.starts_NxK) if space else _NUM_BOX_STARTS
     super().__init__(space, n_startup_trials or default, seed)
     self._acquisitions = tuple(acquisitions)
@@ -143,6 +148,7 @@ class GPHedgeSampler(RecordingSampler):
       candidates_CxD,
       acquisitions=names,
       groups=space.groups,
+      reach=space.reach,
       # Its own stream: the portfolio's draw is the same without Thompson.
       rng=np.random.default_rng([self.seed, trial.number, 1]),
     )

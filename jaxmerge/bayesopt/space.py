@@ -16,7 +16,13 @@ from scipy.stats import qmc
 
 from jaxmerge.errors import InputError, check
 from jaxmerge.simplex import points
-from jaxmerge.simplex.bounds import normalised
+from jaxmerge.simplex.bounds import (
+  HIGHEST,
+  LOWEST,
+  Bounds,
+  normalised,
+  unit_from_weights,
+)
 
 Distributions = dict[str, BaseDistribution]
 _NUM_CANDIDATES = 256
@@ -28,13 +34,18 @@ _LINE = 257
 class Simplices:
   """The named parameters of each group are >= 0 and sum to 1.
 
+  Coordinates are the parameters themselves, or, of negative weights, the
+  weights that they stand for: in both a checkpoint alone is a 1 among zeros.
+
   Attributes:
     groups_GxK: names, group by group.
     starts_NxK: unit points of the first trials, alike in every group.
+    negative: the parameters stand for weights in [-1, 2], as Bounds says.
   """
 
   groups_GxK: tuple[tuple[str, ...], ...]
   starts_NxK: tuple[tuple[float, ...], ...]
+  negative: bool = False
 
   @property
   def groups(self) -> int:
@@ -44,42 +55,80 @@ class Simplices:
   def names(self) -> tuple[str, ...]:
     return tuple(itertools.chain(*self.groups_GxK))
 
+  @property
+  def size(self) -> int:
+    """The number of weights in a group."""
+    return len(self.groups_GxK[0])
+
+  @property
+  def reach(self) -> tuple[float, float]:
+    """The lowest and the highest coordinate."""
+    return (LOWEST, HIGHEST) if self.negative else points.UNIT
+
+  @property
+  def _scale(self) -> float:
+    """d coordinate / d parameter."""
+    return 1 - self.size * self.reach[0]
+
+  def of_unit(self, unit: np.ndarray) -> np.ndarray:
+    """Coordinates of parameters, in any array."""
+    return self.reach[0] + self._scale * unit
+
   def distributions(self) -> Distributions:
     return {name: FloatDistribution(0.0, 1.0) for name in self.names}
 
   def candidates(self, seed: int) -> np.ndarray:
-    size, groups = len(self.groups_GxK[0]), self.groups
+    size, groups = self.size, self.groups
     if size == 2 and groups == 1:
-      return points.grid(2, _LINE)
+      return self.of_unit(points.grid(2, _LINE))
     drawn = points.candidates(size, _NUM_CANDIDATES, seed)
     centre = np.full((1, size), 1 / size)
-    tied = np.concatenate([drawn, points.vertices(size), centre])
+    some = [drawn, points.vertices(size), centre]
+    if self.negative:
+      some.append(self._spread(_NUM_CANDIDATES, seed))
+    tied = np.concatenate(some)
     if groups == 1:
       return tied
     free = points.candidates(size, _NUM_CANDIDATES, seed, groups)
     # Every group alike, then each on its own.
-    return np.concatenate([np.tile(tied, groups), free])
+    found = [np.tile(tied, groups), free]
+    if self.negative:
+      found.append(self._spread(_NUM_CANDIDATES, seed, groups))
+    return np.concatenate(found)
+
+  def _spread(self, count: int, seed: int, groups: int = 1) -> np.ndarray:
+    """Low-discrepancy points of the whole domain."""
+    drawn = points.candidates(self.size, count, seed, groups)
+    if not self.negative:
+      return drawn
+    lowest, highest = self.reach
+    parts = drawn.reshape(count, groups, self.size)
+    unit = points.within(parts, (highest - lowest) / self._scale)
+    return self.of_unit(unit).reshape(drawn.shape)
 
   def start(self, number: int, num_startup: int, seed: int) -> np.ndarray:
     """The given starts, then low-discrepancy points."""
     given = len(self.starts_NxK)
     if number < given:
-      return np.tile(self.starts_NxK[number], self.groups)
+      start_K = self.of_unit(np.array(self.starts_NxK[number]))
+      return np.tile(start_K, self.groups)
     # A power of two of points, as Sobol's sequence wants them.
     num_points = 1 << (num_startup - 1).bit_length()
-    drawn = points.candidates(len(self.groups_GxK[0]), num_points, seed)
+    drawn = self._spread(num_points, seed)
     return np.tile(drawn[number - given], self.groups)
 
   def coordinates(self, params: Mapping[str, float]) -> np.ndarray:
-    return np.array([params[name] for name in self.names], np.float64)
+    unit_D = np.array([params[name] for name in self.names], np.float64)
+    return self.of_unit(unit_D)
 
   def spans(self, params: Mapping[str, float]) -> np.ndarray:
     """d parameter / d coordinate, at a point."""
     del params
-    return np.ones(len(self.names))
+    return np.full(len(self.names), 1 / self._scale)
 
   def params(self, point_D: np.ndarray) -> dict[str, float]:
-    parts = np.split(point_D, self.groups)
+    unit_D = (np.asarray(point_D) - self.reach[0]) / self._scale
+    parts = np.split(unit_D, self.groups)
     unit = [v for part in parts for v in normalised(part.tolist())]
     return dict(zip(self.names, unit, strict=True))
 
@@ -91,6 +140,7 @@ class Box:
   items: tuple[tuple[str, FloatDistribution], ...]
 
   groups = 0
+  reach = points.UNIT
 
   def distributions(self) -> Distributions:
     return dict(self.items)
@@ -177,12 +227,15 @@ def box_of(distributions: Mapping[str, BaseDistribution]) -> Box:
 def simplices_of(
   names: Sequence[str] | Sequence[Sequence[str]],
   starts: Sequence[Sequence[float]] | None,
+  negative: bool = False,
 ) -> Simplices:
   """One simplex of the names, or one of each group of names.
 
   Args:
     names: two or more different ones, or groups of them of one length.
-    starts: unit points of the first trials; None: the vertices, last first.
+    starts: unit points of the first trials; None: each checkpoint alone, last
+      first.
+    negative: as Simplices says.
 
   Raises:
     InputError: lists what is wrong with the names and the starts.
@@ -203,13 +256,23 @@ def simplices_of(
       f"a simplex needs two or more different names, and each group as many;"
       f" got {[list(group) for group in groups]}"
     )
+  bounds = Bounds(negative=negative)
   if starts is None:
-    starts = points.vertices(size).tolist()
+    alone_KxK = points.vertices(size).tolist()
+    starts = [unit_from_weights(alone_K, bounds) for alone_K in alone_KxK]
+  most = bounds.highest_unit(size)
   for start in starts:
-    if len(start) != size or min(start) < 0 or abs(sum(start) - 1) > 1e-9:
+    off = abs(sum(start) - 1)
+    if (
+      len(start) != size
+      or min(start) < 0
+      or off > 1e-9
+      or max(start) > most + 1e-9
+    ):
       problems.append(
-        f"a start needs {size} weights >= 0 that sum to 1, got {list(start)}"
+        f"a start needs {size} weights >= 0 that sum to 1"
+        f"{f', none above {most:g}' if negative else ''}, got {list(start)}"
       )
   check(problems)
   exact = [tuple(normalised(start)) for start in starts]
-  return Simplices(groups, tuple(exact))
+  return Simplices(groups, tuple(exact), negative)

@@ -56,6 +56,11 @@ class Copied(NamedTuple):
   notes: Sequence[str] = ()
 
 
+def told_left_out(names: Sequence[str]) -> str:
+  """A note on tensors that only some inputs have."""
+  return _told(names, _LEFT_OUT)
+
+
 def find_copied(
   trees: Sequence[Mapping[str, LazyTensor]], dtype: str
 ) -> Copied:

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxmerge.errors import InputError, Problems, check
+from jaxmerge.errors import InputError, Problems
 from jaxmerge.files import expanded, user_path
 from jaxmerge.formats.lazy_tensors import LazyTensor
 from jaxmerge.formats.records.metadata import Metadata, read_metadata
@@ -215,11 +215,35 @@ def _locate(name: str) -> tuple[epath.Path, str]:
   return _place(of_item[1]), of_item[2]
 
 
+def each_step(name: str) -> list[str]:
+  """The inputs that a workdir without a step stands for, oldest first.
+
+  With `:ema` or the like behind it, that of each step. What is no workdir
+  stands for itself.
+  """
+  place = expanded(name)
+  of_item = _OF_ITEM.fullmatch(place)
+  end = ""
+  if of_item is not None and not epath.Path(place).exists():
+    place, end = of_item[1], f":{of_item[2]}"
+  try:
+    is_one = _is_run(epath.Path(place))
+  except OSError:  # who opens it says what is wrong with it
+    is_one = False
+  steps = steps_in(place) if is_one else []
+  return [f"{place}@{step}{end}" for step in steps] or [name]
+
+
+def _is_run(path: epath.Path) -> bool:
+  if not path.exists() or is_hugging_face(path):
+    return False
+  return (path / "run.json").exists() or bool(steps_in(path))
+
+
 def _place(name: str) -> epath.Path:
   path = epath.Path(name)
   if path.exists():
-    is_run = (path / "run.json").exists() or steps_in(path)
-    if is_run and not is_hugging_face(path):
+    if _is_run(path):
       steps = ", ".join(map(str, saved_steps(path)))
       raise InputError(f"{name} is a workdir; name a step of it: @{steps}")
     return path
@@ -239,13 +263,3 @@ def no_steps(
   noun = "step" if len(missing) == 1 else "steps"
   absent, there = (", ".join(map(str, steps)) for steps in (missing, found))
   return f"{workdir} has no {noun} {absent}; it has {there}"
-
-
-def check_step_directories(checkpoints: Sequence[Checkpoint]) -> None:
-  """Refuses Hugging Face directories where parameters must be known."""
-  check(
-    f"{c.name} is a Hugging Face directory; convert it first: python -m "
-    f"jaxmerge.convert --input={c.name} --output=DIR --format=orbax"
-    for c in checkpoints
-    if c.layout == TENSORS
-  )

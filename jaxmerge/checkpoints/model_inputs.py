@@ -1,7 +1,7 @@
 """Inputs as models: step directories and Hugging Face directories alike."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -17,7 +17,8 @@ from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import check, grouped
 from jaxmerge.formats.lazy_tensors import place_leaves
 from jaxmerge.huggingface.directory import open_model
-from jaxmerge.huggingface.tensors import is_hugging_face
+from jaxmerge.huggingface.places import names_by_parameter
+from jaxmerge.huggingface.tensors import is_hugging_face, open_tree
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import named_leaves
@@ -70,6 +71,20 @@ def check_is_model(checkpoint: Checkpoint) -> None:
       if wanted.get(leaf) != given.get(leaf)
     )
   )
+
+
+def own_names(
+  checkpoints: Sequence[Checkpoint],
+) -> Mapping[str, Sequence[str]] | None:
+  """The names of parameters in the last of some Hugging Face directories.
+
+  Returns:
+    By our name, of a stack one a layer; None where some are none.
+  """
+  if not all(is_hugging_face(c.path) for c in checkpoints):
+    return None
+  metadata, leaves = open_tree(checkpoints[-1].path)
+  return names_by_parameter(leaves, metadata.model)
 
 
 def numbered(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

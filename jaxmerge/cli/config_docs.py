@@ -6,7 +6,7 @@ python -m jaxmerge.cli.config_docs > docs/config.md
 import dataclasses
 import textwrap
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxmerge.cli.config_files import CONFIGS, config_class, config_path
@@ -45,7 +45,7 @@ def page() -> str:
     parts.append(f"```python\n{example}```\n")
     parts.append("| key | type | default | allowed | |")
     parts.append("|---|---|---|---|---|")
-    parts += [_line(row, verb) for row in rows(config_class(verb))]
+    parts += _lines(rows(config_class(verb)), verb)
     parts.append("")
   parts.append("## Names of before\n")
   parts.append("A config that says an old name is refused with the new one.\n")
@@ -54,7 +54,16 @@ def page() -> str:
   return "\n".join(parts)
 
 
-def _line(row: Row, verb: str) -> str:
+def _lines(found: Iterable[Row], verb: str) -> list[str]:
+  """A line a key; one that several records have alike only once."""
+  alike: dict[tuple[Any, ...], tuple[Row, list[str]]] = {}
+  for row in found:
+    known = row.name, repr(row.default), row.key.help, row.key.allowed
+    alike.setdefault(known, (row, []))[1].append(row.record)
+  return [_line(row, users, verb) for row, users in alike.values()]
+
+
+def _line(row: Row, users: Sequence[str], verb: str) -> str:
   inner = typing.get_args(row.kind)  # of a tuple
   kind = f"tuple of {inner[0].__name__}" if inner else row.kind.__name__
   kind = "float, or one an input" if row.kind == PerInput else kind
@@ -62,7 +71,8 @@ def _line(row: Row, verb: str) -> str:
   default = "required" if is_required else f"`{row.default!r}`"
   may_change = verb == "pretrain" and not row.key.changes_numbers
   said = row.key.help + (" (may change later)" if may_change else "")
-  said = f"`{row.record}`: {said}" if row.record else said
+  told = ", ".join(f"`{user}`" for user in users if user)
+  said = f"{told}: {said}" if told else said
   cells = (f"`{row.name}`", kind, default, row.key.allowed, said)
   return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

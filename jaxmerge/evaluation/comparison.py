@@ -1,26 +1,29 @@
-"""Scores checkpoints of any sizes and tokenizers on one text.
+"""Opens a held-out split for checkpoints of any sizes and tokenizers.
 
-D whole documents, N sequences of them.
+D whole documents, N items: sequences or documents.
 """
 
-import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmerge.checkpoints.compatibility import is_one_model, is_one_tokenizer
-from jaxmerge.checkpoints.inputs import Checkpoint
-from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.data.cache import TokenizedCorpus
 from jaxmerge.data.config import TOKENIZED_FILES
-from jaxmerge.data.heldout import document_order, window_counts
+from jaxmerge.data.heldout import HeldOut, document_order, window_counts
 from jaxmerge.data.mixture import document_name
 from jaxmerge.data.shares import apportioned
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.config import EvaluateConfig
-from jaxmerge.evaluation.evaluator import EVALUATORS, Evaluator, Setting
+from jaxmerge.evaluation.evaluator import (
+  DEFAULT_EVALUATOR,
+  EVALUATORS,
+  Evaluator,
+  Opened,
+  Setting,
+)
 from jaxmerge.evaluation.evaluators.heldout_loss import BITS, heldout_loss
 from jaxmerge.evaluation.held_out_splits import (
   Scorer,
@@ -29,95 +32,126 @@ from jaxmerge.evaluation.held_out_splits import (
   text_of,
 )
 from jaxmerge.evaluation.score import Score
-from jaxmerge.merging.resident import choose_placement
-from jaxmerge.parallel.distributed import on_every_process
-from jaxmerge.progress import Progress
+from jaxmerge.formats.records.metadata import canonical_json, hash_text
 
 _FEWEST = 2  # documents that give a standard error
 
 
-def scores(
+class Items(NamedTuple):
+  """Holds what is known of the items of a held-out split.
+
+  Attributes:
+    hashes_N: of what each item asks of a model.
+    parts_N: the part of the mixture that each is of, "" of a plain corpus.
+    bytes_N: int64, the UTF-8 bytes of each.
+    content: a hash of all of them and of the tokens in which a model has them.
+  """
+
+  hashes_N: tuple[str, ...]
+  parts_N: tuple[str, ...]
+  bytes_N: np.ndarray
+  content: str
+
+
+class Text(NamedTuple):
+  """A held-out split, ready to be scored with one model.
+
+  Attributes:
+    evaluator: of all its items.
+    items: None where only the evaluator knows them.
+    content: the hash of the corpus.
+  """
+
+  evaluator: Evaluator
+  items: Items | None
+  content: str
+
+
+def open_texts(
   config: EvaluateConfig,
-  checkpoints: Sequence[Checkpoint],
-  progress: Progress,
-) -> list[Score]:
-  """Scores each checkpoint on the text of the first one.
+  settings: Mapping[int, Setting],
+  is_one_tokenizer: bool,
+  tell: Callable[[str], None],
+) -> dict[int, Text]:
+  """Opens the text of the first setting for the models of all.
 
   Those of one tokenizer are scored on the same sequences, by any evaluator; of
-  several, by their loss in bits/byte of the same whole documents. Equal models
-  share a program. All processes of a job call it.
+  several, by their loss in bits/byte of the same whole documents.
+
+  Args:
+    settings: by any number, each of another model.
+    is_one_tokenizer: all of them have the same.
+    tell: called with a line of text while a corpus is prepared.
 
   Raises:
-    InputError: a model does not fit the devices, or as the evaluator's open.
+    InputError: as the evaluator's open, or there are too few documents.
   """
-  first = checkpoints[0]
-  is_one = all(is_one_tokenizer(first, c) for c in checkpoints)
-  kinds = [_first_alike(checkpoints, c) for c in checkpoints]
-  settings = {
-    kind: _setting(config, first, checkpoints[kind], is_one) for kind in kinds
-  }
-  for kind, setting in settings.items():
-    choose_placement(
-      [checkpoints[kind]],
-      setting.shardings,
-      merged_trees=1,
-      memory_budget_gb=config.memory_budget_gb,
-    )
-  open_all = _on_sequences if is_one else _on_documents
-  opened = on_every_process(
-    lambda: open_all(
-      config, list(settings.values()), lambda text: progress.note("data", text)
-    )
-  )
-  evaluators = dict(zip(settings, opened, strict=True))
-  found = []
-  for number, (kind, checkpoint) in enumerate(zip(kinds, checkpoints), start=1):
-    params = load_params(checkpoint, settings[kind].shardings)
-    found.append(evaluators[kind].score(params))
-    progress.stage("evaluate", number, len(checkpoints), checkpoint.name)
-  return found
-
-
-def _first_alike(
-  checkpoints: Sequence[Checkpoint], checkpoint: Checkpoint
-) -> int:
-  return next(
-    number
-    for number, other in enumerate(checkpoints)
-    if is_one_tokenizer(other, checkpoint) and is_one_model(other, checkpoint)
-  )
-
-
-def _setting(
-  config: EvaluateConfig, first: Checkpoint, other: Checkpoint, is_one: bool
-) -> Setting:
-  """The other model on the first one's corpus, checked for the first alone."""
-  tokens = (first if is_one else other).metadata
-  metadata = dataclasses.replace(
-    first.metadata,
-    model=other.metadata.model,
-    leaves=other.metadata.leaves,
-    tokenizer=tokens.tokenizer,
-    files=tokens.files,
-  )
-  return config.setting(metadata, allow_unrelated=other is not first)
+  open_all = _on_sequences if is_one_tokenizer else _on_documents
+  found = open_all(config, list(settings.values()), tell)
+  return dict(zip(settings, found, strict=True))
 
 
 def _on_sequences(
   config: EvaluateConfig,
   settings: Sequence[Setting],
   tell: Callable[[str], None],
-) -> list[Evaluator]:
+) -> list[Text]:
   record = EVALUATORS[config.evaluator]
   opened = [record.open(setting, tell) for setting in settings]
-  return [each.on(config.split, config.sequences) for each in opened]
+  return [_on_split(config, each) for each in opened]
+
+
+def _on_split(config: EvaluateConfig, opened: Opened) -> Text:
+  split, count = config.split, config.sequences
+  if config.evaluator != DEFAULT_EVALUATOR or not isinstance(opened, Scorer):
+    return Text(opened.on(split, count), None, opened.content)
+  held = opened.sequences(split, count)
+  evaluator = opened.build(opened, held)
+  return Text(evaluator, _items(held, opened), opened.content)
+
+
+def _items(held: HeldOut, scorer: Scorer) -> Items:
+  counts_N = held.mask_NxL.sum(axis=1)
+  return _known_items(
+    [
+      row[: count + 1].astype("<i4").tobytes()
+      for row, count in zip(held.tokens_NxL1, counts_N)
+    ],
+    [held.document_ids[document] for document in held.document_N],
+    held.bytes_N,
+    scorer,
+  )
+
+
+def _known_items(
+  asked_N: Sequence[bytes],
+  documents_N: Sequence[str],
+  bytes_N: Sequence[int] | np.ndarray,
+  scorer: Scorer,
+) -> Items:
+  hashes = [hashlib.sha256(asked).hexdigest()[:32] for asked in asked_N]
+  sizes = np.asarray(bytes_N, np.int64)
+  known = [scorer.corpus.tokenizer.hash, scorer.seq_len, hashes, sizes.tolist()]
+  return Items(
+    tuple(hashes),
+    _parts(documents_N, scorer),
+    sizes,
+    hash_text(canonical_json([*known, documents_N])),
+  )
+
+
+def _parts(names: Sequence[str], scorer: Scorer) -> tuple[str, ...]:
+  """The part of a mixture that each document's name begins with."""
+  if "" in scorer.corpus.parts:
+    return ("",) * len(names)
+  return tuple(name.partition("/")[0] for name in names)
 
 
 def _on_documents(
   config: EvaluateConfig,
   settings: Sequence[Setting],
   tell: Callable[[str], None],
-) -> list[Evaluator]:
+) -> list[Text]:
   if text_of(settings[0])[1].has_tokens:
     raise InputError(
       f"source {TOKENIZED_FILES!r} has the tokens of one tokenizer, and the "
@@ -132,7 +166,16 @@ def _on_documents(
     )
   check_documents(config.split, len(texts))
   bytes_by_id = {name: len(text.encode()) for name, text in texts.items()}
-  return [Documents(each, config.split, bytes_by_id) for each in scorers]
+  asked = [text.encode() for text in texts.values()]
+  sizes = list(bytes_by_id.values())
+  return [
+    Text(
+      Documents(each, config.split, bytes_by_id),
+      _known_items(asked, list(texts), sizes, each),
+      each.content,
+    )
+    for each in scorers
+  ]
 
 
 def _shared_texts(

@@ -2,22 +2,24 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from jaxmerge.bayesopt.baselines import BASELINES
 from jaxmerge.bayesopt.study.storage import address_problems
-from jaxmerge.bayesopt.trials import GRADIENT
-from jaxmerge.config_fields import key, knobs_of, section
+from jaxmerge.config_fields import key, knobs_of, section, sections
 from jaxmerge.data.config import CorpusConfig
+from jaxmerge.evaluation import solvers
 from jaxmerge.evaluation.evaluator import (
   DEFAULT_EVALUATOR,
   EVALUATORS,
   Setting,
 )
-from jaxmerge.evaluation.search_method import DEFAULT_METHOD, SEARCH_METHODS
+from jaxmerge.evaluation.tasks.config import TasksConfig
 from jaxmerge.formats.records.metadata import Metadata
-from jaxmerge.merging.groups import layer_groups_problems
+from jaxmerge.merging.group_texts import layer_groups_problems
 from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig, make_mesh
+from jaxmerge.simplex.bounds import Bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +49,90 @@ class ScoringConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(ScoringConfig):
+class DomainConfig(CorpusConfig):
+  """A corpus that is scored beside others."""
+
+  source: str = key(help="as data.source")
+
+  def problems(self, prefix: str) -> list[str]:
+    found = super().problems(prefix)
+    return found if self.source else [f"{prefix}source is empty", *found]
+
+
+# The task that is no set of questions.
+HELD_OUT = "heldout"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(ScoringConfig, TasksConfig):
   """Config of `python -m jaxmerge.evaluate`."""
 
+  tasks: tuple[str, ...] = key(
+    (HELD_OUT,),
+    "'heldout' (the evaluator on the corpus), or type:argument, as 'mmlu:DIR' "
+    "or 'pairs:FILE.jsonl'; as many as you like",
+  )
   split: str = key(
     "report",
     "of the corpus",
     choices=("train", "search", "report", "validation"),
   )
-  sequences: int = key(128, "to score, at most", at_least=1)
+  sequences: int = key(128, "to score, at most, of each corpus", at_least=1)
+  domains: Mapping[str, DomainConfig] = sections(DomainConfig)
+  use_cache: bool = key(
+    True, "keep scores, and score nothing that has been scored before"
+  )
+
+  def problems(self, prefix: str) -> list[str]:
+    """Lists what does not go together; files of tasks are read by `read`."""
+    problems = []
+    if not self.tasks:
+      problems.append(f"{prefix}tasks is empty, so there is nothing to score")
+    if self.tasks.count(HELD_OUT) > 1:
+      problems.append(f"{prefix}tasks names {HELD_OUT!r} twice")
+    if not self.questions.tasks and self.asked:
+      problems.append(
+        f"{', '.join(prefix + name for name in self.asked)}: {prefix}tasks has "
+        "no questions, which alone they are of"
+      )
+    if self.domains and self.data.source:
+      problems.append(
+        f"{prefix}data.source and {prefix}domains are both given; make the one "
+        "corpus a domain too"
+      )
+    if self.domains and HELD_OUT not in self.tasks:
+      problems.append(
+        f"{prefix}domains: {prefix}tasks has no {HELD_OUT!r}, which alone they "
+        "are of"
+      )
+    return problems + [
+      f"{prefix}domains.{name}: a domain's name is a letter, and then letters, "
+      "digits, _ and -"
+      for name in self.domains
+      if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name)
+    ]
+
+  @property
+  def questions(self) -> TasksConfig:
+    """The tasks that are sets of questions."""
+    names = (field.name for field in dataclasses.fields(TasksConfig))
+    values = {name: getattr(self, name) for name in names}
+    tasks = tuple(task for task in self.tasks if task != HELD_OUT)
+    return TasksConfig(**values | {"tasks": tasks})
+
+  @property
+  def has_held_out(self) -> bool:
+    return HELD_OUT in self.tasks
+
+  @property
+  def corpora(self) -> dict[str, "EvaluateConfig"]:
+    """By its table's name, the config of each corpus that is scored."""
+    if not self.has_held_out:
+      return {}
+    return {
+      f"{HELD_OUT}/{name}": dataclasses.replace(self, data=data, domains={})
+      for name, data in self.domains.items()
+    } or {HELD_OUT: self}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,21 +181,36 @@ class WeightsConfig:
     at_least=0,
     at_most=1,
   )
+  negative: bool = key(
+    False,
+    "every weight is in [-1, 2] (beside alpha=0 and beta=0): checkpoints may "
+    "be subtracted, and any of them outweighed",
+  )
   layer_groups: str = key(
     "",
     "empty: all parameters share their weights; a number such as 4: weights of "
-    "their own for the embeddings, so many bands of layers and the head",
+    "their own for the embeddings, so many bands of layers and the head; "
+    "'layer': for each layer; 'attention_mlp': for both of each layer; or "
+    "patterns over names, as 'embed.*,layers.[0-3].*', of Hugging Face "
+    "directories over their own",
   )
   # Each is a slot of the study from its beginning.
   num_trials: int = key(12, "evaluations in all", at_least=2, at_most=10_000)
   seed: int = key(0, "of the search", at_least=0, below=2**32)
-  search_method: str = key(
-    DEFAULT_METHOD, "how weights are chosen", choices=SEARCH_METHODS
+  solver: str = key(
+    solvers.AUTO,
+    "how weights are chosen; auto: newton for groups or six checkpoints of a "
+    "loss with curvature, gp_hedge else",
+    choices=solvers.SOLVERS,
   )
-  method_knobs: Any = knobs_of("search_method", SEARCH_METHODS)
+  solver_knobs: Any = knobs_of("solver", solvers.SOLVERS)
   early_stop: bool = key(
     False, "score no further what the best trial beats beyond noise on a part"
   )
+
+  @property
+  def bounds(self) -> Bounds:
+    return Bounds(self.alpha, self.beta, self.negative)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +238,14 @@ class SearchConfig(ScoringConfig, WeightsConfig, StudyConfig):
       problems.append(
         f"{prefix}report_dir must not be the run's own {self.report_dir}"
       )
-    evaluator = EVALUATORS.get(self.evaluator)
-    method, knobs = SEARCH_METHODS.get(self.search_method), self.method_knobs
-    wanted = method.measures(knobs) if method else ()
-    if GRADIENT in wanted and evaluator and not evaluator.is_differentiable:
-      has_knob = hasattr(knobs, "use_gradients")
+    if self.negative and (self.alpha or self.beta):
       problems.append(
-        f"{prefix}{'use_gradients' if has_knob else 'search_method'}: the "
-        f"evaluator {self.evaluator!r} has no derivatives"
+        f"{prefix}negative=True gives every weight the bounds -1 and 2; leave "
+        f"{prefix}alpha and {prefix}beta at 0 (beta alone lets the last "
+        "checkpoint go beyond itself, at the others' cost)"
       )
+    evaluator = EVALUATORS.get(self.evaluator)
+    if evaluator is not None:
+      knobs = self.solver_knobs
+      problems += solvers.problems(prefix, self.solver, knobs, evaluator)
     return problems + layer_groups_problems(self.layer_groups, prefix)

@@ -1,7 +1,7 @@
 """Merges that must measure: losses or gradients of each checkpoint."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxmerge.checkpoints.model_inputs import as_model
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.errors import Problems, check
+from jaxmerge.evaluation.domain import groups_of_models
 from jaxmerge.evaluation.evaluator import Evaluator, Setting
 from jaxmerge.evaluation.evaluators.heldout_loss import heldout_loss
 from jaxmerge.evaluation.held_out_splits import (
@@ -22,19 +23,30 @@ from jaxmerge.evaluation.held_out_splits import (
   open_scorer,
   text_of,
 )
+from jaxmerge.evaluation.placing import CURVED_TREES
+from jaxmerge.evaluation.solved_merge import SolvedMerge, expense
+from jaxmerge.files import human_bytes
 from jaxmerge.formats.integrity.norms import norms
 from jaxmerge.merging.groups import one_group
-from jaxmerge.merging.merge_plan import MergePlan, run_streamed, sized
+from jaxmerge.merging.merge_plan import MergePlan, sized, with_groups
 from jaxmerge.merging.resident import (
+  ON_DEVICES,
+  Placement,
+  Trees,
   choose_placement,
   load_trees,
   open_trees,
 )
+from jaxmerge.merging.streamed_merge import run_streamed
 from jaxmerge.merging.streaming import too_large
 from jaxmerge.parallel.distributed import Team, on_every_process
 from jaxmerge.parallel.exchange import check_same
 from jaxmerge.parallel.mesh import MeshConfig, make_mesh
 from jaxmerge.progress import Progress
+from jaxmerge.simplex.bounds import Bounds
+
+# Finds the weights of a merge, in the first process of a job.
+Weigh = Callable[[], MergePlan]
 
 
 def check_measurable(
@@ -44,13 +56,16 @@ def check_measurable(
   data: CorpusConfig,
   seq_len: int,
   allow_unrelated: bool,
+  layer_groups: str = "",
 ) -> Setting:
   """Refuses what cannot be measured; tokenizes nothing.
 
-  The other arguments are those of the Setting that it returns.
+  The arguments behind the sizes of the mesh are those of the Setting that it
+  returns, and the text of the groups that are to have weights.
 
   Raises:
-    InputError: a source is of no known model, or it cannot be scored.
+    InputError: a source is of no known model, it cannot be scored, or it has no
+      such groups.
   """
   problems = Problems()
   models = [problems(functools.partial(as_model, s)) for s in sources]
@@ -61,8 +76,34 @@ def check_measurable(
     placed = latest.metadata, mesh or make_mesh()  # any will do for the text
     setting = Setting(*placed, batch_size, data, seq_len, allow_unrelated)
     problems(lambda: text_of(setting))
+    problems(lambda: groups_of_models([latest], layer_groups))
   problems.check()
   return setting
+
+
+def expected(
+  plan: MergePlan, setting: Setting, sequences: int
+) -> Iterator[str]:
+  """Says what a method by derivatives costs beside reading, a line a fact.
+
+  In a job all processes call it.
+
+  Raises:
+    InputError: what it makes does not fit on the devices.
+  """
+  if plan.method.acts != "on derivatives":
+    return
+  sources, knobs = [as_model(s) for s in plan.sources], plan.knobs
+  place = _place(plan, sources, setting.shardings, CURVED_TREES)
+  yield f"trees {place.where}, {human_bytes(place.needed)} in all"
+  yield expense(
+    sources,
+    knobs.layer_groups,
+    sequences=sequences,
+    on_devices=place.where == ON_DEVICES,
+  ).told
+  bounds = Bounds(negative=knobs.negative)
+  yield f"weights of each group {bounds.reach}"
 
 
 def run_measured(
@@ -91,17 +132,13 @@ def run_measured(
     )
   )
   check_same(lambda: _known(sources, scorer))
-  if plan.method.acts == "on losses":
+  if plan.method.acts != "on models":
     split = scorer.on("search", sequences)
-    team = _team_of(plan, sources, split, where)
+    weighed = _by_losses if plan.method.acts == "on losses" else _by_derivatives
+    team, weigh = weighed(plan, sources, split, where, progress)
 
     def merge() -> None:
-      weights = plan.method.function(
-        [team.do("alone", k) for k in range(len(sources))],
-        lambda weights_K: team.do("merged", weights_K),
-        plan.knobs,
-      )
-      found = sized(plan._replace(weights=weights, is_average=True), output)
+      found = sized(weigh()._replace(is_average=True), output)
       run_streamed(found, output, overwrite=overwrite, progress=progress)
 
     team.lead(merge)
@@ -130,22 +167,71 @@ def _known(sources: Sequence[Checkpoint], scorer: Scorer) -> dict[str, str]:
   return {"text": scorer.content, **{s.name: identity(s) for s in sources}}
 
 
-def _team_of(
+def _by_losses(
   plan: MergePlan,
   sources: Sequence[Checkpoint],
   split: Evaluator,
   where: Any,
-) -> Team:
+  progress: Progress,
+) -> tuple[Team, Weigh]:
   """Tells losses of sources and their merges; of trees where they fit."""
-  place = choose_placement(
-    sources, where, merged_trees=2, memory_budget_gb=plan.budget / 2**30
-  )
-  trees = open_trees(sources, where, place.where)
+  del progress
+  trees = _trees(plan, sources, where, merged_trees=2)
   groups = one_group(where)
   team = Team()
   team.add("alone", lambda k: split.score(trees[k]).mean)
   team.add("merged", lambda w: split.score(trees.average([w], groups)).mean)
-  return team
+
+  def weigh() -> MergePlan:
+    weights = plan.method.function(
+      [team.do("alone", k) for k in range(len(sources))],
+      lambda weights_K: team.do("merged", weights_K),
+      plan.knobs,
+    )
+    return plan._replace(weights=weights)
+
+  return team, weigh
+
+
+def _by_derivatives(
+  plan: MergePlan,
+  sources: Sequence[Checkpoint],
+  split: Evaluator,
+  where: Any,
+  progress: Progress,
+) -> tuple[Team, Weigh]:
+  """Weights of groups, by derivatives of the loss by them."""
+  knobs, team = plan.knobs, Team()
+  trees = _trees(plan, sources, where, merged_trees=CURVED_TREES)
+  solved = SolvedMerge(
+    sources, trees, split, knobs.layer_groups, knobs.negative, team
+  )
+
+  def weigh() -> MergePlan:
+    rows = plan.method.function(lambda: solved.weights(progress), knobs)
+    return with_groups(plan, rows)
+
+  return team, weigh
+
+
+def _trees(
+  plan: MergePlan,
+  sources: Sequence[Checkpoint],
+  where: Any,
+  *,
+  merged_trees: int,
+) -> Trees:
+  place = _place(plan, sources, where, merged_trees)
+  return open_trees(sources, where, place.where)
+
+
+def _place(
+  plan: MergePlan, sources: Sequence[Checkpoint], where: Any, merged_trees: int
+) -> Placement:
+  budget = plan.budget / 2**30
+  return choose_placement(
+    sources, where, merged_trees=merged_trees, memory_budget_gb=budget
+  )
 
 
 def _by_answers(

@@ -1,9 +1,10 @@
 """The protocol of evaluators, which score parameters, and their records.
 
-N items (sequences, questions), D directions of the parameters.
+N items (sequences, questions); K checkpoints, G groups of parameters with
+weights of their own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,8 @@ from jax.sharding import Mesh
 from jaxmerge.data.config import CorpusConfig
 from jaxmerge.evaluation.score import Direction, Score
 from jaxmerge.formats.records.metadata import Metadata, abstract_params
+from jaxmerge.merging.groups import Groups
+from jaxmerge.merging.resident import Trees
 from jaxmerge.parallel.rules import shardings
 from jaxmerge.registry import Registry
 
@@ -19,6 +22,10 @@ DEFAULT_EVALUATOR = "heldout_loss"
 # What a derivative costs in forward passes (docs/results/search.md).
 JVP_PASSES = 3
 VJP_PASSES = 6
+# The same of all weights' slopes, item by item, and of one weight's part of the
+# curvature (benchmarks/weight_derivatives.py: 4.5 and 1.5 on a CPU).
+WEIGHT_VJP_PASSES = 5
+WEIGHT_JVP_PASSES = 2
 
 
 class Evaluator(Protocol):
@@ -50,28 +57,41 @@ class Differentiable(Protocol):
     """The score and d sum(values_N) / d params, in float32."""
 
 
+class Derivatives(NamedTuple):
+  """A score's derivatives by the weights of a merge.
+
+  Attributes:
+    score: of the merge; its tokens are those of the derivatives too.
+    gradients_NxGxK: float64, d values_N / d weights. Weights of a group sum to
+      one: those of the last checkpoint are 0.
+    curvature: float64[G K, G K], the Gauss-Newton matrix of the mean by the
+      weights, at group * K + checkpoint; None where none was wanted.
+  """
+
+  score: Score
+  gradients_NxGxK: np.ndarray
+  curvature: np.ndarray | None
+
+
 @runtime_checkable
-class ItemDifferentiable(Protocol):
-  """An evaluator with the gradient of each item by the parameters."""
+class WeightDifferentiable(Protocol):
+  """An evaluator with derivatives of its values by the weights of a merge."""
 
-  def item_gradients(self, params: Any) -> Iterator[tuple[Score, Any]]:
-    """Yields each item's own score and d value / d params, in float32.
+  def weight_derivatives(
+    self,
+    weights_GxK: Sequence[Sequence[float]],
+    trees: Trees,
+    groups: Groups,
+    curvature_sequences: int = 0,
+  ) -> Derivatives:
+    """Differentiates at a merge of finite trees.
 
-    In order, a tree at a time; their sum is that of Differentiable.gradient.
-    """
-
-
-@runtime_checkable
-class Curved(Protocol):
-  """An evaluator with a curvature of its values along D directions."""
-
-  def curvature(
-    self, params: Any, tangents_D: Sequence[Any], upto: int | None = None
-  ) -> tuple[Score, np.ndarray]:
-    """The score of the first items, and t_i' H t_j (float64[D, D]).
-
-    H is the Gauss-Newton matrix of sum(values_N) by the parameters; over
-    sum(weights_N) it is that of the mean. A tangent is a tree like params.
+    Args:
+      weights_GxK: each row sums to one.
+      trees: K trees.
+      groups: which parameters have which row of weights.
+      curvature_sequences: of different clusters, the first of each, for the
+        curvature; 0: none is wanted.
     """
 
 
@@ -129,6 +149,10 @@ class EvaluatorRecord(NamedTuple):
     open: given a function that is called with a line of text while a corpus
       is prepared.
     is_differentiable: its evaluators are Differentiable.
+    has_curvature: they are WeightDifferentiable.
+    derivative_bytes: that their derivatives by the weights take on each device
+      beside trees that lie there, of K, the groups and the number of items;
+      None: not known.
   """
 
   name: str
@@ -138,6 +162,8 @@ class EvaluatorRecord(NamedTuple):
   check: Callable[[Setting], int]
   open: Callable[[Setting, Callable[[str], None]], Opened]
   is_differentiable: bool = False
+  has_curvature: bool = False
+  derivative_bytes: Callable[[Setting, int, Groups, int], int] | None = None
 
 
 EVALUATORS: Registry[EvaluatorRecord] = Registry(

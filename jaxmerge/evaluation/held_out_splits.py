@@ -21,6 +21,7 @@ from jaxmerge.evaluation.evaluator import Evaluator, EvaluatorRecord, Setting
 from jaxmerge.evaluation.score import Direction
 from jaxmerge.files import cache_root, write_bytes
 from jaxmerge.formats.records.metadata import Metadata
+from jaxmerge.merging.groups import Groups
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import batch_shards
@@ -178,11 +179,14 @@ def text_evaluator(
   build: Build,
   *,
   is_differentiable: bool = False,
+  has_curvature: bool = False,
+  derivative_bytes: Callable[[Setting, int, Groups, int], int] | None = None,
 ) -> EvaluatorRecord:
   """The record of an evaluator whose items are sequences of the held-out text.
 
   Args:
-    name, summary, direction, knobs, is_differentiable: of EvaluatorRecord.
+    name, summary, direction, knobs, is_differentiable, has_curvature,
+      derivative_bytes: of EvaluatorRecord.
     build: as for open_scorer.
   """
 
@@ -198,6 +202,8 @@ def text_evaluator(
     check_text,
     lambda setting, progress: open_scorer(setting, progress, build),
     is_differentiable,
+    has_curvature,
+    derivative_bytes,
   )
 
 

@@ -6,10 +6,12 @@ K checkpoints, G groups of parameters with weights of their own.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from jaxmerge.checkpoints.merged import save_merged
 from jaxmerge.checkpoints.model_inputs import load_params
+from jaxmerge.errors import check
 from jaxmerge.evaluation.evaluator import Opened
 from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.evaluation.score import Score
@@ -56,8 +58,12 @@ class Losses:
     groups = ready.search.domain.groups
     search = items.on("search", ready.search_sequences)
     self.merged = MergedLoss(trees, search, groups, self.team)
-    if ready.search.use_gradients:
-      self.merged.check_differentiable(ready.search.domain.steps)
+    if ready.search.use_gradients or ready.search.use_curvature:
+      check(
+        f"{problem}: leave it out, or search without derivatives "
+        "(config.solver='gp_hedge', not config.use_gradients)"
+        for problem in self._derivative_problems()
+      )
     self._one_group = one_group(ready.setting.shardings)
     self.team.add("merge", lambda w: self._scores(self._merge(w)))
     self.team.add("merge_on_search", lambda w: self._search(self._merge(w)))
@@ -65,6 +71,8 @@ class Losses:
     self.team.add(
       "step_on_report", lambda step: self._report.score(self._step(step))
     )
+    self.team.add("gram", trees.gram)
+    self.team.add("derivative_problems", self._derivative_problems)
     self.team.add("save", self._save)
 
   def of_merge(self, weights_GxK: Weights) -> Scores:
@@ -86,6 +94,26 @@ class Losses:
     """The score of a checkpoint of the trail on the report split alone."""
     found: Score = self.team.do("step_on_report", step)
     return found
+
+  def gram(self) -> np.ndarray:
+    """Inner products of the differences of successive checkpoints.
+
+    As resident.Trees.gram; each checkpoint is read once.
+    """
+    found: np.ndarray = self.team.do("gram")
+    return found
+
+  def derivative_problems(self) -> list[str]:
+    """Says which checkpoints have no derivatives, as they are not finite."""
+    found: list[str] = self.team.do("derivative_problems")
+    return found
+
+  def _derivative_problems(self) -> list[str]:
+    steps = self._ready.search.domain.steps
+    return [
+      f"step {steps[k]} has parameters that are not finite"
+      for k in self.merged.not_finite()
+    ]
 
   def save(
     self, path: epath.PathLike, weights_GxK: Weights, provenance: Provenance

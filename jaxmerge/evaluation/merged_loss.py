@@ -5,16 +5,21 @@ K checkpoints, G groups of parameters with weights of their own, N items.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmerge.errors import InputError, check
+from jaxmerge.errors import InputError
 from jaxmerge.evaluation import statistics
-from jaxmerge.evaluation.evaluator import Differentiable, Evaluator, Resumable
+from jaxmerge.evaluation.evaluator import (
+  WEIGHT_JVP_PASSES,
+  Differentiable,
+  Evaluator,
+  Resumable,
+  WeightDifferentiable,
+)
 from jaxmerge.evaluation.score import Score, as_loss, noun
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.resident import Trees, Weights
@@ -25,6 +30,38 @@ from jaxmerge.parallel.exchange import agreed
 # standard errors it must be beaten.
 _RUNGS = (0.25, 0.5)
 _BEATEN = 3.0
+# Of different documents, that a curvature is of, at least and at most: of 8 it
+# differs by 4% from that of 64 (docs/results/solve.md).
+_FEWEST, _MOST = 4, 16
+# What a curvature may cost beyond the fewest, in forward passes of the split.
+_CURVATURE_PASSES = 8
+
+
+def curvature_sequences(directions: int, sequences: int) -> int:
+  """Sequences of a split that a curvature along directions is of.
+
+  Args:
+    directions: G (K - 1).
+    sequences: of the split.
+  """
+  paid = _CURVATURE_PASSES * sequences // (WEIGHT_JVP_PASSES * directions)
+  return min(max(paid, _FEWEST), _MOST, sequences)
+
+
+class Measured(NamedTuple):
+  """A merge's score and its derivatives by the weights.
+
+  Attributes:
+    score: as MergedLoss.score gives it.
+    gradients_NxGxK: float64, d values_N / d weights; the last checkpoint's are
+      0, as weights of a group sum to one.
+    curvature: float64[G K, G K], the Gauss-Newton matrix of the mean by the
+      weights, at group * K + checkpoint; or None.
+  """
+
+  score: Score
+  gradients_NxGxK: np.ndarray
+  curvature: np.ndarray | None
 
 
 class MergedLoss:
@@ -35,7 +72,8 @@ class MergedLoss:
     evaluator: scores them.
     groups: of parameters with weights of their own.
     team: of the job's processes, each with such an object; its first calls
-      `score` and `differentiated`, and all compute. None: one process.
+      `score`, `differentiated` and `measured`, and all compute. None: one
+      process.
 
   Attributes:
     last: the score of the last tree alone.
@@ -56,6 +94,7 @@ class MergedLoss:
     self._team = team or Team()
     self._team.add("score", self._score)
     self._team.add("differentiated", self._differentiated)
+    self._team.add("measured", self._measured)
     self._best: Score | None = None  # that a score may be beaten by
     # The last merge that score() made and nobody else holds.
     self._spare: Any = None
@@ -69,14 +108,10 @@ class MergedLoss:
         "is not a finite number: the run has diverged; choose earlier steps"
       )
 
-  def check_differentiable(self, steps: Sequence[int]) -> None:
-    """Refuses trees with Inf or NaN, whose every derivative would be NaN."""
-    check(
-      f"step {step} has parameters that are not finite: leave it out, or "
-      "search without config.use_gradients"
-      for k, step in enumerate(steps)
-      if not _all_finite(self.trees[k])
-    )
+  def not_finite(self) -> list[int]:
+    """The trees with Inf or NaN: every derivative beside them is NaN."""
+    trees = (self.trees[k] for k in range(len(self.trees)))
+    return [k for k, tree in enumerate(trees) if not _all_finite(tree)]
 
   def merge(self, weights_GxK: Weights) -> Any:
     """The merged tree."""
@@ -127,6 +162,37 @@ class MergedLoss:
     assert best is not None, "asked of the first process alone"
     found = behind(score, best)
     return as_loss(found.mean, best.direction) > _BEATEN * found.stderr
+
+  def measured(
+    self, weights_GxK: Weights, *, curvature: bool, score: Score | None = None
+  ) -> Measured:
+    """The score and its derivatives by the weights, item by item.
+
+    Args:
+      weights_GxK: of the merge; all trees are finite.
+      curvature: measure it too, on the first sequences of some documents.
+      score: of the merge, where it is known already.
+    """
+    score = score or self.score(weights_GxK)
+    found: Measured = self._team.do("measured", weights_GxK, curvature)
+    # What rounds otherwise is not compared with plain scores.
+    return found._replace(score=score)
+
+  @property
+  def _curvature_sequences(self) -> int:
+    directions = len(self._groups.names_G) * (len(self.trees) - 1)
+    return curvature_sequences(directions, len(self.last.values_N))
+
+  def _measured(self, weights_GxK: Weights, curvature: bool) -> Measured:
+    assert isinstance(self.evaluator, WeightDifferentiable)
+    found = self.evaluator.weight_derivatives(
+      weights_GxK,
+      self.trees,
+      self._groups,
+      self._curvature_sequences if curvature else 0,
+    )
+    self.tokens += found.score.tokens
+    return Measured(*found)
 
   def differentiated(
     self, weights_GxK: Weights

@@ -5,52 +5,20 @@ K checkpoints, G groups of parameters with weights of their own.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from jaxmerge.bayesopt.study.study import Observation
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
+from jaxmerge.evaluation.domain import Domain
+from jaxmerge.evaluation.measurements import Measurer
 from jaxmerge.evaluation.merged_loss import MergedLoss, behind
 from jaxmerge.evaluation.score import Score
-from jaxmerge.merging.groups import Groups
-from jaxmerge.simplex.bounds import Bounds, weights_from_unit
 
 WEIGHTS = "weights"
-
-
-class Domain(NamedTuple):
-  """Maps the parameters of a trial to weights.
-
-  Attributes:
-    steps: training step of each checkpoint, increasing.
-    groups: of the parameters that have weights of their own.
-    bounds: of the last checkpoint's weight.
-  """
-
-  steps: Sequence[int]
-  groups: Groups
-  bounds: Bounds
-
-  @property
-  def names_GxK(self) -> list[list[str]]:
-    """Names of a search's parameters: w_0, or band_0/w_0 in a group."""
-    prefixes = [f"{group}/" if group else "" for group in self.groups.names_G]
-    return [
-      [f"{prefix}w_{k}" for k in range(len(self.steps))] for prefix in prefixes
-    ]
-
-  def weights(self, params: dict[str, float]) -> list[list[float]]:
-    """The checkpoint weights of each group (GxK)."""
-    return [
-      weights_from_unit([params[name] for name in names], self.bounds)
-      for names in self.names_GxK
-    ]
-
-  def mean_weights(self, params: dict[str, float]) -> list[float]:
-    """The weights of all parameters together: those of the groups by size."""
-    return self.groups.mean_weights(self.weights(params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +34,15 @@ class Objective:
     use_gradients: tell the derivative by the weights too.
     incumbent: gives the parameters of the best trial so far; trials that it
       beats beyond noise are stopped early. None: every trial is scored whole.
+    measurer: decides what else is measured of a trial with a score, and keeps
+      it.
   """
 
   merged: MergedLoss
   domain: Domain
   use_gradients: bool = False
   incumbent: Callable[[], dict[str, float] | None] | None = None
+  measurer: Measurer | None = None
   _whole: dict[str, Score] = dataclasses.field(default_factory=dict)
 
   def __call__(self, number: int, params: dict[str, float]) -> Observation:
@@ -92,6 +63,8 @@ class Objective:
     if self.use_gradients and not pruned:
       score, gradient_GxK, stderr = merged.differentiated(weights_GxK)
       attrs = self._slopes(gradient_GxK, stderr)
+    if self.measurer and not pruned and math.isfinite(score.mean):
+      attrs = self.measurer.attrs(merged, number, params, score)
     difference = behind(score, merged.last)
     value, stderr = score.mean, difference.stderr
     if pruned and best is not None:  # an estimate for all items
@@ -125,7 +98,7 @@ class Objective:
 
   def _slopes(self, gradient_GxK: np.ndarray, stderr: float) -> dict[str, Any]:
     """A unit step of a parameter is a step of `scale` in its weight."""
-    scale = 1 - self.domain.bounds.alpha + self.domain.bounds.beta
+    scale = self.domain.bounds.scale(len(self.domain.steps))
     names = itertools.chain(*self.domain.names_GxK)
     slopes = [scale * float(slope) for slope in gradient_GxK.ravel()]
     return {

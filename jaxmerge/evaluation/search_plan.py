@@ -1,13 +1,9 @@
 """Checks what a search is to merge, and says how long it may take."""
 
 import math
-import timeit
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from optuna.study import Study
 
@@ -24,24 +20,24 @@ from jaxmerge.checkpoints.model_inputs import as_model, numbered, open_models
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError, Problems
 from jaxmerge.evaluation.config import SearchConfig
-from jaxmerge.evaluation.evaluator import (
-  JVP_PASSES,
-  VJP_PASSES,
-  EvaluatorRecord,
-  Setting,
+from jaxmerge.evaluation.evaluator import EvaluatorRecord, Setting
+from jaxmerge.evaluation.search_method import Task
+from jaxmerge.evaluation.speeds import (
+  STORAGE_BYTES_A_SECOND,
+  rounded,
+  speeds,
 )
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.formats.records.metadata import abstract_params, read_metadata
-from jaxmerge.merging.resident import IN_STORAGE, NOWHERE, Placement
+from jaxmerge.merging.resident import (
+  IN_STORAGE,
+  NOWHERE,
+  ON_DEVICES,
+  Placement,
+)
 from jaxmerge.parallel.rules import named_leaves
 from jaxmerge.progress import Progress
-
-# Bytes a second of trees that are read for every merge (docs/results/merge.md).
-_STORAGE_BYTES_A_SECOND = 400e6
-# Of a matrix product's speed, what a whole forward pass reaches.
-_EFFICIENCY = 0.5
-_SIZE = 1024
 
 
 class Places(NamedTuple):
@@ -73,6 +69,11 @@ class Places(NamedTuple):
     return self._directory / "merged"
 
   @property
+  def measurements(self) -> epath.Path:
+    """The directory of what trials have measured, where it is large."""
+    return self._directory / "measurements"
+
+  @property
   def _directory(self) -> epath.Path:
     return self.workdir / "search" / self.study_name
 
@@ -86,6 +87,7 @@ class Prepared(NamedTuple):
     setting: to open the evaluator in.
     tokens: that a trial scores, about.
     place: of the trees; NOWHERE until it is chosen.
+    has_room: there, beside them, for derivatives by the weights.
   """
 
   places: Places
@@ -99,6 +101,7 @@ class Prepared(NamedTuple):
   report_sequences: int
   tokens: int
   place: Placement = NOWHERE
+  has_room: bool = True
 
   @property
   def output(self) -> epath.Path:
@@ -194,8 +197,8 @@ def output_problems(
   return problems.found
 
 
-def plan(ready: Prepared, before: Study | None) -> str:
-  """Says what a search will do, a line a fact."""
+def plan(ready: Prepared, before: Study | None, more: Mapping[str, str]) -> str:
+  """Says what a search will do, and more behind it, a line a fact."""
   search, place, bounds = ready.search, ready.place, ready.search.domain.bounds
   leaves = named_leaves(abstract_params(ready.checkpoints[0].metadata)).values()
   parameters = sum(math.prod(x.shape) for x in leaves)
@@ -204,28 +207,37 @@ def plan(ready: Prepared, before: Study | None) -> str:
   num_trials = search.num_trials
   done = len(ended(before, num_trials)) if before else 0
   left = num_trials - done
-  seconds = _trial_seconds(ready, parameters, size)
+  on_devices = place.where == ON_DEVICES
+  task = Task(count, groups, ready.search_sequences, num_trials, on_devices)
+  expense = search.method.expense(task, search.knobs)
+  each = expense.passes / num_trials
+  seconds = _trial_seconds(ready, parameters, size, each)
   seconds += search.method.asking_seconds(
     groups * count, groups, num_trials, search.knobs
   )
-  title = search.method.title
+  passes = math.ceil(expense.passes)
+  told = f"{num_trials} by {search.method.title}, the first "
+  told += f"{len(search.starts)} given"
   evaluations = [
-    f"{num_trials} by {title}, the first {len(search.starts)} given",
-    *(_baseline(name, count, num_trials) for name in ready.baselines),
+    ", ".join(filter(None, [told, expense.told])),
+    *(_baseline(name, count, passes) for name in ready.baselines),
   ]
+  if bounds.negative and ready.baselines:
+    evaluations.append("baselines keep to weights from 0 to 1")
   rows = {
+    "solver": search.method.name + (search.why and f": {search.why}"),
     "merge": ", ".join(c.name for c in ready.checkpoints),
-    "weights": f"{groups} x {count}, the last from {bounds.alpha:g} to "
-    f"{1 + bounds.beta:g}",
+    "weights": f"{groups} x {count}, "
+    f"{'each' if bounds.negative else 'the last'} {bounds.reach}",
     "evaluations": "; ".join(evaluations),
     "study": f"{done} of {num_trials} trials are finished",
-    "time": f"about {_rounded(seconds)} s a trial x {left} = "
-    f"{_rounded(seconds * left)} s, compiling and baselines apart",
+    "time": f"about {rounded(seconds)} s a trial x {left} = "
+    f"{rounded(seconds * left)} s, compiling and baselines apart",
     "read": human_bytes(size * count),
     "trees": place.where,
-    "memory": f"{human_bytes(place.needed)} for parameters",
     "write": f"{ready.output}",
     "report": f"{ready.places.report}",
+    **more,
   }
   return "\n".join(f"{name:>16}: {value}" for name, value in rows.items())
 
@@ -239,39 +251,17 @@ def _baseline(name: str, num_weights: int, num_trials: int) -> str:
   return told
 
 
-def _rounded(seconds: float) -> str:
-  return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
-
-
 def _trial_seconds(
-  ready: Prepared, parameters: int, tree_bytes: float
+  ready: Prepared, parameters: int, tree_bytes: float, passes: float
 ) -> float:
   """Seconds to merge once and to score the merge, within a factor of two.
 
   A forward pass takes two operations a parameter and token.
   """
-  flops, bytes_a_second = _speeds()
+  found = speeds()
+  bytes_a_second = found.memory
   if ready.place.where == IN_STORAGE:
-    bytes_a_second = _STORAGE_BYTES_A_SECOND
-  count, passes = len(ready.checkpoints), 1
-  if ready.search.use_gradients:
-    passes = JVP_PASSES if count == 2 else VJP_PASSES
-  scoring = passes * 2 * parameters * ready.tokens / (_EFFICIENCY * flops)
+    bytes_a_second = STORAGE_BYTES_A_SECOND
+  count = len(ready.checkpoints)
+  scoring = passes * found.forward_seconds(parameters, ready.tokens)
   return scoring + count * tree_bytes / bytes_a_second
-
-
-def _speeds() -> tuple[float, float]:
-  """Operations and bytes a second of all devices of this process."""
-  devices = len(jax.local_devices())
-  if jax.default_backend() == "cpu":
-    devices = 1  # they share the host's cores
-  matrix = jnp.asarray(np.ones((_SIZE, _SIZE), np.float32))
-  product = _fastest(jax.jit(jnp.dot), matrix, matrix)
-  add = _fastest(jax.jit(jnp.add), matrix, matrix)
-  return devices * 2 * _SIZE**3 / product, devices * 3 * matrix.nbytes / add
-
-
-def _fastest(function: jax.stages.Wrapped, *arrays: jax.Array) -> float:
-  """Seconds of the fastest of a few calls, after one that compiles."""
-  call = lambda: jax.block_until_ready(function(*arrays))
-  return min(timeit.repeat(call, number=1, repeat=6)[1:])

@@ -1,5 +1,6 @@
 """Finds, opens and runs the study of a search."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from optuna.study import Study
@@ -16,7 +17,7 @@ from jaxmerge.evaluation import weight_search
 from jaxmerge.evaluation.evaluator import DEFAULT_EVALUATOR, Opened
 from jaxmerge.evaluation.losses import Losses
 from jaxmerge.evaluation.objective import WEIGHTS
-from jaxmerge.evaluation.score import noun
+from jaxmerge.evaluation.score import Score, noun
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.weight_search import Choice
 from jaxmerge.merging.resident import open_trees
@@ -64,6 +65,14 @@ def find(ready: Prepared) -> Study | None:
   return study
 
 
+def is_of(ready: Prepared) -> bool:
+  """Says whether there is a study of this name, made by this very search."""
+  try:
+    return find(ready) is not None
+  except InputError:  # told when it is opened
+    return False
+
+
 def open_losses(ready: Prepared, progress: Progress) -> Losses:
   """Prepares the items to score and loads the trees, in every process."""
   items = on_every_process(
@@ -84,6 +93,19 @@ def open_own(ready: Prepared, items: Opened) -> Study:
   """Opens or goes on with the study; see weight_search.open_weight_study."""
   asked = _asked(ready, items)
   return weight_search.open_weight_study(search=ready.search, **asked)
+
+
+def forward_passes(trials: Sequence[FrozenTrial], whole: Score) -> int:
+  """Forward passes over the search split that trials cost, rounded up.
+
+  A trial that was stopped early counts as one.
+
+  Args:
+    trials: that have ended.
+    whole: the score of a model on all of the split.
+  """
+  tokens = sum(int(trial.user_attrs.get("tokens", 0)) for trial in trials)
+  return max(len(trials), -(-tokens // max(whole.tokens, 1)))
 
 
 def run_trials(

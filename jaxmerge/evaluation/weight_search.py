@@ -8,39 +8,38 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from etils import epath
 from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge.bayesopt.space import simplices_of
+from jaxmerge.bayesopt.study.optuna_adapter import read_trials
 from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.bayesopt.study.study import Ending, open_study, run_study
 from jaxmerge.bayesopt.trials import GRADIENT
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.config_fields import identity
 from jaxmerge.errors import InputError, check
+from jaxmerge.evaluation import solvers
 from jaxmerge.evaluation.config import WeightsConfig
+from jaxmerge.evaluation.domain import Domain, groups_of_models
+from jaxmerge.evaluation.evaluator import EvaluatorRecord
+from jaxmerge.evaluation.measurements import Measurer
 from jaxmerge.evaluation.merged_loss import MergedLoss
-from jaxmerge.evaluation.objective import (
-  WEIGHTS,
-  Domain,
-  Objective,
-)
+from jaxmerge.evaluation.objective import WEIGHTS, Objective
 from jaxmerge.evaluation.score import Direction
 from jaxmerge.evaluation.search_method import (
+  CURVATURE,
   DEFAULT_METHOD,
-  SEARCH_METHODS,
+  DOCUMENT_GRADIENTS,
   Findings,
   SearchMethod,
 )
-from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging import weight_rules
-from jaxmerge.merging.groups import layer_groups, one_group
-from jaxmerge.merging.method import bands_of
-from jaxmerge.simplex.bounds import Bounds, is_same, unit_from_weights
+from jaxmerge.simplex.bounds import is_same, unit_from_weights
 
 _STARTS = "starts"
-_MEASURES = (GRADIENT,)
+_MEASURES = (GRADIENT, DOCUMENT_GRADIENTS, CURVATURE)
 
 
 class WeightSearch(NamedTuple):
@@ -48,6 +47,10 @@ class WeightSearch(NamedTuple):
 
   With `early_stop` it scores no further what the best trial so far beats beyond
   noise.
+
+  Attributes:
+    folder: of what trials measure and the study does not hold itself.
+    why: the method was chosen, where the config left it open.
   """
 
   domain: Domain
@@ -56,27 +59,41 @@ class WeightSearch(NamedTuple):
   seed: int
   num_trials: int
   early_stop: bool = False
+  folder: epath.Path | None = None
+  why: str = ""
 
   @classmethod
   def of(
-    cls, config: WeightsConfig, checkpoints: Sequence[Checkpoint]
+    cls,
+    config: WeightsConfig,
+    checkpoints: Sequence[Checkpoint],
+    evaluator: EvaluatorRecord,
+    folder: epath.Path,
   ) -> "WeightSearch":
     """The search of a config, among checkpoints by step."""
     steps = [checkpoint.metadata.step for checkpoint in checkpoints]
-    tree, bands = abstract_params(checkpoints[-1].metadata), bands_of(config)
-    groups = layer_groups(tree, bands) if bands else one_group(tree)
+    groups, coarser = groups_of_models(checkpoints, config.layer_groups)
+    solver = solvers.choose(
+      config.solver,
+      config.solver_knobs,
+      evaluator,
+      has_groups=len(groups.names_G) > 1,
+      count=len(steps),
+    )
     return cls(
-      Domain(steps, groups, Bounds(config.alpha, config.beta)),
-      SEARCH_METHODS[config.search_method],
-      config.method_knobs,
+      Domain(steps, groups, config.bounds, coarser),
+      solver.method,
+      solver.knobs,
       config.seed,
       config.num_trials,
       config.early_stop,
+      folder,
+      solver.why,
     )
 
   @property
-  def use_gradients(self) -> bool:
-    """Says whether each trial tells the derivative by the weights."""
+  def measures(self) -> Sequence[str]:
+    """All that trials may measure beside their score."""
     wanted = self.method.measures(self.knobs)
     check(
       f"the search method {self.method.name!r} wants {name!r} measured, which "
@@ -84,18 +101,31 @@ class WeightSearch(NamedTuple):
       for name in wanted
       if name not in _MEASURES
     )
-    return GRADIENT in wanted
+    return wanted
+
+  @property
+  def use_gradients(self) -> bool:
+    """Says whether each trial tells the derivative by the weights."""
+    return GRADIENT in self.measures
+
+  @property
+  def use_curvature(self) -> bool:
+    """Says whether a trial may measure derivatives by document."""
+    return DOCUMENT_GRADIENTS in self.measures
 
   @property
   def identity(self) -> dict[str, Any]:
     """Tells it from others; studies of before there were methods go on."""
     name, knobs = self.method.name, identity(self.knobs).items()
+    bounds = self.domain.bounds
     return {
       "seed": self.seed,
-      **self.domain.bounds._asdict(),
+      "alpha": bounds.alpha,
+      "beta": bounds.beta,
+      **({"negative": True} if bounds.negative else {}),
       "groups": list(self.domain.groups.names_G),
       **{k: list(v) if isinstance(v, tuple) else v for k, v in knobs},
-      **({"search_method": name} if name != DEFAULT_METHOD else {}),
+      **({"solver": name} if name != DEFAULT_METHOD else {}),
     }
 
   @property
@@ -110,11 +140,7 @@ class WeightSearch(NamedTuple):
     names = ("last", *self.method.starts(count, self.knobs))
     found: list[list[float]] = []
     for _, weights_K in weight_rules.starts(names, count):
-      missing = bounds.alpha - weights_K[-1]
-      part = missing / (1 - weights_K[-1]) if missing > 0 else 0.0
-      moved = [(1 - part) * w for w in weights_K]
-      moved[-1] += part
-      unit_K = unit_from_weights(moved, bounds)
+      unit_K = unit_from_weights(self.domain.moved_within(weights_K), bounds)
       if all(not is_same(unit_K, other) for other in found):
         found.append(unit_K)
     return found[: max(self.num_trials // 2, 1)]
@@ -125,8 +151,8 @@ class WeightSearch(NamedTuple):
     """Tells the method of these trials; by default of all."""
     if trials is None:
       trials = ended(study, self.num_trials)
-    space = simplices_of(self.domain.names_GxK, None)
-    return Findings(trials, space, study.direction)
+    space, domain = self.domain.space(), self.domain
+    return Findings(trials, space, study.direction, domain, self.folder)
 
 
 def open_weight_study(
@@ -157,8 +183,9 @@ def open_weight_study(
     study.set_user_attr(_STARTS, search.starts)
   # Read back: of two searchers that create a study the later one decides.
   starts = study.user_attrs[_STARTS]
-  space = simplices_of(search.domain.names_GxK, starts)
-  study.sampler = search.method.sampler(space, search.seed, search.knobs)
+  space = search.domain.space(starts)
+  found = search.findings(study, ())._replace(space=space)
+  study.sampler = search.method.sampler(found, search.seed, search.knobs)
   return study
 
 
@@ -221,6 +248,7 @@ def run_weight_study(
     search.domain,
     search.use_gradients,
     incumbent if search.early_stop else None,
+    _measurer(study, search) if search.use_curvature else None,
   )
   return run_study(
     study,
@@ -231,6 +259,19 @@ def run_weight_study(
     has_converged=lambda trials: search.method.has_converged(
       search.findings(study, trials), search.knobs
     ),
+    is_sequential=search.method.is_sequential,
+  )
+
+
+def _measurer(study: Study, search: WeightSearch) -> Measurer:
+  method = search.method
+  return Measurer(
+    lambda tried: method.measures_at(
+      search.findings(study), tried, search.knobs
+    ),
+    lambda number: read_trials(study)[number].user_attrs,
+    search.domain.weights,
+    search.folder,
   )
 
 

@@ -132,7 +132,14 @@ def _bases(metadata: Metadata) -> Iterator[str]:
     found.append(hub_name("", metadata.files.get(CONFIG, "")))
   elif metadata.kind != "merged":
     found.append(_short(metadata.parent))
-  sources = [s for s in known.get("sources", []) if s.get("weight") != 0]
+  groups = known.get("groups")
+  rows = [*groups.values()] if isinstance(groups, dict) else []
+  rows = [row for row in rows if isinstance(row, list)]
+  sources = [
+    source
+    for k, source in enumerate(known.get("sources", []))
+    if source.get("weight") != 0 or any(row[k : k + 1] != [0] for row in rows)
+  ]
   for source in [_base(known), *sources]:
     hub, name = (str(source.get(key, "")) for key in ("hub", "name"))
     found.append(hub or _short(name))
@@ -204,6 +211,8 @@ def _sources(provenance: Mapping[str, Any]) -> list[str]:
   if isinstance(groups, dict) and groups:
     lines += ["Weights of each group of parameters:", ""]
     lines += _rows("group", labels, groups, _digits)
+  if any(weight < 0 for weight in _weights(sources, groups)):
+    lines += ["A source of a negative weight is subtracted.", ""]
   lines += _found(provenance.get("search"))
   differences = provenance.get("differences", {})
   if isinstance(differences, dict) and differences:
@@ -218,6 +227,14 @@ def _sources(provenance: Mapping[str, Any]) -> list[str]:
     text = json.dumps(rest, indent=2)
     lines += ["    " + line for line in text.splitlines()] + [""]
   return lines
+
+
+def _weights(sources: Sequence[Any], groups: Any) -> Iterator[float]:
+  """All weights that a merge's provenance tells."""
+  rows = groups.values() if isinstance(groups, dict) else ()
+  for value in [s.get("weight") for s in sources], *rows:
+    found = value if isinstance(value, list) else [value]
+    yield from (w for w in found if isinstance(w, int | float))
 
 
 def _found(search: Any) -> list[str]:
@@ -285,4 +302,5 @@ def _digits(value: Any) -> Any:
 def _inline(value: Any) -> str:
   """One line of text that Markdown and its tables take as it is."""
   text = " ".join(str(value).split())
-  return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+  text = re.sub(r"([\\|*])", r"\\\1", text)
+  return text.replace("<", "&lt;")

@@ -118,14 +118,22 @@ def _width(dtype: np.dtype) -> int:
 
 
 def chunks(
-  merged: Mapping[str, TensorSpec], *, whole: bool = False
+  merged: Mapping[str, TensorSpec],
+  *,
+  whole: bool = False,
+  by_layer: bool = False,
 ) -> Iterator[Chunk]:
-  """All chunks in the order of leaves; whole leaves, of a stack each layer."""
+  """All chunks in the order of leaves; whole leaves, of a stack each layer.
+
+  `by_layer` only keeps layers apart, also where several are stored together.
+  """
   for name, spec in merged.items():
     count = num_rows(spec.shape)
     step = spec.rows_together
-    if whole:
-      step = 1 if is_stacked(name) else count
+    if (whole or by_layer) and is_stacked(name):
+      step = 1
+    elif whole:
+      step = count
     for start in range(0, count, max(step, 1)):
       yield Chunk(name, start, min(start + step, count))
 

@@ -1,41 +1,40 @@
-"""A merge whose inputs are known: what it takes, and doing it.
-
-Chunks of the inputs are read, merged and written; no tree is ever whole in
-memory.
-"""
+"""A merge whose inputs are known: the weights that are, and what it takes."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from jaxmerge.checkpoints.copied_tensors import Copied, find_copied
+from jaxmerge.checkpoints.copied_tensors import (
+  Copied,
+  find_copied,
+  told_left_out,
+)
 from jaxmerge.checkpoints.input_order import (
   describe_order,
   find_order,
   latest,
 )
-from jaxmerge.checkpoints.inputs import Checkpoint, check_step_directories
-from jaxmerge.checkpoints.merged import Readings, save_merged_rows
+from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.errors import Problems
 from jaxmerge.files import check_room, human_bytes
-from jaxmerge.formats.integrity.norms import all_finite
-from jaxmerge.formats.lazy_tensors import Chunk, TensorSpec
-from jaxmerge.formats.records.metadata import abstract_params
+from jaxmerge.formats.lazy_tensors import TensorSpec
 from jaxmerge.formats.records.provenance import Provenance
-from jaxmerge.merging import chunks, streaming
-from jaxmerge.merging.groups import Groups, layer_groups
+from jaxmerge.merging import chunks
+from jaxmerge.merging.grouped_weights import (
+  GroupedWeights,
+  grouped_weights,
+)
+from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.method import (
   Method,
   average_weights,
-  bands_of,
   knobs_of_inputs,
 )
-from jaxmerge.merging.weight_checks import normalise, weighing
-from jaxmerge.progress import Progress
+from jaxmerge.merging.weight_checks import weighing
+from jaxmerge.parallel.rules import named_leaves
 
 
 class MergePlan(NamedTuple):
@@ -137,8 +136,8 @@ def plan_merge(
     output: where it is to write.
 
   Raises:
-    InputError: a source is damaged, it has not so many layers, a tensor that
-      is no weight differs, or more memory or disk is needed.
+    InputError: a source is damaged, it has no such groups, a tensor that is no
+      weight differs, or more memory or disk is needed.
   """
   order = ""
   if method.ordered:
@@ -146,16 +145,10 @@ def plan_merge(
   plan = MergePlan(
     method, knobs, sources, base, weights, False, budget, dtype=dtype
   )._replace(order=order)
-  if bands_of(knobs):
-    check_step_directories(sources)
-    tree = abstract_params(sources[0].metadata)
-    groups = layer_groups(tree, bands_of(knobs))
-    rows = [
-      normalise(row) for row in np.reshape(weights, (-1, len(sources))).tolist()
-    ]
-    plan = plan._replace(
-      groups=groups, weights_GxK=rows, weights=groups.mean_weights(rows)
-    )
+  # A method without typed weights finds those of its groups later.
+  grouped = weights and grouped_weights(knobs, sources, weights)
+  if grouped:
+    plan = _grouped(plan, grouped)
   # Without a base, one that weighs alone is what the merge gives.
   is_alone = method.on_tensors and sum(w != 0 for w in plan.weights) == 1
   if method.acts == "on weights" or (is_alone and not method.base):
@@ -164,6 +157,27 @@ def plan_merge(
       usable = average_weights(method, usable, knobs)
     plan = plan._replace(weights=list(usable), is_average=True)
   return sized(plan, output)
+
+
+def with_groups(
+  plan: MergePlan, rows: Mapping[str, Sequence[float]]
+) -> MergePlan:
+  """The plan at weights by group, of the groups that its knobs say."""
+  if len(rows) == 1:
+    [weights] = rows.values()
+    return plan._replace(weights=weights)
+  flat = [weight for row in rows.values() for weight in row]
+  grouped = grouped_weights(plan.knobs, plan.sources, flat)
+  assert grouped is not None
+  assert grouped.groups.names_G == (*rows,)
+  return _grouped(plan, grouped)
+
+
+def _grouped(plan: MergePlan, grouped: GroupedWeights) -> MergePlan:
+  groups, rows = grouped
+  return plan._replace(
+    groups=groups, weights_GxK=rows, weights=groups.mean_weights(rows)
+  )
 
 
 def _oldest_first(
@@ -195,11 +209,12 @@ def sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
   specs |= {n: spec for n, spec in kept.items() if n in copied.names}
   wide = chunks.widened(leaves, specs)
   plan = plan._replace(specs=specs, copied=copied, wide=wide)
+  plan = _without_ungrouped(plan) if several else plan
 
   def needed(workers: int) -> int:
-    if method.data:  # a merged tree, and all others where there is room
-      all_at_once = method.acts == "on models"
-      return plan.size * (len(plan.sources) + 1 if all_at_once else 2)
+    if method.data:  # what is made of them, and all where there is room
+      made = {"on models": len(plan.sources) + 1, "on derivatives": 3}
+      return plan.size * made.get(method.acts, 2)
     return chunks.needed_bytes(
       {
         name: dataclasses.replace(spec, dtype=wide.get(name, spec.dtype))
@@ -225,6 +240,24 @@ def sized(plan: MergePlan, output: epath.PathLike) -> MergePlan:
   return plan._replace(needed=needed(workers), workers=workers)
 
 
+def _without_ungrouped(plan: MergePlan) -> MergePlan:
+  """Leaves out copies of an embedding that an input of weight zero has not.
+
+  Groups are of what all inputs have.
+  """
+  if plan.groups is None:
+    return plan
+  known = named_leaves(plan.groups.of_leaf).keys() | plan.copied.names
+  left = [name for name in plan.specs if name not in known]
+  if not left:
+    return plan
+  notes = [*plan.copied.notes, told_left_out(left)]
+  return plan._replace(
+    specs={name: plan.specs[name] for name in plan.specs if name in known},
+    copied=plan.copied._replace(notes=notes),
+  )
+
+
 def _not_finite(plan: MergePlan) -> list[str]:
   """Names parameters that a step directory's own metadata calls not finite."""
   return [
@@ -233,78 +266,3 @@ def _not_finite(plan: MergePlan) -> list[str]:
     for name, leaf in source.metadata.leaves["params"].items()
     if leaf.get("norm", 0.0) is None and name not in plan.copied.names
   ]
-
-
-def _work(
-  plan: MergePlan,
-  trees: Sequence[chunks.Stored],
-  base: chunks.Stored | None,
-) -> streaming.Average | streaming.Tensors:
-  """Returns what makes a chunk of the merge from chunks of the trees."""
-  weights = plan.weights_K
-  if plan.groups:
-    of_name = streaming.weights_of_groups(plan.weights_GxK, plan.groups)
-    return streaming.Average(trees, of_name)
-  if plan.is_average:
-    return streaming.Average(trees, lambda _: weights)
-  used_K, typed = weighing(range(len(trees)), weights)
-  knobs = knobs_of_inputs(plan.knobs, used_K)
-  weights_K = plan.method.usable(typed, knobs)
-  used = [trees[k] for k in used_K]
-  return streaming.Tensors(plan.method, knobs, used, weights_K, base)
-
-
-def run_streamed(
-  plan: MergePlan,
-  output: epath.PathLike,
-  *,
-  overwrite: bool,
-  progress: Progress,
-) -> None:
-  """Merges from storage to storage.
-
-  Raises:
-    InputError: a source is damaged or not finite, or the output cannot be
-      written; then nothing is left behind.
-  """
-  readings = Readings.of(plan.sources)
-  of_base = Readings.of([plan.base]) if plan.base else None
-  trees = chunks.stored(readings, plan.uses_K, plan.wide)
-  base = chunks.stored(of_base, [1.0], plan.wide)[0] if of_base else None
-  work = _work(plan, trees, base)
-  for note in plan.copied.notes:
-    progress.note("merge", note)
-  newest = plan.latest
-  [kept] = [
-    tree
-    for source, tree in zip([plan.base, *plan.sources], [base, *trees])
-    if source is newest and tree
-  ]
-
-  def make(chunk: Chunk) -> np.ndarray:
-    if chunk.name in plan.copied.names:
-      return kept.read(chunk)
-    array, dtype = work(chunk), plan.specs[chunk.name].dtype
-    with np.errstate(over="ignore"):
-      found = array.astype(dtype, copy=False)
-    if dtype != array.dtype and not all_finite(found) and all_finite(array):
-      work.problems.add(streaming.too_large(chunk.name))
-    return found
-
-  count = itertools.count(1)
-  made = chunks.in_order(
-    make,
-    chunks.chunks(plan.specs, whole=plan.method.whole),
-    plan.workers,
-    lambda name: progress.stage("merge", next(count), len(plan.specs), name),
-  )
-  save_merged_rows(
-    output,
-    plan.specs,
-    made,
-    readings,
-    plan.provenance,
-    lambda: sorted(work.problems),
-    base=of_base,
-    overwrite=overwrite,
-  )

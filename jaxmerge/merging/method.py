@@ -15,6 +15,7 @@ import jax
 
 from jaxmerge.config_fields import PerInput, key
 from jaxmerge.errors import InputError
+from jaxmerge.merging.group_texts import names_of, weight_count_problems
 from jaxmerge.merging.weight_checks import normalise, shares, task_weights
 from jaxmerge.registry import Registry
 
@@ -52,13 +53,17 @@ class Method:
   |---|---|
   | "on weights" | (weights_K, knobs) -> weights of the average |
   | "on losses" | (losses_K, loss of given weights, knobs) -> the same |
+  | "on grams" | (R'R of successive differences, knobs) -> the same |
+  | "on derivatives" | (solve, knobs) -> the same by name of each group |
   | "elementwise" | (tensors_K, weights_K, knobs) -> tensor, of any entries |
   | "per tensor" | the same, of a whole tensor, of a stack each layer |
   | "on models" | (trees_K, answers_K, weights_K, knobs) -> tree |
 
-  Tensors are float32 inside of a jit; the result is cast once. A method of
-  tensors whose knobs have a `base` is given its tensor as one more argument.
-  Without a base, equal inputs must give that input.
+  R'R is float64[K - 1, K - 1], the inner products of the differences between
+  each input and the one before. Tensors are float32 inside of a jit; the
+  result is cast once. A method of tensors whose knobs have a `base` is given
+  its tensor as one more argument. Without a base, equal inputs must give that
+  input.
 
   Attributes:
     name: as config.method names it.
@@ -82,7 +87,13 @@ class Method:
   summary: str
   function: Callable[..., Any]
   acts: Literal[
-    "on weights", "on losses", "elementwise", "per tensor", "on models"
+    "on weights",
+    "on losses",
+    "on grams",
+    "on derivatives",
+    "elementwise",
+    "per tensor",
+    "on models",
   ]
   knobs: type = NoKnobs
   weights: Literal["none", "optional", "required"] = "none"
@@ -116,7 +127,7 @@ class Method:
   @property
   def data(self) -> bool:
     """It needs the search split, for losses, gradients or inputs of layers."""
-    return self.acts in ("on losses", "on models")
+    return self.acts in ("on losses", "on derivatives", "on models")
 
   @property
   def whole(self) -> bool:
@@ -158,12 +169,6 @@ def merge_method(name: str, summary: str, **fields: Any) -> Callable[[F], F]:
   return register
 
 
-def bands_of(knobs: Any) -> int:
-  """Bands of layers that have weights of their own; 0: there are no groups."""
-  bands = getattr(knobs, "layer_groups", "")
-  return int(bands) if bands.isdecimal() else 0
-
-
 def count_problems(method: Method, count: int) -> list[str]:
   """Says whether so many inputs are too few or too many."""
   if method.least <= count <= (method.most or count):
@@ -183,12 +188,13 @@ def problems(
   called = f"the method {method.name!r}"
   if weights and method.weights == "none":
     found.append(f"{called} takes no --weights; --config.method=weights does")
-  # The embeddings, each band of layers and the head.
-  groups = bands_of(knobs) + 2 if bands_of(knobs) else 1
   takes = method.weights == "required" or (method.weights != "none" and weights)
-  if takes and len(weights) != count * groups:
-    each = f" in {groups} groups" if groups > 1 else ""
-    found.append(f"{count} inputs{each} but {len(weights)} --weights")
+  names = names_of(getattr(knobs, "layer_groups", ""))
+  if takes and names:  # else the model says how many groups there are
+    by_depth = getattr(knobs, "interpolate", False)
+    found += weight_count_problems(
+      count, names, len(weights), interpolate=by_depth
+    )
   if method.base and not knobs.base:
     found.append(f"{called} needs config.base")
   return found + [

@@ -32,6 +32,11 @@ from jaxmerge.merging.average import (
   grouped_sum,
   weight_slopes,
 )
+from jaxmerge.merging.differences import (
+  Differences,
+  gram_of_chunks,
+  gram_of_trees,
+)
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.weight_checks import normalise
 from jaxmerge.parallel.exchange import least
@@ -73,6 +78,13 @@ class Trees:
     trees = (self[k] for k in range(len(self) - 1))
     return weight_slopes(gradient, trees, self[-1], groups)
 
+  def gram(self) -> np.ndarray:
+    """Inner products of the differences of successive trees, float64[P, P].
+
+    P = K - 1; see merging.differences.
+    """
+    return gram_of_trees(self._trees)
+
 
 class TreesInStorage(Trees):
   """The same of trees in host memory or in storage, merged on the host.
@@ -83,6 +95,14 @@ class TreesInStorage(Trees):
   def __init__(self, trees: Sequence[chunks.Stored], shardings: Any):
     super().__init__(trees)
     self._shardings = shardings
+
+  def in_float32(self) -> "TreesInStorage":
+    """The same, whose merges are not rounded to the dtypes of the trees."""
+    wide = [
+      tree._replace(dtypes=dict.fromkeys(tree.leaves, np.dtype(np.float32)))
+      for tree in self._trees
+    ]
+    return TreesInStorage(wide, self._shardings)
 
   def __getitem__(self, k: int) -> Any:
     return place_leaves(self._trees[k].leaves, self._shardings)
@@ -96,21 +116,29 @@ class TreesInStorage(Trees):
   def weighted_sum(self, weights_GxK: Weights, groups: Groups) -> Any:
     weights_K = streaming.weights_of_groups(weights_GxK, groups)
     average = streaming.Average(self._trees, weights_K, names_problems=False)
-    specs = chunks.specs(
-      [tree.leaves for tree in self._trees], by_layer=len(weights_GxK) > 1
-    )
+    by_layer = len(weights_GxK) > 1
+    trees = [tree.leaves for tree in self._trees]
+    specs = chunks.specs(trees, by_layer=by_layer)
     where, leaves = named_leaves(self._shardings), {}
-    for name, array in _whole_leaves(average, specs):
+    for name, array in _whole_leaves(average, specs, by_layer=by_layer):
       leaves[name] = placed(array, where[name])
     return tree_of_leaves(leaves)
 
+  def gram(self) -> np.ndarray:
+    specs = chunks.specs([tree.leaves for tree in self._trees], by_layer=False)
+    return gram_of_chunks(Differences(self._trees), specs)
+
 
 def _whole_leaves(
-  work: Callable[[Chunk], np.ndarray], specs: Mapping[str, TensorSpec]
+  work: Callable[[Chunk], np.ndarray],
+  specs: Mapping[str, TensorSpec],
+  *,
+  by_layer: bool = False,
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Leaves by name, made of chunks; one at a time is whole."""
   arrays: list[np.ndarray] = []
-  for name, _, stop, array in chunks.in_order(work, chunks.chunks(specs)):
+  parts = chunks.chunks(specs, by_layer=by_layer)
+  for name, _, stop, array in chunks.in_order(work, parts):
     arrays.append(array)
     if stop == num_rows(specs[name].shape):
       yield name, np.concatenate(arrays).reshape(specs[name].shape)

@@ -22,11 +22,16 @@ from jaxmerge.parallel.rules import named_leaves
 def weights_of_groups(
   weights_GxK: Sequence[Sequence[float]], groups: Groups
 ) -> Callable[[Chunk], Sequence[float]]:
-  """The weights of a chunk, which is of one layer where groups differ."""
+  """The weights of a chunk, which is of one layer where groups differ.
+
+  What is in no group is never averaged: it is copied from an input that is
+  read, and where one alone is, it weighs one in every group.
+  """
   group_of = named_leaves(groups.of_leaf)
+  first = np.int32(0)
 
   def weights_K(chunk: Chunk) -> Sequence[float]:
-    group = np.asarray(group_of[chunk.name])
+    group = np.asarray(group_of.get(chunk.name, first))
     return weights_GxK[int(group[chunk.start] if group.ndim else group)]
 
   return weights_K
@@ -90,9 +95,9 @@ class Average:
       again = [
         t.leaves[chunk.name].rows(chunk.start, chunk.stop) for t in trees
       ]
-      if _is_mask(again):
+      if is_mask(again):
         return again[0].astype(joined.dtype)
-      bad = _not_finite(chunk, trees, again)
+      bad = not_finite(chunk, trees, again)
       self.problems |= bad or {too_large(chunk.name)}
     return joined
 
@@ -110,7 +115,7 @@ _finish = jax.jit(
 )
 
 
-def _not_finite(
+def not_finite(
   chunk: Chunk, trees: Sequence[Stored], arrays: Iterable[np.ndarray]
 ) -> set[str]:
   """Names the trees that have NaN or Inf there."""
@@ -121,7 +126,7 @@ def _not_finite(
   }
 
 
-def _is_mask(arrays: Sequence[np.ndarray]) -> bool:
+def is_mask(arrays: Sequence[np.ndarray]) -> bool:
   """Says whether all are equal and only have -inf beside what is finite."""
   first, *rest = arrays
   numbers = first.astype(np.float32)
@@ -162,9 +167,9 @@ class Tensors:
 
   def __call__(self, chunk: Chunk) -> np.ndarray:
     arrays = [tree.read(chunk) for tree in self._sources]
-    bad = _not_finite(chunk, self._sources, arrays)
+    bad = not_finite(chunk, self._sources, arrays)
     if bad or not arrays[0].size:
-      self.problems |= set() if _is_mask(arrays) else bad
+      self.problems |= set() if is_mask(arrays) else bad
       return arrays[0]
     shape = arrays[0].shape
     if not self._sources[0].leaves[chunk.name].shape:

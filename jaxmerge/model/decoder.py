@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmerge.model.attention import SPLASH, attend
+from jaxmerge.model.attention import SPLASH, Branches, Segments, attend
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.execution import PLAIN, Execution
 from jaxmerge.model.head import logits_of
@@ -98,7 +98,7 @@ class Attention(nnx.Module):
   def __call__(
     self,
     x_BxLxD: jax.Array,
-    segments_BxL: jax.Array | None,
+    segments: Segments,
     execution: Execution,
   ) -> jax.Array:
     config = self.config
@@ -121,8 +121,11 @@ class Attention(nnx.Module):
       theta=config.rope_theta,
       fraction=config.rotary_fraction,
       scaling=config.rope_scaling,
+      position_BxL=segments.position_BxL
+      if isinstance(segments, Branches)
+      else None,
     )
-    y = attend(turn(query), turn(key), value, segments_BxL, execution)
+    y = attend(turn(query), turn(key), value, segments, execution)
     y = y.reshape(batch, length, -1)
     return linear(self.out, y, name="attention/out")
 
@@ -164,12 +167,10 @@ class Layer(nnx.Module):
   def __call__(
     self,
     x_BxLxD: jax.Array,
-    segments_BxL: jax.Array | None,
+    segments: Segments,
     execution: Execution,
   ) -> jax.Array:
-    attend = partial(
-      self.attention, segments_BxL=segments_BxL, execution=execution
-    )
+    attend = partial(self.attention, segments=segments, execution=execution)
     mlp = partial(self.mlp, execution=execution)
     if self.config.norm_after:
       x_BxLxD = x_BxLxD + self.attention_norm(attend(x_BxLxD))
@@ -208,13 +209,13 @@ class Decoder(nnx.Module):
   def hidden(
     self,
     tokens_BxL: jax.Array,
-    segments_BxL: jax.Array | None = None,
+    segments: Segments = None,
     execution: Execution = PLAIN,
   ) -> jax.Array:
     """int32[B, L] -> B x L x D, what the head turns into logits.
 
     Args:
-      segments_BxL: int32, the document of each token; None: all are one.
+      segments: which positions see which, as attention.Segments.
       execution: how it is computed.
     """
     x_BxLxD = execution.embed(
@@ -222,7 +223,7 @@ class Decoder(nnx.Module):
     )
 
     def run_layer(x_BxLxD: jax.Array, layer: Layer) -> jax.Array:
-      return execution.constrain(layer(x_BxLxD, segments_BxL, execution))
+      return execution.constrain(layer(x_BxLxD, segments, execution))
 
     if execution.remat != "none":
       run_layer = nnx.remat(
@@ -250,11 +251,11 @@ class Decoder(nnx.Module):
   def padded_logits(
     self,
     tokens_BxL: jax.Array,
-    segments_BxL: jax.Array | None = None,
+    segments: Segments = None,
     execution: Execution = PLAIN,
   ) -> jax.Array:
     """int32[B, L] -> float32[B, L, P]; columns of padding hold -inf."""
-    x_BxLxD = self.hidden(tokens_BxL, segments_BxL, execution)
+    x_BxLxD = self.hidden(tokens_BxL, segments, execution)
     return logits_of(self.config, x_BxLxD, self.head_kernel())
 
   def __call__(self, tokens_BxL: jax.Array) -> jax.Array:

@@ -17,15 +17,20 @@ from jaxmerge.model.config import DecoderConfig
 
 
 def logits_of(
-  config: DecoderConfig, x: jax.Array, kernel_DxP: jax.Array
+  config: DecoderConfig,
+  x: jax.Array,
+  kernel_DxP: jax.Array,
+  columns_P: jax.Array | None = None,
 ) -> jax.Array:
   """(..., D) -> float32(..., P); columns of padding hold -inf.
+
+  Of a part of the head `columns_P` says which columns it is.
 
   Capped, where the config says so, to cap * tanh(logits / cap) (Gemma 2, arXiv
   2408.00118).
   """
   # Summed and kept in float32: logits of 16 in bfloat16 are 1/8 apart.
-  return _capped(config, _product(x, kernel_DxP, "float32"))
+  return _capped(config, _product(x, kernel_DxP, "float32"), columns_P)
 
 
 def _product(x: jax.Array, kernel_DxP: jax.Array, dtype: str) -> jax.Array:
@@ -34,12 +39,18 @@ def _product(x: jax.Array, kernel_DxP: jax.Array, dtype: str) -> jax.Array:
   )
 
 
-def _capped(config: DecoderConfig, product: jax.Array) -> jax.Array:
+def _capped(
+  config: DecoderConfig,
+  product: jax.Array,
+  columns_P: jax.Array | None = None,
+) -> jax.Array:
   """The logits, float32(..., P), of the head's product."""
   logits = product.astype(jnp.float32)
   if config.logit_softcap:
     logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
-  padding_P = jnp.arange(config.padded_vocab_size) >= config.vocab_size
+  if columns_P is None:
+    columns_P = jnp.arange(config.padded_vocab_size)
+  padding_P = columns_P >= config.vocab_size
   return jnp.where(padding_P, -jnp.inf, logits)
 
 

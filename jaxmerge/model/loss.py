@@ -59,18 +59,19 @@ def losses_and_normalisers(
   model: Decoder = nnx.merge(graph, params)
   segments_BxL = None if segments_BxL1 is None else segments_BxL1[:, :-1]
   x_BxLxD = model.hidden(tokens_BxL1[:, :-1], segments_BxL, execution)
-  return _losses(model, x_BxLxD, tokens_BxL1[:, 1:], execution)
+  return losses_of_hidden(model, x_BxLxD, tokens_BxL1[:, 1:], execution)
 
 
-def _losses(
+def losses_of_hidden(
   model: Decoder,
   x_BxLxD: jax.Array,
   targets_BxL: jax.Array,
   execution: Execution,
 ) -> Losses:
-  """In chunks along the positions, whose logits are computed twice.
+  """As losses_and_normalisers, from Decoder.hidden.
 
-  Never along B x L as one axis: a chunk would lie on few devices.
+  In chunks along the positions, whose logits are computed twice. Never along
+  B x L as one axis: a chunk would lie on few devices.
   """
   one: Callable[..., tuple[jax.Array, jax.Array]] = plain_losses
   if execution.own_backward:

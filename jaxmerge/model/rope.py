@@ -62,6 +62,7 @@ def rotate(
   *,
   fraction: float = 1.0,
   scaling: RopeScaling | None = None,
+  position_BxL: jax.Array | None = None,
 ) -> jax.Array:
   """Rotates queries or keys by their positions, halves paired as in Llama.
 
@@ -69,16 +70,24 @@ def rotate(
     theta: the base of the frequencies.
     fraction: only the first int(S * fraction) entries are rotated.
     scaling: how the frequencies are changed for a longer context.
+    position_BxL: int32, where they are not 0, 1 ...; "dynamic" goes by the
+      largest of a row.
   """
-  length, size = x_BxLxHxS.shape[1], x_BxLxHxS.shape[3]
+  size = x_BxLxHxS.shape[3]
   rotated_size = int(size * fraction)
   if rotated_size < size:
     turned, kept = jnp.split(x_BxLxHxS, [rotated_size], axis=-1)
-    turned = rotate(turned, theta, scaling=scaling)
+    turned = rotate(turned, theta, scaling=scaling, position_BxL=position_BxL)
     return jnp.concatenate([turned, kept], axis=-1)
-  frequencies = _frequencies(size, length, theta, scaling)
-  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
-  cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
+  if position_BxL is None:
+    length = x_BxLxHxS.shape[1]
+    frequencies = _frequencies(size, length, theta, scaling)
+    angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
+  else:
+    length_Bx1 = jnp.max(position_BxL, axis=1, keepdims=True) + 1
+    frequencies = _frequencies(size, length_Bx1[..., None], theta, scaling)
+    angles = position_BxL.astype(jnp.float32)[..., None] * frequencies
+  cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
   if scaling and scaling.kind == "yarn":
     cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
   left, right = jnp.split(x_BxLxHxS.astype(jnp.float32), 2, axis=-1)
@@ -89,15 +98,29 @@ def rotate(
 
 
 def _frequencies(
-  size: int, length: int, theta: float, scaling: RopeScaling | None
+  size: int,
+  length: int | jax.Array,
+  theta: float,
+  scaling: RopeScaling | None,
 ) -> jax.Array:
-  """Radians a position, float32[R / 2], fastest first."""
+  """Radians a position, float32[..., R / 2], fastest first.
+
+  Args:
+    length: int32[..., 1], or of all sequences.
+  """
+  base: float | jax.Array = theta
   if scaling and scaling.kind == "dynamic":
-    # The length is known when the program is traced, so this is a constant.
-    ratio = max(length, scaling.original_length) / scaling.original_length
+    original = scaling.original_length
+    # An int is known when the program is traced, so this is a constant then.
+    longest = (
+      max(length, original)
+      if isinstance(length, int)
+      else jnp.maximum(length, original)
+    )
+    ratio = longest / original
     stretch = scaling.factor * ratio - (scaling.factor - 1)
-    theta = theta * stretch ** (size / (size - 2))
-  frequencies = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    base = theta * stretch ** (size / (size - 2))
+  frequencies = base ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
   if scaling is None or scaling.kind == "dynamic":
     return frequencies
   if scaling.kind == "linear":

@@ -15,7 +15,7 @@ from matplotlib.tri import Triangulation
 from jaxmerge.evaluation.score import Direction, as_loss
 from jaxmerge.reporting import style
 from jaxmerge.reporting.results import Results, Trial
-from jaxmerge.simplex.bounds import Bounds, unit_from_weights, weights_from_unit
+from jaxmerge.simplex.bounds import Bounds
 
 # More numbers than these do not fit beside each other, or hide the markers.
 _MOST_NUMBERS, _MOST_IN_TRIANGLE = 30, 16
@@ -56,12 +56,16 @@ def pair(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
     style.plot_trials(axes, results, trials, asked_N, loss_N)
     x = results.chosen_weights[-1]
     style.ring(axes, x, results.chosen.loss, results.best)
+    if bounds.negative:  # far from all trials it may be of another scale
+      x_M = posterior.weights_MxK[:, 1]
+      mean_M = mean_M[(x_M >= asked_N.min()) & (x_M <= asked_N.max())]
     told = [mean_M, loss_N - 2 * stderr_N, loss_N + 2 * stderr_N]
     low, high = _limits(posterior, np.concatenate(told))
     # The lowest part of the axes belongs to the trials' numbers.
     strip = low - 0.16 * (high - low)
     axes.set_ylim(strip - 0.04 * (high - low), high)
-    ends = (bounds.alpha, 1.0, bounds.highest)
+    lowest = bounds.region(2)[0][-1]
+    ends = sorted({lowest, max(lowest, 0.0), 1.0, bounds.highest})
     axes.set_xlim(*style.padded(np.array(ends), 0.03))
     for end in ends:
       axes.axvline(end, color=style.GREY, lw=0.8, ls=":")
@@ -153,12 +157,16 @@ def _shown(values: np.ndarray) -> tuple[float, float]:
 def ternary(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
   """Mean and standard deviation over three checkpoints, with every trial.
 
-  The posterior's weights cover the triangle of the bounds.
+  The posterior's weights cover the triangle of the bounds, or, of negative
+  weights, that of those above the posterior's lowest.
   """
   trials, steps = results.scored, results.steps
   asked = [[t.weights.get(step, 0.0) for step in steps] for t in trials]
-  points_Nx2 = _on_paper(asked, bounds)
-  points_Mx2 = _on_paper(posterior.weights_MxK.tolist(), bounds)
+  lowest_3 = np.array(bounds.region(3)[0])
+  if bounds.negative:
+    lowest_3 = posterior.weights_MxK.min(axis=0)
+  points_Nx2 = _on_paper(asked, lowest_3)
+  points_Mx2 = _on_paper(posterior.weights_MxK, lowest_3)
   with style.figure(7.2, 4.6) as figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.8, 1))
     expected = f"Expected search {results.noun}"
@@ -171,21 +179,26 @@ def ternary(posterior: Posterior, results: Results, bounds: Bounds) -> bytes:
       axes.set_xlim(-margin, 1 + margin)
       axes.text(0.5, 1.05, title, ha="center", fontsize=10)
     style.plot_trials(left, results, trials, *points_Nx2.T)
-    [(x, y)] = _on_paper([results.chosen_weights], bounds)
+    [(x, y)] = _on_paper([results.chosen_weights], lowest_3)
     style.ring(left, x, y, results.best)
     right.plot(*points_Nx2.T, ls="", marker=".", ms=3, color=style.BLACK)
     if len(trials) <= _MOST_IN_TRIANGLE:
       _number_beside(left, points_Nx2, trials)
     for axes in (left, right):
-      _name_corners(axes, steps, bounds)
+      _name_corners(axes, steps, lowest_3)
+      if bounds.negative:  # of these all inside are >= 0
+        alone_Mx2 = _on_paper(np.eye(3)[[0, 1, 2, 0]], lowest_3)
+        axes.plot(*alone_Mx2.T, color=style.GREY, lw=0.8, ls=":")
     style.legend_above(figure)
     return style.png(figure)
 
 
-def _on_paper(weights_Nx3: list[list[float]], bounds: Bounds) -> np.ndarray:
-  """Places weights in the triangle that the search may reach."""
-  unit = [unit_from_weights(weights_3, bounds) for weights_3 in weights_Nx3]
-  return np.array(unit) @ _CORNERS_3x2
+def _on_paper(
+  weights_Nx3: Sequence[Sequence[float]] | np.ndarray, lowest_3: np.ndarray
+) -> np.ndarray:
+  """Places weights in the triangle of those above the lowest."""
+  unit_Nx3 = (np.asarray(weights_Nx3) - lowest_3) / (1 - lowest_3.sum())
+  return unit_Nx3 @ _CORNERS_3x2
 
 
 def _triangle(
@@ -236,12 +249,15 @@ def _number_beside(
       style.tie(axes, number, point, (x_text, y), line)
 
 
-def _name_corners(axes: Axes, steps: Sequence[int], bounds: Bounds) -> None:
+def _name_corners(
+  axes: Axes, steps: Sequence[int], lowest_3: np.ndarray
+) -> None:
   for step, corner, offset, place in zip(
     steps, _CORNERS_3x2, (-9, -9, 9), ("top", "top", "bottom")
   ):
     vertex_K = [float(step == other) for other in steps]
-    weights_K = weights_from_unit(vertex_K, bounds)
+    at_corner = lowest_3 + (1 - lowest_3.sum()) * np.array(vertex_K)
+    weights_K = np.round(at_corner, 12).tolist()
     name = f"step {step}"
     if weights_K != vertex_K:
       # Beside the upper corner is room for one line only, and for its length.

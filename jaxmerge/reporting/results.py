@@ -7,7 +7,7 @@ weights are of each checkpoint, by training step.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -61,8 +61,10 @@ class Row:
   """One way to get a model out of the trail, and how good it is.
 
   Attributes:
-    name: "last", "step_<n>", "uniform", a baseline's or the search method's.
-    evaluations: how many times the search split was scored to choose it.
+    name: "last", "step_<n>", "uniform", "rna", a baseline's or the search
+      method's.
+    evaluations: forward passes over the search split to choose it; a
+      derivative counts as those that it costs.
     search_loss: on the split used for the choice.
     report_loss: on the split that the choice never saw.
     report_delta_vs_last: report_loss minus that of "last".
@@ -94,6 +96,35 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Precision:
+  """Certainty of the weights, as far as the search split tells them.
+
+  Attributes:
+    advice: what would bring better ones, or why nothing is known.
+    excess: expected loss above that of the best weights, nats/token; None where
+      it is not known.
+    weights, stderr: of the search's merge by group and step; empty then.
+    passes: forward passes of the search split that it took beside the trials.
+  """
+
+  advice: str
+  excess: float | None = None
+  weights: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+  stderr: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+  passes: float = 0.0
+
+  @property
+  def cost(self) -> str:
+    """Says what a finite split costs; "" where it is not known."""
+    if self.excess is None:
+      return ""
+    return (
+      "More trials on this split cannot gain what its finite size costs: about"
+      f" {1e3 * self.excess:.2g} millinats/token."
+    )
+
+
+@dataclass(frozen=True)
 class Results:
   """The findings of a search.
 
@@ -105,6 +136,7 @@ class Results:
     tokens_saved: as from tokens_saved().
     unit, direction: of every loss here and in the trials.
     study: the name of the search's.
+    precision: of the weights; None of scores without derivatives by them.
   """
 
   rows: Sequence[Row]
@@ -115,6 +147,7 @@ class Results:
   unit: str
   direction: Direction
   study: str
+  precision: Precision | None = None
 
   @property
   def noun(self) -> str:
@@ -200,13 +233,22 @@ def write_results(path: epath.PathLike, results: Results) -> None:
   Raises:
     InputError: a number is not finite; names each.
   """
-  check(
+  problems = [
     f"rows[{index}].{name} is not finite: {value!r}"
     for index, row in enumerate(results.rows)
     for name, value in vars(row).items()
     if isinstance(value, float) and not math.isfinite(value)
-  )
-  value = {
+  ]
+  if (known := results.precision) is not None:
+    rows = known.stderr.values()
+    numbers = [
+      known.excess or 0.0,
+      *(se for row in rows for se in row.values()),
+    ]
+    if not all(map(math.isfinite, numbers)):
+      problems.append("precision is not finite")
+  check(problems)
+  value: dict[str, Any] = {
     "study": results.study,
     "rows": [
       {name.replace("loss", results.noun): v for name, v in vars(row).items()}
@@ -215,6 +257,13 @@ def write_results(path: epath.PathLike, results: Results) -> None:
     "tokens_trained": results.tokens_trained,
     "tokens_saved": results.tokens_saved,
   }
+  if known is not None:
+    value["precision"] = {
+      "stderr": known.stderr,
+      "excess": known.excess,
+      "advice": known.advice,
+      "passes": known.passes,
+    }
   write_json(path, value)
 
 

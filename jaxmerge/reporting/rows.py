@@ -9,15 +9,18 @@ import math
 from collections.abc import Mapping, Sequence
 
 from jaxmerge.bayesopt.baselines import BASELINES, num_evaluations
+from jaxmerge.errors import InputError
 from jaxmerge.evaluation.losses import Losses, Scores
 from jaxmerge.evaluation.score import as_loss, noun
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.statistics import difference
 from jaxmerge.merging import weight_rules
+from jaxmerge.merging.differences import gram_weights
+from jaxmerge.merging.method import METHODS, count_problems
 from jaxmerge.progress import Progress
 from jaxmerge.reporting.page import PAGE
 from jaxmerge.reporting.results import Point, Row
-from jaxmerge.simplex.bounds import weights_from_unit
+from jaxmerge.simplex.bounds import Bounds, weights_from_unit
 
 _NO_LOSS = 1e6
 
@@ -36,7 +39,7 @@ class Comparison:
 
     Args:
       params: that the search recommends.
-      evaluations: that it took.
+      evaluations: that it took, in forward passes.
     """
     domain, method, *_ = self._ready.search
     return self._row(
@@ -68,6 +71,7 @@ class Comparison:
       found.append(self._row(name, self._losses.of_step(step), weights, 1))
       progress.stage("baselines", number, len(earlier), name)
     found.append(self._average("uniform", weight_rules.uniform(count), 1))
+    found += self._accelerated()
     for name in self._ready.baselines:
       found += self._baseline(name, merged.evaluations, progress)
     finite = [r for r in found if math.isfinite(r.search_loss + r.report_loss)]
@@ -108,16 +112,21 @@ class Comparison:
   ) -> list[Row]:
     """The best weights of a plain search of bayesopt.baselines, as one row.
 
-    Of equals the point nearer to the last checkpoint wins; no row where no
+    Baselines never try negative weights, but those of Bounds.beta. Of equals
+    the point nearer to the last checkpoint wins; no row where no
     point has a finite loss.
     """
     search, direction = self._ready.search, self.last.direction
+    bounds = search.domain.bounds
+    if bounds.negative:
+      # In [-1, 2] a regular or a random point is a wasted one.
+      bounds = Bounds()
     total = num_evaluations(name, len(self._steps), evaluations)
     found: list[tuple[float, float, list[float]]] = []
     asked = itertools.count(1)
 
     def loss(unit_K: Sequence[float]) -> float:
-      weights_K = weights_from_unit(unit_K, search.domain.bounds)
+      weights_K = weights_from_unit(unit_K, bounds)
       score = self._losses.of_merge_on_search([weights_K])
       value = as_loss(score.mean, direction)
       if math.isfinite(value):
@@ -132,6 +141,21 @@ class Comparison:
     BASELINES[name](loss, len(self._steps), evaluations, search.seed)
     done = next(asked) - 1
     return [self._average(name, min(found)[2], done)] if found else []
+
+  def _accelerated(self) -> list[Row]:
+    """The row of regularised nonlinear acceleration, which searches nothing.
+
+    No row of fewer checkpoints than it takes, or where they are not finite.
+    """
+    method = METHODS.find("rna")
+    if count_problems(method, len(self._steps)):
+      return []
+    gram_PxP = self._losses.gram()
+    try:
+      weights_K = gram_weights(method, gram_PxP, method.knobs())
+    except InputError:
+      return []
+    return [self._average(method.name, weights_K, 1)]
 
   def _average(
     self, name: str, weights_K: Sequence[float], evaluations: int

@@ -1,13 +1,13 @@
 """Ends a search: saves its best merge, and writes rows, figures and page.
 
-K checkpoints, M queries of the Gaussian process.
+K checkpoints.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,44 +15,38 @@ from etils import epath
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from jaxmerge.bayesopt.gp import surrogate
 from jaxmerge.bayesopt.gp.acquisition import probabilities
-from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.bayesopt.study.study import FAILURE, PARTIAL_VALUE
 from jaxmerge.bayesopt.trials import ASKED, asked_by, observations, stderr_of
+from jaxmerge.evaluation.domain import Domain
 from jaxmerge.evaluation.losses import Losses
-from jaxmerge.evaluation.objective import Domain
 from jaxmerge.evaluation.search_method import Findings
 from jaxmerge.evaluation.search_plan import Prepared
+from jaxmerge.evaluation.search_study import forward_passes
 from jaxmerge.evaluation.weight_search import Choice
 from jaxmerge.files import make_directory
 from jaxmerge.formats.records.metadata import versions
-from jaxmerge.formats.records.provenance import Provenance
+from jaxmerge.formats.records.provenance import SEEN, Provenance, seen_items
 from jaxmerge.locks import exclusive
 from jaxmerge.model.loss import UNIT
 from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
-from jaxmerge.reporting import figures, posterior_figures, search_figures
+from jaxmerge.reporting import figures, precision, search_figures
 from jaxmerge.reporting.page import text_table, write_report
-from jaxmerge.reporting.posterior_figures import Posterior
+from jaxmerge.reporting.posterior_plots import posterior_plots
 from jaxmerge.reporting.results import (
   STOPPED_EARLY,
   Point,
+  Precision,
   Results,
   Row,
   Trial,
   tokens_saved,
 )
 from jaxmerge.reporting.rows import Comparison
-from jaxmerge.simplex import points
-from jaxmerge.simplex.bounds import Bounds, unit_from_weights, weights_from_unit
 
 # When a searcher wrote which merge and report, in the study's attributes.
 _WRITTEN = "written"
-_PAIR_POINTS = 201
-_SLICE_POINTS = 64
-# With three slices under 1024 queries, a bucket of the surrogate.
-_TRIANGLE_POINTS = 741
 
 
 class FinishedSearch(NamedTuple):
@@ -100,22 +94,35 @@ def write(
       return path
     groups = dict(zip(domain.groups.names_G, weights_GxK))
     comparison = Comparison(ready, losses)
-    row = comparison.merged(best.params, len(found.trials))
+    passes = forward_passes(found.trials, losses.merged.last)
+    row = comparison.merged(best.params, passes)
     provenance = Provenance(
       ready.search.method.name,
       domain.mean_weights(best.params),
       groups=groups if len(groups) > 1 else {},
-      search=comparison.measured(row),
+      parameters={"negative": True} if domain.bounds.negative else {},
+      search={**comparison.measured(row), **_seen(losses)},
     )
     losses.save(path, weights_GxK, provenance)
     search = FinishedSearch(ready, losses, found, best, commands)
-    _report(search, comparison, row, progress)
+    known = precision.told(study, ready, losses, found, best, progress)
+    _report(search, comparison, row, known, progress)
     study.set_user_attr(_WRITTEN, (time.time(), result))
   return path
 
 
+def _seen(losses: Losses) -> dict[str, Any]:
+  """Names what the weights were chosen by: evaluate does not report on it."""
+  items = len(losses.merged.last.values_N)
+  return {SEEN: [seen_items(losses.items.content, "search", items)]}
+
+
 def _report(
-  search: FinishedSearch, comparison: Comparison, row: Row, progress: Progress
+  search: FinishedSearch,
+  comparison: Comparison,
+  row: Row,
+  known: Precision | None,
+  progress: Progress,
 ) -> None:
   """Scores the baselines and writes report.html, figures and results.json."""
   ready = search.ready
@@ -131,7 +138,9 @@ def _report(
   trials = [report_trial(trial, domain) for trial in search.found.trials]
   best = search.best.number
   study = ready.places.study_name
-  results = Results(rows, trials, best, tokens, saved, unit, direction, study)
+  results = Results(
+    rows, trials, best, tokens, saved, unit, direction, study, known
+  )
   page = write_report(
     ready.places.report,
     title=f"Merging {ready.places.workdir.name}",
@@ -141,6 +150,9 @@ def _report(
     commands=search.commands,
   )
   print(text_table(results))
+  if known is not None:
+    advice = known.advice[:1].upper() + known.advice[1:]
+    progress.note("precision", f"{known.cost} {advice}".strip())
   progress.note("report", str(page))
 
 
@@ -207,7 +219,7 @@ def _figures(
     curve = figures.training_curve
     draw.append(lambda: {"training_curve": curve(training, trail, results)})
   if asked.method.has_posterior and len(asked.domain.groups.names_G) == 1:
-    told = observations(*search.found, asked.use_gradients)
+    told = observations(*search.found[:3], asked.use_gradients)
     assert told is not None, "no trial has a score"
     draw.append(lambda: posterior_plots(told, results, asked.domain.bounds))
   if any(trial.odds for trial in results.trials):
@@ -220,58 +232,6 @@ def _figures(
     found.update(one())
     progress.stage("figures", number, len(draw), next(reversed(found)))
   return found
-
-
-def posterior_plots(
-  told: Observations, results: Results, bounds: Bounds
-) -> dict[str, bytes]:
-  """The figure "posterior" for two checkpoints, "slices" for more.
-
-  For three checkpoints there is a "ternary" too. All are one question to the
-  process: one fit, one compilation.
-
-  Args:
-    told: the search's observations, in maximisation sign.
-    results: of the search.
-    bounds: of its weights.
-  """
-  count = len(results.steps)
-  if count == 2:
-    parts = [points.grid(2, _PAIR_POINTS)]
-  else:
-    chosen_K = np.array(unit_from_weights(results.chosen_weights, bounds))
-    parts = [line(chosen_K, k) for k in range(count)]
-  if count == 3:
-    parts.append(points.grid(3, _TRIANGLE_POINTS))
-  mean_M, std_M = surrogate.posterior(told, np.concatenate(parts))
-  mean_M = results.as_loss(-mean_M)
-  weights = [
-    np.array([weights_from_unit(unit_K, bounds) for unit_K in part.tolist()])
-    for part in parts
-  ]
-  ends = np.cumsum([len(part) for part in parts])[:-1]
-  columns = weights, np.split(mean_M, ends), np.split(std_M, ends)
-  answers = list(map(Posterior, *columns))
-  if count == 2:
-    return {"posterior": posterior_figures.pair(answers[0], results, bounds)}
-  found = {"slices": posterior_figures.slices(answers[:count], results)}
-  if count == 3:
-    found["ternary"] = posterior_figures.ternary(answers[3], results, bounds)
-  return found
-
-
-def line(chosen_K: np.ndarray, k: int) -> np.ndarray:
-  """Unit points (MxK) from the chosen one without vertex k to that vertex.
-
-  The others keep the proportions that they have in the chosen point; where
-  that is the vertex itself, they are equal.
-  """
-  vertex_K = np.eye(len(chosen_K))[k]
-  others_K = chosen_K * (1 - vertex_K)
-  if not others_K.any():
-    others_K = 1 - vertex_K
-  share_Mx1 = np.linspace(0.0, 1.0, _SLICE_POINTS)[:, None]
-  return (1 - share_Mx1) * others_K / others_K.sum() + share_Mx1 * vertex_K
 
 
 def _facts(search: FinishedSearch) -> dict[str, str]:
@@ -291,6 +251,11 @@ def _facts(search: FinishedSearch) -> dict[str, str]:
     "vocabulary": f"{metadata.model['vocab_size']:,} tokens",
     "parameters": f"{count:,}",
     "run": metadata.run_id or "not known",
+    **(
+      {"weights": f"each {domain.bounds.reach}"}
+      if domain.bounds.negative
+      else {}
+    ),
     "merged checkpoint": presentable(str(search.ready.output)),
     **(groups if len(groups) > 1 else {}),
     "devices": f"{jax.device_count()} x {', '.join(kinds)}",

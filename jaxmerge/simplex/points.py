@@ -13,6 +13,9 @@ import numpy as np
 from jax import Array
 from scipy.stats import qmc
 
+# The reach of a unit point's coordinates.
+UNIT = (0.0, 1.0)
+
 
 def unit_from_sticks(sticks: Sequence[float]) -> list[float]:
   """A unit point from K - 1 independent parameters in [0, 1].
@@ -47,23 +50,61 @@ def vertices(num_weights: int) -> np.ndarray:
   return np.eye(num_weights)[::-1].copy()
 
 
-def project(points_CxD: Array, groups: int = 1) -> Array:
+def project(
+  points_CxD: Array, groups: int = 1, reach: tuple[float, float] = UNIT
+) -> Array:
   """Euclidean projection of each row onto the domain; can be jitted.
 
-  The domain is so many simplices side by side; 0: the unit box. Duchi et al.
-  2008, figure 1: subtract the threshold at which the positive parts sum to
-  one.
+  The domain is so many simplices side by side, of coordinates within `reach`
+  that sum to one; 0: the unit box. Duchi et al. 2008, figure 1: subtract the
+  threshold at which the positive parts sum to one.
   """
   if not groups:
     return jnp.clip(points_CxD, 0, 1)
   shape = points_CxD.shape
   points_CxK = points_CxD.reshape(*shape[:-1], groups, shape[-1] // groups)
+  if reach != UNIT:
+    return _project_within(points_CxK, *reach).reshape(shape)
   descending = jnp.flip(jnp.sort(points_CxK, axis=-1), axis=-1)
   excess = jnp.cumsum(descending, axis=-1) - 1
   counts = jnp.arange(1, points_CxK.shape[-1] + 1)
   support = jnp.sum(descending * counts > excess, axis=-1, keepdims=True)
   threshold = jnp.take_along_axis(excess, support - 1, axis=-1) / support
   return jnp.maximum(points_CxK - threshold, 0).reshape(shape)
+
+
+def _project_within(points_CxK: Array, lowest: float, highest: float) -> Array:
+  """The nearest points with coordinates within bounds that sum to one.
+
+  clip(x - t) at the threshold t where it does. Its sum falls piecewise
+  linearly from K times the highest: coordinate k moves while t is between
+  x_k - highest and x_k - lowest.
+  """
+  count = points_CxK.shape[-1]
+  knots = jnp.concatenate([points_CxK - highest, points_CxK - lowest], axis=-1)
+  order = jnp.argsort(knots, axis=-1)
+  knots = jnp.take_along_axis(knots, order, axis=-1)
+  moving = jnp.cumsum(jnp.where(order < count, 1.0, -1.0), axis=-1)
+  falls = jnp.cumsum(moving[..., :-1] * jnp.diff(knots, axis=-1), axis=-1)
+  # So much the sum has to fall: it has at the end of the piece that is sought.
+  wanted = count * highest - 1
+  piece = jnp.sum(falls < wanted, axis=-1, keepdims=True)
+  piece = jnp.minimum(piece, 2 * count - 2)
+  fallen, knot, slope = (
+    jnp.take_along_axis(values, piece, axis=-1)
+    for values in (falls, knots[..., 1:], moving)
+  )
+  threshold = knot - (fallen - wanted) / jnp.maximum(slope, 1.0)
+  return jnp.clip(points_CxK - threshold, lowest, highest)
+
+
+def within(points_CxK: np.ndarray, highest: float) -> np.ndarray:
+  """Pulls unit points towards the centre until no entry is above `highest`."""
+  centre = 1 / points_CxK.shape[-1]
+  beyond = points_CxK.max(axis=-1, keepdims=True) - centre
+  room = highest - centre
+  part = np.divide(room, beyond, out=np.ones_like(beyond), where=beyond > room)
+  return centre + part * (points_CxK - centre)
 
 
 @functools.cache

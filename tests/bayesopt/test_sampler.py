@@ -11,6 +11,7 @@ from jaxmerge.bayesopt.gp import acquisition
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
 from jaxmerge.bayesopt.trials import ASKED, asked_by, recommended
 from jaxmerge.errors import InputError
+from jaxmerge.simplex.bounds import Bounds, weights_from_unit
 
 _NAMES = ("w_0", "w_1")
 
@@ -271,6 +272,64 @@ def test_several_objectives_are_refused():
   )
   with pytest.raises(ValueError, match="multi-objective"):
     study.ask().suggest_float("x", 0, 1)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_finds_an_optimum_of_negative_weights(count):
+  names = tuple(f"w_{k}" for k in range(count))
+  study = _study(names=names, negative=True)
+  bounds = Bounds(negative=True)
+  best_K = np.array([-0.4, 1.4] if count == 2 else [-0.45, 0.2, 1.25])
+  # Two groups would have two of these; curvatures differ by a factor of ten.
+  curvature_K = np.array([1.0, 0.3, 3.0])[:count]
+
+  def loss(unit):
+    weights_K = np.array(weights_from_unit(unit, bounds))
+    assert weights_K.min() >= -1 - 1e-9
+    assert weights_K.max() <= 2 + 1e-9
+    return 3 + 0.1 * float(curvature_K @ (weights_K - best_K) ** 2)
+
+  _run(study, loss, 12 if count == 2 else 18, names)
+  alone = [
+    weights_from_unit(list(t.params.values()), bounds)
+    for t in study.trials[:count]
+  ]
+  assert alone == np.eye(count)[::-1].tolist()
+  found_K = weights_from_unit(list(study.best_params.values()), bounds)
+  np.testing.assert_allclose(found_K, best_K, atol=0.03)
+  asked = np.array([list(t.params.values()) for t in study.trials])
+  gaps = np.abs(asked[:, None] - asked).max(axis=-1)
+  # 5e-4 of a weight, not of a parameter.
+  assert (gaps[~np.eye(len(asked), dtype=bool)] * (count + 1)).min() >= 5e-4
+
+
+def test_slopes_of_negative_weights_are_told_by_parameter():
+  names = ("a", "b", "c")
+  bounds = Bounds(negative=True)
+  best_K = np.array([-0.5, 0.1, 1.4])
+  study = _study(names=names, negative=True, use_gradients=True)
+  for _ in range(9):
+    trial, unit = _ask(study, names)
+    off_K = np.array(weights_from_unit(unit, bounds)) - best_K
+    slopes_K = 4 * 2 * off_K  # d loss / d parameter; 4 = d weight / d parameter
+    trial.set_user_attr("gradient", dict(zip(names, slopes_K.tolist())))
+    study.tell(trial, float(off_K @ off_K))
+  assert study.best_value < 1e-3
+
+
+def test_negative_weights_start_within_their_domain():
+  names = ("a", "b", "c")
+  study = _study(names=names, negative=True, n_startup_trials=8)
+  asked = np.array([_ask(study, names)[1] for _ in range(8)])
+  assert asked.max() <= 0.75 + 1e-12
+  weights = np.array(
+    [weights_from_unit(unit, Bounds(negative=True)) for unit in asked.tolist()]
+  )
+  assert weights[3:].min() < 0
+  with pytest.raises(InputError, match=r"none above 0\.75"):
+    _study(names=names, negative=True, starts=[[0.0, 0.0, 1.0]])
+  with pytest.raises(InputError, match="are those of a simplex"):
+    GPHedgeSampler(negative=True)
 
 
 def test_given_starts_come_first():

@@ -13,7 +13,7 @@ import pytest
 
 from jaxmerge import convert, errors, evaluate, merge, search
 from jaxmerge.cli import runner
-from jaxmerge.evaluation import comparison
+from jaxmerge.evaluation import task_scores
 from jaxmerge.evaluation.merged_loss import MergedLoss
 from tests.helpers import ROOT, free_port
 
@@ -243,7 +243,7 @@ def test_what_has_no_output_yet_says_so(
   inputs = f"--inputs={tiny_run}@4,{tiny_run}@8"
   config = f"--config={ROOT}/configs/{{}}/{{}}.py"
   monkeypatch.setattr(merge, "run_streamed", stop)
-  monkeypatch.setattr(comparison, "load_params", stop)
+  monkeypatch.setattr(task_scores, "load_params", stop)
   monkeypatch.setattr(convert.models, "convert", stop)
   for verb, argv in (
     (merge, [config.format("merge", "uniform"), inputs]),

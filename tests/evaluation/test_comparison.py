@@ -79,7 +79,7 @@ def test_models_of_other_sizes_are_paired_by_sequence(texts, models):
     assert row.score.unit == "nats/token"
   for row, score in zip(rows[1:], [alone[1], alone[0]]):
     delta = statistics.difference(score, alone[0])
-    assert (row.delta, row.delta_stderr) == delta
+    assert (row.delta, row.delta_stderr) == delta[:2]
   opened = [note for note in notes if "train tokens" in note]
   assert len(opened) == 2  # equal models share a program
 
@@ -194,3 +194,27 @@ def test_the_corpus_is_that_of_the_first_ones_run(tiny_run, models):
   assert ours.mean < other.mean
   with pytest.raises(InputError, match="names no corpus"):
     evaluate.evaluate(config, [models[2], run], progress=quiet)
+
+
+def test_questions_are_asked_of_any_tokenizer(models, tmp_path):
+  """They need no corpus; bits/byte of answers are of the same texts."""
+  rows = [
+    {"question": f"It is {n}", "choices": ["there", f"{n} times"], "answer": 1}
+    for n in range(12)
+  ]
+  file = tmp_path / "questions.jsonl"
+  file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+  config = config_of("evaluate", tasks=(f"choice:{file}",), seq_len=24)
+  found = evaluate.evaluate(config, models, progress=quiet)
+  sizes = [len(f" {n} times") for n in range(12)]
+  for row in found:
+    assert row.score.unit == "accuracy"
+    assert row.by("gold").score.weights_N.tolist() == sizes
+  # One tokenizer alone gives the same as beside another.
+  alone = evaluate.evaluate(config, models[2:], progress=quiet)[0]
+  other = found[2].by("gold").score.values_N
+  np.testing.assert_allclose(alone.by("gold").score.values_N, other, rtol=1e-6)
+  config.seq_len = 0
+  with pytest.raises(InputError, match="of how long its texts may be") as error:
+    evaluate.evaluate(config, models, progress=quiet)
+  assert len(error.value.problems) == 3

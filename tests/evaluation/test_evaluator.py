@@ -11,7 +11,7 @@ from jaxmerge import evaluate, search
 from jaxmerge.bayesopt.study.journal import open_journal
 from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation import comparison, weight_search
+from jaxmerge.evaluation import task_scores, weight_search
 from jaxmerge.evaluation.evaluator import EVALUATORS
 from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
@@ -90,7 +90,7 @@ def test_an_evaluation_is_in_the_unit_of_its_scores(workdir, tmp_path, capsys):
 
 
 def test_another_evaluator_takes_one_tokenizer(tiny_run, tmp_path, monkeypatch):
-  monkeypatch.setattr(comparison, "scores", no_corpus)
+  monkeypatch.setattr(task_scores, "scores", no_corpus)
   inputs = [f"{tiny_run}@8", random_model(tmp_path / "other", LLAMA)]
   config = config_of("evaluate", evaluator="matches")
   with pytest.raises(InputError, match="config.evaluator=heldout_loss comp"):

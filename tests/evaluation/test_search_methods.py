@@ -19,7 +19,7 @@ from jaxmerge.evaluation.weight_search import (
   open_weight_study,
 )
 from jaxmerge.merging.groups import Groups
-from jaxmerge.simplex.bounds import Bounds
+from jaxmerge.simplex.bounds import Bounds, weights_from_unit
 
 _DOMAIN = Domain((4, 8, 12), Groups(("",), None, (1.0,)), Bounds())
 
@@ -29,12 +29,12 @@ class _Knobs:
   pull: float = key(0.5, "towards the first", at_least=0, at_most=1)
 
 
-def _sampler(space, seed, knobs):
+def _sampler(found, seed, knobs):
   def point(study, trial):
     rest = (1 - knobs.pull) * np.random.default_rng(len(study.trials)).random()
     return np.array([1 - rest, rest, 0.0])
 
-  return SimplexSampler(space, "pulled", point)
+  return SimplexSampler(found.space, "pulled", point)
 
 
 _PULLED = SearchMethod(
@@ -63,14 +63,52 @@ def test_the_fingerprint_of_gp_hedge_is_as_before_there_were_others():
   }
 
 
+def test_negative_weights_are_told_apart_and_start_as_others_do(tmp_path):
+  plain = _search(SEARCH_METHODS["gp_hedge"], num_trials=20)
+  domain = _DOMAIN._replace(bounds=Bounds(negative=True))
+  negative = plain._replace(domain=domain)
+  assert negative.identity == {**plain.identity, "negative": True}
+  named = [weights_from_unit(unit, Bounds()) for unit in plain.starts]
+  found = [weights_from_unit(unit, domain.bounds) for unit in negative.starts]
+  np.testing.assert_allclose(found, named, atol=1e-14)
+  assert found[0] == [0.0, 0.0, 1.0]
+  path = tmp_path / "journal"
+  open_weight_study(path, "a", plain, identity={})
+  with pytest.raises(InputError, match="negative"):
+    open_weight_study(path, "a", negative, identity={})
+
+
+def test_a_method_asks_for_unit_points_of_negative_weights(tmp_path):
+  def sampler(found, seed, knobs):
+    del seed, knobs
+    return SimplexSampler(
+      found.space, "fixed", lambda *_: np.array([0.5, 0.3, 0.2])
+    )
+
+  bounds = Bounds(negative=True)
+  search = _search(_PULLED._replace(sampler=sampler))
+  search = search._replace(domain=_DOMAIN._replace(bounds=bounds))
+  study = open_weight_study(tmp_path / "journal", "a", search, identity={})
+  weights = []
+
+  def objective(number, params):
+    weights.extend(search.domain.weights(params))
+    return Observation(float(number), attrs={WEIGHTS: {}})
+
+  run_study(study, objective, num_trials=4)
+  assert weights[0] == [0.0, 0.0, 1.0]
+  assert weights[1] == pytest.approx([1 / 3] * 3)
+  assert weights[3] == pytest.approx([1.0, 0.2, -0.2])
+
+
 def test_another_method_is_told_apart_by_its_name_and_knobs(tmp_path):
   found = _search(pull=0.25).identity
-  assert (found["search_method"], found["pull"]) == ("pulled", 0.25)
+  assert (found["solver"], found["pull"]) == ("pulled", 0.25)
   assert "acquisitions" not in found
   path = tmp_path / "journal"
   open_weight_study(path, "a", _search(), identity={})
   for other in (_search(pull=0.25), _search(SEARCH_METHODS["gp_hedge"])):
-    with pytest.raises(InputError, match=r"pull|search_method"):
+    with pytest.raises(InputError, match=r"pull|solver"):
       open_weight_study(path, "a", other, identity={})
 
 
@@ -118,8 +156,8 @@ def test_a_recommendation_may_be_no_trial(tmp_path):
 
 
 def test_what_cannot_be_measured_is_refused():
-  method = _PULLED._replace(measures=lambda knobs: ("gradient", "curvature"))
-  with pytest.raises(InputError, match="wants 'curvature' measured"):
+  method = _PULLED._replace(measures=lambda knobs: ("gradient", "hessian"))
+  with pytest.raises(InputError, match="wants 'hessian' measured"):
     _ = _search(method).use_gradients
   method = _PULLED._replace(measures=lambda knobs: ("gradient",))
   assert _search(method).use_gradients

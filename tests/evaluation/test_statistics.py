@@ -2,6 +2,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pytest
 
 from jaxmerge.evaluation import statistics
 from jaxmerge.evaluation.score import Score
@@ -46,25 +47,31 @@ def test_copies_within_a_document_add_no_certainty():
   assert math.isclose(once.stderr, copied.stderr, rel_tol=1e-9)
 
 
-def test_coverage_of_the_clustered_error():
-  """About 95 % of intervals of two errors hold the true difference."""
-  random = np.random.default_rng(2)
-  inside = 0
-  for _ in range(400):
-    documents = np.repeat(np.arange(40), random.integers(1, 6, size=40))
-    targets = random.integers(20, 100, size=len(documents))
-    shift = random.normal(-0.05, 0.1, size=40)[documents]
-    noise = random.normal(0, 0.1, size=len(documents))
-    b = score(3.0 * targets, targets, documents)
-    a = score((3.0 + shift + noise) * targets, targets, documents)
-    estimate = statistics.difference(a, b)
-    inside += abs(estimate.mean + 0.05) < 2 * estimate.stderr
-  assert 0.91 < inside / 400 < 0.98
-
-
 def test_a_score_differs_from_itself_by_exactly_nothing():
   one = score([2.0, 4.0, 3.0], [4, 8, 5], [0, 1, 1])
-  assert statistics.difference(one, one) == (0.0, 0.0)
+  found = statistics.difference(one, one)
+  assert found == (0.0, 0.0, 2)
+  assert found.interval() == (0.0, 0.0)
+  assert found.p_value == 1.0
+  gone = one.values_N - one.values_N
+  assert statistics.bootstrap(gone, one, seed=0) == (0.0, 0.0)
+
+
+def test_one_cluster_shows_nothing():
+  found = statistics.ratio(
+    np.ones(3), score([2.0, 4.0, 3.0], [4, 8, 5], [7] * 3)
+  )
+  assert found.clusters == 1
+  assert found.p_value == 1.0
+  assert found.interval() == (-math.inf, math.inf)
+  assert found.detectable() == math.inf
+  with pytest.raises(ValueError, match="no number of items"):
+    found.items_needed(0.1, 3)
+
+
+def test_a_change_that_is_the_same_everywhere_is_no_chance():
+  a, b = score([3, 6], [1, 2], [0, 1]), score([2, 4], [1, 2], [0, 1])
+  assert statistics.difference(a, b).p_value == 0.0
 
 
 def test_what_both_models_find_hard_cancels():

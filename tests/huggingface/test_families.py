@@ -11,7 +11,7 @@ import pytest
 from jaxmerge.errors import InputError
 from jaxmerge.formats.lazy_tensors import leaves_of, tree_of_leaves
 from jaxmerge.huggingface.families import table
-from jaxmerge.merging.groups import layer_groups
+from jaxmerge.merging.groups import groups_of
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.rope import RopeScaling
@@ -130,7 +130,7 @@ def test_sharding_rules_and_groups_know_every_parameter(name):
     abstract,
     shardings(abstract, mesh),
   )
-  groups = layer_groups(abstract, 2)
+  groups = groups_of(abstract, "2")
   assert sum(groups.shares_G) == pytest.approx(1)
 
 

@@ -38,6 +38,25 @@ def test_a_card_of_a_merge_of_before():
   assert "measured" not in card
 
 
+@pytest.mark.parametrize(
+  ("weights", "groups", "says"),
+  [
+    ((0.5, 0.5), {}, False),
+    ((-0.25, 1.25), {}, True),
+    ((0.25, 0.75), {"head": [0.75, 0.25], "rest": [-0.5, 1.5]}, True),
+  ],
+)
+def test_a_card_says_that_a_source_is_subtracted(weights, groups, says):
+  sources = [
+    {"name": f"run@{step}", "run_id": "r", "step": step, "weight": weight}
+    for step, weight in zip((4, 8), weights)
+  ]
+  provenance = {"sources": sources, "groups": groups}
+  known = Metadata("merged", {}, provenance=provenance)
+  card = model_card({"model_type": "llama"}, known, is_known=True)
+  assert ("A source of a negative weight is subtracted." in card) == says
+
+
 def test_a_card_of_a_run_names_what_it_started_from():
   known = Metadata("converted", {}, run_id="r", parent="/home/me/gpt2")
   card = model_card({"model_type": "llama"}, known, is_known=True)

@@ -45,6 +45,20 @@ def run(inputs, output, method="uniform", *, changes=None, **kwargs):
   )
 
 
+def run_rows(inputs, output, rows, **changes):
+  """The method `weights` with a row of weights a group; gives the output."""
+  weights = [w for row in rows for w in row]
+  run(
+    inputs,
+    output,
+    "weights",
+    weights=weights,
+    changes=changes,
+    allow_unrelated=True,
+  )
+  return output
+
+
 def command(*words):
   """What a user types behind `python -m jaxmerge.merge`; the exit code."""
   argv = [f"--config={ROOT / 'configs/merge/uniform.py'}", *map(str, words)]

@@ -9,6 +9,7 @@ from jaxmerge.config_reading import examine
 from jaxmerge.errors import InputError
 from jaxmerge.merging import method as methods
 from jaxmerge.merging.config import MergeConfig
+from jaxmerge.merging.group_texts import weight_count_problems
 from jaxmerge.merging.method import METHODS
 from tests.helpers import ROOT
 from tests.merging.in_memory import merge_trees
@@ -53,7 +54,10 @@ def test_what_a_method_does_not_use_is_refused(name):
     "seed": 1,
     "fisher_labels": "data",
     "off_diagonal": 0.5,
+    "regularization": 0.1,
     "layer_groups": "1",
+    "interpolate": True,
+    "negative": True,
     "base": "x",
   }
   used = {knob for m in METHODS.values() for knob in m.uses}
@@ -67,13 +71,36 @@ def test_what_a_method_does_not_use_is_refused(name):
 def test_groups_have_weights_of_their_own():
   assert _problems("weights", 2, [0.5] * 8, layer_groups="2") == []
   (found,) = _problems("weights", 2, [0.5, 0.5], layer_groups="2")
-  assert found == "2 inputs in 4 groups but 2 --weights"
+  assert found == (
+    "2 inputs in 4 groups but 2 --weights (of each group in this order: "
+    "embeddings, band_0, band_1, head)"
+  )
+  many = ["embeddings", *(f"layer_{i}" for i in range(80)), "head"]
+  (found,) = weight_count_problems(3, many, 12, interpolate=False)
+  assert "layer_5, layer_6, ..., head)" in found
+  # Which the model says is not known before it is open.
+  assert _problems("weights", 2, [0.5] * 3, layer_groups="layer") == []
+
+
+def test_weights_by_depth_are_of_two_layers_or_more():
+  for rows in (2, 3):
+    assert _problems("weights", 2, [0.5] * 2 * rows, interpolate=True) == []
+  (found,) = _problems("weights", 2, [0.5] * 2, interpolate=True)
+  assert found == (
+    "2 inputs but 2 --weights (with interpolate 2 at the first and 2 at the "
+    "last layer)"
+  )
+  (found,) = _problems(
+    "weights", 2, [0.5] * 16, interpolate=True, layer_groups="2"
+  )
+  assert found.startswith("config.interpolate gives weights by depth, as")
 
 
 def test_wrong_numbers_of_inputs_and_weights():
   assert "config.method must be one of" in _problems("mean", 2)[0]
   assert "did you mean karcher?" in _problems("karchr", 2)[0]
   assert "takes 2 or more inputs, got 1" in _problems("uniform", 1)[0]
+  assert "takes 3 or more inputs, got 2" in _problems("rna", 2)[0]
   assert "takes 2 inputs, got 3" in _problems("slerp", 3, [1, 1, 1])[0]
   assert _problems("lawa", 2, [1, 1]) == [
     "the method 'lawa' takes no --weights; --config.method=weights does"
@@ -113,18 +140,20 @@ def test_numbers_of_each_input():
     ("dare", "seed", {"seed": -1, "base": "x"}),
     ("regmean", "off_diagonal", {"off_diagonal": 1.1}),
     ("regmean", "off_diagonal", {"off_diagonal": -0.1}),
+    ("rna", "regularization", {"regularization": 0.0}),
   ],
 )
 def test_values_out_of_range(name, knob, wrong):
-  (found,) = _problems(name, 2, **wrong)
+  (found,) = _problems(name, 3, **wrong)
   assert f"config.{knob} must be" in found
 
 
 def test_groups_that_are_no_number_of_bands():
   (found,) = _problems("weights", 2, [0.5] * 2, layer_groups="-1")
   assert (
-    found == "config.layer_groups must be empty or a number of bands, as '4', "
-    "got '-1'"
+    found == "config.layer_groups must be empty, a number of bands, as '4', "
+    "'layer', 'attention_mlp' or patterns over names of parameters, as "
+    "'embed.*,layers.[0-3].attention*', got '-1'"
   )
 
 
@@ -137,6 +166,11 @@ def test_every_method_has_a_way_to_its_result(name):
     assert len(methods.average_weights(method, [0.25, 0.75], knobs)) == 2
   elif method.acts == "on losses":
     assert len(method.function([1.0, 2.0], lambda w: 1.0, knobs)) == 2
+  elif method.acts == "on grams":
+    assert len(method.function(np.eye(2), knobs)) == 3
+  elif method.acts == "on derivatives":
+    rows = {"": [0.5, 0.5]}
+    assert method.function(lambda: rows, knobs) == rows
   elif method.acts == "on models":
     assert method.ask is not None
   else:

@@ -12,7 +12,7 @@ from jaxmerge.errors import InputError
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging import resident
 from jaxmerge.merging.average import weighted_average
-from jaxmerge.merging.groups import layer_groups, one_group
+from jaxmerge.merging.groups import groups_of, one_group
 from jaxmerge.merging.resident import (
   IN_HOST_MEMORY,
   IN_STORAGE,
@@ -50,7 +50,7 @@ def test_merges_do_not_depend_on_the_place(opened, place):
   here, there = trees[ON_DEVICES], trees[place]
   assert len(there) == len(STEPS)
   _close(there[1], here[1])
-  one, bands = one_group(here[0]), layer_groups(here[0], 1)
+  one, bands = one_group(here[0]), groups_of(here[0], "1")
   for row in ROWS:
     _close(there.average([row], one), here.average([row], one))
   _close(there.average(ROWS, bands), here.average(ROWS, bands))
@@ -75,10 +75,22 @@ def test_slopes_are_inner_products_of_differences(opened):
     assert found[0, k] == pytest.approx(total, rel=1e-4)
 
 
+def test_gram_matrices_are_of_differences(opened):
+  _, _, trees = opened
+  rows = []
+  for k in range(len(STEPS)):
+    leaves = map(np.ravel, jax.tree.leaves(trees[ON_DEVICES][k]))
+    rows.append(np.concatenate(list(leaves)).astype(np.float64))
+  steps_PxD = np.diff(rows, axis=0)
+  for place, here in trees.items():
+    exact = steps_PxD @ steps_PxD.T
+    np.testing.assert_allclose(here.gram(), exact, rtol=1e-6, err_msg=place)
+
+
 def test_only_the_previous_merge_is_given_up(opened):
   _, _, trees = opened
   here = trees[ON_DEVICES]
-  groups = layer_groups(here[0], 1)
+  groups = groups_of(here[0], "1")
   first = here.average(ROWS, groups)
   again = here.average([ROWS[0]] * 3, groups, first)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))

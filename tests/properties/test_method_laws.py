@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging.differences import gram_of_trees, gram_weights
 from jaxmerge.merging.method import METHODS, average_weights
 from jaxmerge.merging.per_tensor import merge_tensors
 from tests.merging.in_memory import merge_trees
@@ -55,6 +56,12 @@ def _merged(name, same, weights, base, **knobs):
       return float(np.dot(weights_K, losses))
 
     return weighted_average(same, method.function(losses, loss, knobs))
+  if method.acts == "on grams":
+    gram_PxP = gram_of_trees(same)
+    return weighted_average(same, gram_weights(method, gram_PxP, knobs))
+  if method.acts == "on derivatives":
+    [found] = method.function(lambda: {"": weights}, knobs).values()
+    return weighted_average(same, found)
   answers = [_answer(name, tree) for tree in same]
   return method.function(same, answers, weights, knobs)
 

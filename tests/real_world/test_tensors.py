@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxmerge import convert
+from jaxmerge import convert, merge
 from jaxmerge.checkpoints.compatibility import check_mergeable
 from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.checkpoints.store import restore_params, save_params
@@ -20,7 +20,6 @@ from jaxmerge.formats.records.metadata import (
   describe_leaves,
   read_metadata,
 )
-from jaxmerge.merging import merge_plan
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.resident import (
   IN_HOST_MEMORY,
@@ -463,7 +462,7 @@ def test_an_equal_mask_of_minus_infinity_is_copied(tmp_path, name, words):
 def test_a_mask_that_differs_is_found_before_the_merge(
   tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(merge_plan, "run_streamed", None)
+  monkeypatch.setattr(merge, "run_streamed", None)
 
   def tensors(i):
     mask = np.triu(np.full((5, 5), -np.inf, np.float32), i)

@@ -9,6 +9,7 @@ import pytest
 
 from jaxmerge.errors import InputError
 from jaxmerge.reporting.page import write_report
+from jaxmerge.reporting.results import Precision
 from jaxmerge.reporting.search_figures import convergence
 
 
@@ -91,6 +92,7 @@ def test_the_page_says_what_was_found_and_how(tmp_path, arguments):
   path = write_report(tmp_path / "r", **arguments)
   page = _Page(Path(path).read_text("utf-8"))
   for part in (
+    "how many forward passes over the search split it took",
     "lowers the report loss by 0.0271 ± 0.0044 nats/token",
     "the run needs 492,611 more tokens to get there.",
     "600: 0.4000, 750: 0.6000",
@@ -109,6 +111,32 @@ def test_the_page_says_what_was_found_and_how(tmp_path, arguments):
   headers = [attributes for name, attributes in page.tags if name == "th"]
   assert all(header["scope"] in ("col", "row") for header in headers)
   assert ("html", {"lang": "en"}) in page.tags
+
+
+def test_how_sure_the_weights_are(tmp_path, arguments, results):
+  weights = {"all <of> it": {600: 0.35, 750: 0.65}}
+  stderr = {"all <of> it": {600: 0.0125, 750: 0.0}}
+  known = Precision("the split is the limit", 4.2e-4, weights, stderr, 9.6)
+  arguments["results"] = dataclasses.replace(results, precision=known)
+  page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
+  assert page.open == []
+  for part in (
+    "How sure the weights are",
+    "about 0.42 millinats/token. The split is the limit.",
+    "took about 10 forward passes",
+    "weights of 600 750",
+    "all <of> it 0.350 ± 0.025 0.650 ",
+  ):
+    assert part in page.text
+  headers = [attributes for name, attributes in page.tags if name == "th"]
+  assert all(header["scope"] in ("col", "row") for header in headers)
+  unknown = Precision("not known: no memory")
+  arguments["results"] = dataclasses.replace(results, precision=unknown)
+  page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
+  assert "How sure the weights are Not known: no memory." in page.text
+  arguments["results"] = results
+  page = _Page(Path(write_report(tmp_path / "r", **arguments)).read_text())
+  assert "How sure" not in page.text
 
 
 def test_trials_without_a_loss_are_listed_with_their_reason(

@@ -128,6 +128,35 @@ def test_corners_are_the_checkpoints_at_their_largest_weight(
   assert {"0.8 of 450,\n0.2 of 750", "step 750"} <= names
 
 
+def test_of_negative_weights_the_corners_are_those_drawn(draw_ternary, drawn):
+  weights_Mx3 = -0.2 + 1.6 * points.grid(3, 66)
+  draw_ternary(GRID._replace(weights_MxK=weights_Mx3), Bounds(negative=True))
+  axes = drawn[-1].axes[0]
+  names = {text.get_text() for text in axes.texts}
+  assert "1.4 of 450,\n-0.2 of 600,\n-0.2 of 750" in names
+  assert "-0.2 of 450, -0.2 of 600, 1.4 of 750" in names
+  # Each checkpoint alone, and the triangle between them.
+  unit_3x3 = (np.eye(3) + 0.2) / 1.6
+  corners_3x2 = np.array([[0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
+  lines = [line.get_xydata() for line in axes.lines]
+  dotted = (unit_3x3 @ corners_3x2)[[0, 1, 2, 0]]
+  assert any(
+    line.shape == dotted.shape and np.allclose(line, dotted) for line in lines
+  )
+
+
+def test_a_band_far_from_all_trials_does_not_flatten_a_pair(draw_pair, drawn):
+  lambda_M = np.linspace(-1, 2, 61)
+  weights_MxK = np.stack([1 - lambda_M, lambda_M], axis=1)
+  mean_M = 1.198 + 0.23 * (lambda_M - 0.65) ** 2
+  line = Posterior(weights_MxK, mean_M, 0 * mean_M)
+  draw_pair(line, Bounds(negative=True))
+  axes = drawn[-1].axes[0]
+  assert axes.get_xlim()[0] < -1
+  assert axes.get_xlim()[1] > 2
+  assert axes.get_ylim()[1] < mean_M.max() - 0.3
+
+
 def test_trials_without_a_loss_are_not_in_the_triangle(draw_ternary, drawn):
   draw_ternary()
   numbers = {text.get_text() for text in drawn[-1].axes[0].texts}

@@ -7,7 +7,7 @@ import pytest
 
 from jaxmerge.bayesopt.gp import surrogate
 from jaxmerge.bayesopt.gp.padding import Observations
-from jaxmerge.reporting import posterior_figures, search_report
+from jaxmerge.reporting import posterior_figures, posterior_plots
 from jaxmerge.simplex.bounds import Bounds, unit_from_weights
 
 STEPS = (450, 600, 750)
@@ -48,7 +48,7 @@ def draw(results):
   def draw(trials, steps, bounds, best) -> list[str]:
     weights = {step: trials[best].weights.get(step, 0.0) for step in steps}
     row = dataclasses.replace(results.merged, weights=weights)
-    found = search_report.posterior_plots(
+    found = posterior_plots.posterior_plots(
       _told(trials, steps, bounds),
       dataclasses.replace(results, rows=[row], trials=trials, best=best),
       bounds,
@@ -78,6 +78,24 @@ def test_three_checkpoints_are_one_question(draw, three, asked):
   assert len(queries_MxK) <= 1024
 
 
+def test_of_negative_weights_the_process_is_asked_by_weight(draw, three, asked):
+  bounds = Bounds(negative=True)
+  three = list(three)
+  three[3] = three[3]._replace(weights={450: -0.3, 600: 0.4, 750: 0.9})
+  assert draw(three, STEPS, bounds, 3) == ["slices", "ternary"]
+  ((_, _, _, queries_MxK),) = asked
+  np.testing.assert_allclose(queries_MxK.sum(axis=1), 1)
+  assert queries_MxK.min() >= -1 - 1e-9
+  assert queries_MxK.max() <= 2 + 1e-9
+  # Three slices, each over all that its weight may be beside the others.
+  slices = queries_MxK[: 3 * 64].reshape(3, 64, 3)
+  for k, line_MxK in enumerate(slices):
+    assert line_MxK[-1, k] == pytest.approx(2)
+  assert slices[0, 0, 0] == pytest.approx(-1)
+  # The triangle: what was tried, and a little more.
+  assert queries_MxK[3 * 64 :].min() == pytest.approx(-0.4)
+
+
 def test_more_checkpoints_have_slices_alone(draw, three, asked):
   four = [
     trial._replace(weights={300: 0.0, **trial.weights}) for trial in three
@@ -87,7 +105,7 @@ def test_more_checkpoints_have_slices_alone(draw, three, asked):
 
 def test_a_line_goes_through_the_chosen_point_to_the_vertex():
   chosen_K = np.array([0.2, 0.3, 0.5])
-  points_MxK = search_report.line(chosen_K, 1)
+  points_MxK = posterior_plots.line(chosen_K, 1)
   np.testing.assert_allclose(points_MxK[0], np.array([2, 0, 5]) / 7)
   np.testing.assert_allclose(points_MxK[-1], [0, 1, 0], atol=1e-12)
   np.testing.assert_allclose(points_MxK.sum(axis=1), 1)
@@ -98,7 +116,7 @@ def test_a_line_goes_through_the_chosen_point_to_the_vertex():
 
 
 def test_a_line_to_the_chosen_vertex_treats_the_others_alike():
-  points_MxK = search_report.line(np.array([0.0, 0.0, 1.0]), 2)
+  points_MxK = posterior_plots.line(np.array([0.0, 0.0, 1.0]), 2)
   np.testing.assert_allclose(points_MxK[0], [0.5, 0.5, 0])
   np.testing.assert_allclose(points_MxK[-1], [0, 0, 1])
 
@@ -135,7 +153,7 @@ def test_of_scores_the_mean_is_as_told(results, trials, mirror, monkeypatch):
   )
   told = _told(trials, (600, 750), Bounds())
   for search in (results, mirror(results)):
-    search_report.posterior_plots(told, search, Bounds())
+    posterior_plots.posterior_plots(told, search, Bounds())
   losses, scores = seen
   np.testing.assert_array_equal(scores.mean_M, scores.std_M)
   np.testing.assert_array_equal(losses.mean_M, -losses.std_M)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jaxmerge.errors import InputError
 from jaxmerge.reporting.results import (
   Point,
+  Precision,
   Results,
   Row,
   tokens_saved,
@@ -91,6 +92,28 @@ def test_tokens_saved(merged, later, expected):
   assert tokens_saved(merged, points) == expected
   scores = [point._replace(loss=-point.loss) for point in points]
   assert tokens_saved(-merged, scores, "maximize") == expected
+
+
+def test_the_precision_of_weights(tmp_path, results):
+  rows = {"embed": {600: 0.0125, 750: 0.0125}, "rest": {600: 0.1, 750: 0.1}}
+  known = Precision("the limit", 4e-4, rows, rows, 11.5)
+  path = tmp_path / "r.json"
+  write_results(path, dataclasses.replace(results, precision=known))
+  assert json.loads(path.read_text())["precision"] == {
+    "stderr": {
+      name: {str(step): value for step, value in row.items()}
+      for name, row in rows.items()
+    },
+    "excess": 4e-4,
+    "advice": "the limit",
+    "passes": 11.5,
+  }
+  unknown = Precision("not known: no memory")
+  write_results(path, dataclasses.replace(results, precision=unknown))
+  assert json.loads(path.read_text())["precision"]["excess"] is None
+  rows["rest"][600] = math.nan
+  with pytest.raises(InputError, match="precision is not finite"):
+    write_results(path, dataclasses.replace(results, precision=known))
 
 
 def test_a_score_is_not_called_a_loss(tmp_path, results, mirror):

@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
+import scipy.optimize
 
 from jaxmerge.errors import InputError
 from jaxmerge.simplex.bounds import (
@@ -14,7 +15,7 @@ from jaxmerge.simplex.bounds import (
   unit_from_weights,
   weights_from_unit,
 )
-from jaxmerge.simplex.points import candidates, grid, project, vertices
+from jaxmerge.simplex.points import candidates, grid, project, vertices, within
 
 _ALPHAS = st.floats(0, 0.99)
 _RAW = st.lists(st.floats(0, 1), min_size=2, max_size=8).filter(
@@ -42,6 +43,75 @@ def test_the_last_checkpoint_alone_is_exactly_that(alpha, beta, count):
   alone = [0.0] * (count - 1) + [1.0]
   unit = unit_from_weights(alone, bounds)
   assert weights_from_unit(unit, bounds) == alone
+
+
+@hypothesis.given(_RAW)
+def test_negative_weights_and_back(raw):
+  count = len(raw)
+  bounds = Bounds(negative=True)
+  # Towards the centre until no entry is beyond the cap.
+  unit = np.array(normalised(raw))
+  cap = 3 / (count + 1)
+  part = min(1.0, (cap - 1 / count) / max(unit.max() - 1 / count, 1e-12))
+  unit = normalised(1 / count + part * (unit - 1 / count))
+  weights = weights_from_unit(unit, bounds)
+  assert abs(math.fsum(weights) - 1) < 1e-12
+  assert min(weights) >= -1 - 1e-12
+  assert max(weights) <= 2 + 1e-12
+  np.testing.assert_allclose(
+    unit_from_weights(weights, bounds), unit, atol=1e-12
+  )
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 24])
+def test_named_weights_are_exactly_themselves_among_negative_ones(count):
+  bounds = Bounds(negative=True)
+  for alone in np.eye(count).tolist():
+    assert weights_from_unit(unit_from_weights(alone, bounds), bounds) == alone
+  mean = [1 / count] * count
+  unit = unit_from_weights(mean, bounds)
+  assert weights_from_unit(unit, bounds) == pytest.approx(mean, abs=1e-15)
+  assert unit_from_weights([2, -1] + [0] * (count - 2), bounds)[
+    0
+  ] == pytest.approx(3 / (count + 1), abs=1e-15)
+
+
+def test_negative_weights_beyond_their_bounds_are_refused():
+  bounds = Bounds(negative=True)
+  with pytest.raises(InputError, match=r"weights must be >= -1, <= 2 and sum"):
+    unit_from_weights([2.1, -1.1], bounds)
+  with pytest.raises(InputError, match=r"weights must be >= -1, <= 2 and sum"):
+    unit_from_weights([2.1, -0.5, -0.6], bounds)
+  with pytest.raises(InputError, match=r"a unit point must be >= 0, <= 0.75"):
+    weights_from_unit([0.8, 0.1, 0.1], bounds)
+  for other in (Bounds(0.1, 0.0, True), Bounds(0.0, 0.1, True)):
+    with pytest.raises(InputError, match="negative weights want alpha=0 and"):
+      weights_from_unit([0.5, 0.5], other)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(
+  "bounds", [Bounds(), Bounds(0.2), Bounds(0.1, 0.4), Bounds(negative=True)]
+)
+def test_the_region_holds_what_the_unit_points_reach(bounds, count):
+  lowest_K, highest = bounds.region(count)
+  # The vertices of {lowest <= w <= highest, sum 1}, by brute force.
+  ends = []
+  for free in range(count):
+    others = [k for k in range(count) if k != free]
+    for at_highest in itertools.product([False, True], repeat=count - 1):
+      weights = np.array(lowest_K)
+      for k, is_high in zip(others, at_highest):
+        weights[k] = highest if is_high else lowest_K[k]
+      weights[free] += 1 - weights.sum()
+      if lowest_K[free] - 1e-12 <= weights[free] <= highest + 1e-12:
+        ends.append(weights.tolist())
+  assert ends
+  for weights in ends:
+    unit = unit_from_weights(weights, bounds)
+    np.testing.assert_allclose(
+      weights_from_unit(unit, bounds), weights, atol=1e-12
+    )
 
 
 def test_the_vertices_are_the_ends_of_the_reach():
@@ -101,6 +171,69 @@ def test_projection_is_the_nearest_point_of_the_simplex():
   inside = candidates(4, 16, 0)
   with jax.enable_x64(True):
     np.testing.assert_allclose(project(inside), inside, atol=1e-15)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+  st.integers(2, 6).flatmap(
+    lambda count: st.lists(
+      st.floats(-5, 5).map(lambda x: round(x, 3)),
+      min_size=count,
+      max_size=count,
+    )
+  )
+)
+def test_projection_within_bounds_solves_the_quadratic_programme(point):
+  point_K = np.array(point)
+  with jax.enable_x64(True):
+    found_K = np.asarray(project(point_K, 1, (-1.0, 2.0)))
+  assert found_K.sum() == pytest.approx(1, abs=1e-12)
+  assert found_K.min() >= -1
+  assert found_K.max() <= 2
+  solved = scipy.optimize.minimize(
+    lambda x: ((x - point_K) ** 2).sum(),
+    np.full(len(point_K), 1 / len(point_K)),
+    jac=lambda x: 2 * (x - point_K),
+    method="SLSQP",
+    bounds=[(-1, 2)] * len(point_K),
+    constraints={"type": "eq", "fun": lambda x: x.sum() - 1},
+    options={"ftol": 1e-14, "maxiter": 500},
+  )
+  np.testing.assert_allclose(found_K, solved.x, atol=1e-6)
+  # Any feasible point is at an obtuse angle: exact where SLSQP rounds.
+  for i, j in itertools.permutations(range(len(point_K)), 2):
+    room = min(2 - found_K[i], found_K[j] + 1)
+    gain = (point_K[i] - found_K[i]) - (point_K[j] - found_K[j])
+    assert room < 1e-12 or gain < 1e-12
+
+
+def test_projection_within_bounds_is_of_each_group():
+  points = np.random.default_rng(1).normal(size=(7, 2, 3)) * 3
+  with jax.enable_x64(True):
+    project_all = jax.jit(project, static_argnums=(1, 2))
+    found = project_all(points.reshape(7, 6), 2, (-1.0, 2.0))
+    alone = project(points.reshape(14, 3), 1, (-1.0, 2.0))
+    np.testing.assert_array_equal(found, alone.reshape(7, 6))
+    again = project(found, 2, (-1.0, 2.0))
+    np.testing.assert_allclose(again, found, atol=1e-14)
+    # Without a lower end of their own they are the simplex.
+    np.testing.assert_allclose(
+      project(points[:, 0], 1, (0.0, 9.0)), project(points[:, 0]), atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("count", [3, 6, 24])
+def test_points_are_pulled_within_the_cap(count):
+  unit = candidates(count, 64, 2)
+  cap = 3 / (count + 1)
+  found = within(unit, cap)
+  np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
+  assert found.min() >= 0
+  assert found.max() <= cap + 1e-15
+  beyond = unit.max(axis=1) > cap
+  assert beyond.any()
+  np.testing.assert_allclose(found[beyond].max(axis=1), cap, atol=1e-15)
+  np.testing.assert_allclose(found[~beyond], unit[~beyond], atol=1e-15)
 
 
 def test_candidates_cover_the_simplex_evenly_and_depend_on_the_seed():

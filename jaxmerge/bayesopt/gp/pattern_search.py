@@ -61,6 +61,7 @@ def climb(
   seeds_JxSxD: Array,
   directions_PxD: Array,
   groups: int,
+  reach: tuple[float, float] = points.UNIT,
 ) -> Array:
   """The best point (JxD) found from the seeds of each function; can be jitted.
 
@@ -72,12 +73,13 @@ def climb(
     seeds_JxSxD: where to start, inside the domain.
     directions_PxD: from directions().
     groups: so many simplices side by side; 0: the unit box.
+    reach: of each coordinate on a simplex.
   """
 
   def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
     points_JxSxD, scores_JxS, radius_JxS = state
     moves = radius_JxS[..., None, None] * directions_PxD
-    polled = points.project(points_JxSxD[:, :, None] + moves, groups)
+    polled = points.project(points_JxSxD[:, :, None] + moves, groups, reach)
     polled_JxSxP = score(polled)
     winner_JxSx1 = jnp.argmax(polled_JxSxP, axis=-1, keepdims=True)
     top_JxS = jnp.take_along_axis(polled_JxSxP, winner_JxSx1, axis=-1)[..., 0]

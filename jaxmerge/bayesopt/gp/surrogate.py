@@ -23,6 +23,7 @@ from jaxmerge.bayesopt.gp import model, padding, pattern_search
 from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS, Acquisition
 from jaxmerge.bayesopt.gp.compiling import compiling
 from jaxmerge.bayesopt.gp.padding import Observations, Padded
+from jaxmerge.simplex import points
 
 # XLA's CPU executor waits for ever for these programs from 128 points on when
 # they are scheduled for concurrency, its default (seen with jax 0.10.2).
@@ -113,7 +114,7 @@ def _drawn(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("acquisitions", "groups"),
+  static_argnames=("acquisitions", "groups", "reach"),
   compiler_options=_COMPILER_OPTIONS,
 )
 def _suggest(
@@ -125,6 +126,7 @@ def _suggest(
   *,
   acquisitions: tuple[Acquisition, ...],
   groups: int,
+  reach: tuple[float, float],
 ) -> Suggestion:
   dimension = candidates_CxD.shape[1]
   points_NxD = data.rows_NxE[:, :dimension]
@@ -164,7 +166,9 @@ def _suggest(
     seeds = jnp.concatenate(
       [candidates_CxD[top_JxS], jnp.broadcast_to(incumbent_D, shape)], axis=1
     )
-    climbed += [*pattern_search.climb(score, seeds, directions_PxD, groups)]
+    climbed += [
+      *pattern_search.climb(score, seeds, directions_PxD, groups, reach)
+    ]
   nominees = [
     _drawn(posterior, incumbent_D, candidates_CxD, normals)
     if a.utility is None
@@ -228,6 +232,7 @@ def suggest(
   acquisitions: tuple[str, ...],
   groups: int,
   rng: np.random.Generator,
+  reach: tuple[float, float] = points.UNIT,
 ) -> Suggestion:
   """Fits the Gaussian process and maximises every acquisition.
 
@@ -238,6 +243,7 @@ def suggest(
     acquisitions: names in ACQUISITIONS.
     groups: so many simplices side by side; 0: the unit box.
     rng: of a Thompson draw.
+    reach: of each coordinate on a simplex.
   """
   padded, centre, scale = _standardised(observations, groups)
   near = min(_NUM_NEAR, len(candidates_CxD))
@@ -249,7 +255,7 @@ def suggest(
     pattern_search.directions(candidates_CxD.shape[1], groups),
     rng.normal(size=num_draws),
   )
-  key = (acquisitions, groups, *np.shape(candidates_CxD))
+  key = (acquisitions, groups, reach, *np.shape(candidates_CxD))
   with (
     compiling("suggestion", padded.rows_NxE.shape, key),
     float64_on_host() as device,
@@ -258,6 +264,7 @@ def suggest(
       *jax.device_put(arrays, device),
       acquisitions=tuple(ACQUISITIONS[name] for name in acquisitions),
       groups=groups,
+      reach=reach,
     )
     found = jax.tree.map(np.asarray, found)
   return found._replace(

@@ -57,31 +57,52 @@ def _finished(slots: Sequence[FrozenTrial]) -> list[FrozenTrial]:
   return [t for t in slots if t.state.is_finished()]
 
 
-def _limit(
-  limits: Budget, slots: Sequence[FrozenTrial], trial: FrozenTrial
-) -> Limit | None:
-  """The limit that keeps a waiting trial from starting, beside all others.
+class Rules(NamedTuple):
+  """Rules of when a waiting trial may start.
 
-  A waiting trial with a live lease is about to start.
+  Attributes:
+    limits: of all trials.
+    has_converged: says of the finished trials that no further one is to start.
+    is_sequential: each trial starts when all others that have begun are
+      finished, as it depends on them.
   """
-  reserved = sum(
-    t.state == TrialState.RUNNING
-    or (t.state == TrialState.WAITING and leases.is_held_by_another(t))
-    for t in slots
-    if t.number != trial.number
-  )
-  return limits.exceeded(_finished(slots), reserved)
+
+  limits: Budget
+  has_converged: Callable[[Sequence[FrozenTrial]], bool] | None = None
+  is_sequential: bool = False
+
+  def is_over(self, finished: Sequence[FrozenTrial]) -> bool:
+    """Says whether the search has converged."""
+    return bool(
+      finished and self.has_converged and self.has_converged(finished)
+    )
+
+  def may_start(self, slots: Sequence[FrozenTrial], trial: FrozenTrial) -> bool:
+    """Says whether a waiting trial may start, beside all others.
+
+    A waiting trial with a live lease is about to start.
+    """
+    reserved = sum(
+      t.state == TrialState.RUNNING
+      or (t.state == TrialState.WAITING and leases.is_held_by_another(t))
+      for t in slots
+      if t.number != trial.number
+    )
+    finished = _finished(slots)
+    if self.is_sequential and (reserved or self.is_over(finished)):
+      return False
+    return self.limits.exceeded(finished, reserved) is None
 
 
 def _start_next(
-  study: Study, num_trials: int, limits: Budget
+  study: Study, num_trials: int, rules: Rules
 ) -> leases.Held | None:
   """Claims the first waiting trial that no other searcher gets first."""
   slots = _slots(study, num_trials)
   for trial in slots:
     if trial.state != TrialState.WAITING:
       continue
-    if _limit(limits, slots, trial) is not None:
+    if not rules.may_start(slots, trial):
       return None
     held = leases.take(study, trial)
     if held is None:
@@ -89,7 +110,7 @@ def _start_next(
     # Judged again with the lease written: of two searchers that want the last
     # unit of a limit, one at least sees the other's.
     slots = _slots(study, num_trials)
-    if _limit(limits, slots, trial) is not None:
+    if not rules.may_start(slots, trial):
       held.withdraw()
       return None
     if leases.start(held):
@@ -97,12 +118,7 @@ def _start_next(
   return None
 
 
-def claim(
-  study: Study,
-  num_trials: int,
-  limits: Budget,
-  has_converged: Callable[[Sequence[FrozenTrial]], bool] | None,
-) -> leases.Held | Ending:
+def claim(study: Study, num_trials: int, rules: Rules) -> leases.Held | Ending:
   """Claims the next trial, a dead searcher's first, or says why there is none.
 
   Where there is none yet, waits for the other searchers: each may die and leave
@@ -113,9 +129,9 @@ def claim(
     slots = _slots(study, num_trials)
     held = leases.take_over(study, slots)
     finished = _finished(slots)
-    converged = bool(finished and has_converged and has_converged(finished))
+    converged = rules.is_over(finished)
     if held is None and not converged:
-      held = _start_next(study, num_trials, limits)
+      held = _start_next(study, num_trials, rules)
     if held is not None:
       return held
     slots = _slots(study, num_trials)
@@ -123,7 +139,7 @@ def claim(
     if len(finished) == len(slots):
       return "done"
     ending: Ending | None = (
-      "converged" if converged else limits.exceeded(finished, reserved=0)
+      "converged" if converged else rules.limits.exceeded(finished, reserved=0)
     )
     if ending and not any(t.state == TrialState.RUNNING for t in slots):
       return ending

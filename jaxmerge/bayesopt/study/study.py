@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from jaxmerge.bayesopt.study import leases
 from jaxmerge.bayesopt.study.identity import check_identity
 from jaxmerge.bayesopt.study.optuna_adapter import storage_of
-from jaxmerge.bayesopt.study.scheduler import Budget, Ending, claim
+from jaxmerge.bayesopt.study.scheduler import Budget, Ending, Rules, claim
 from jaxmerge.bayesopt.study.storage import existing_storage, open_storage
 from jaxmerge.errors import InputError
 
@@ -200,6 +200,7 @@ def run_study(
   on_trial: Callable[[FrozenTrial], None] | None = None,
   limits: Budget = _NO_LIMITS,
   has_converged: Callable[[Sequence[FrozenTrial]], bool] | None = None,
+  is_sequential: bool = False,
 ) -> Ending:
   """Evaluates trials 0 .. num_trials - 1 that are not finished yet.
 
@@ -227,6 +228,7 @@ def run_study(
       if it cost as much as the dearest so far; a larger limit goes on later.
     has_converged: says of the finished trials, by number, whether no further
       one is to start; of all that follow on them it must say the same.
+    is_sequential: a trial starts when all before it are finished, by whomever.
 
   Returns:
     "done", or why trials are left waiting: "converged", "seconds" or "tokens".
@@ -235,9 +237,8 @@ def run_study(
     InputError: the sampler knows no search space before the first trial, or
       an object store cannot be reached.
   """
-  while isinstance(
-    held := claim(study, num_trials, limits, has_converged), leases.Held
-  ):
+  rules = Rules(limits, has_converged, is_sequential)
+  while isinstance(held := claim(study, num_trials, rules), leases.Held):
     if _run_trial(held, objective) and on_trial is not None:
       on_trial(held.trial())
   return held

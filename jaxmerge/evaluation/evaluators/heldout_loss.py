@@ -20,15 +20,30 @@ from jaxmerge.evaluation.evaluator import (
   EVALUATORS,
   JVP_PASSES,
   VJP_PASSES,
+  WEIGHT_JVP_PASSES,
+  WEIGHT_VJP_PASSES,
+  Derivatives,
 )
 from jaxmerge.evaluation.held_out_splits import Scorer, text_evaluator
 from jaxmerge.evaluation.score import Score
+from jaxmerge.evaluation.weight_derivatives import (
+  WeightDerivatives,
+  derivative_bytes,
+  first_of_clusters,
+  plain_execution,
+)
+from jaxmerge.evaluation.weight_secants import Secants, secants
+from jaxmerge.merging.groups import Groups
+from jaxmerge.merging.resident import Trees, TreesInStorage, Weights
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.execution import choose
 from jaxmerge.model.loss import UNIT, token_losses
 from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
 
 # The other unit of the loss, which does not depend on the tokenizer.
 BITS = "bits/byte"
+# Sequences whose curvature corrects slopes from secants, if none is wanted.
+_FOR_SECANTS = 16
 
 
 @jax.jit(static_argnums=(0, 1, 2))
@@ -42,16 +57,13 @@ def batch_losses(
 ) -> jax.Array:
   """Summed nats of each sequence; `is_plain` where jvp goes through it."""
   batch, length = mask_BxL.shape
-  execution = choose(
-    nnx.merge(graph, params).config,
-    mesh,
-    length=length,
-    batch=batch,
-    attention="xla" if is_plain else "auto",
-    falls_back=True,
-  )
   if is_plain:
-    execution = dataclasses.replace(execution, rows=False, own_backward=False)
+    execution = plain_execution(graph, params, mesh, batch, length)
+  else:
+    config = nnx.merge(graph, params).config
+    execution = choose(
+      config, mesh, length=length, batch=batch, falls_back=True
+    )
   losses_BxL = token_losses(graph, params, tokens_BxL1, execution=execution)
   # Masked before the sum: a padded target may have an infinite loss.
   losses_B = jnp.sum(jnp.where(mask_BxL, losses_BxL, 0.0), axis=1)
@@ -155,6 +167,68 @@ class HeldOutLoss:
       found.append(losses_B)
     return self._score(_joined(found), VJP_PASSES), total
 
+  def weight_derivatives(
+    self,
+    weights_GxK: Weights,
+    trees: Trees,
+    groups: Groups,
+    curvature_sequences: int = 0,
+  ) -> Derivatives:
+    """As WeightDifferentiable; the loss is that of the derivative's program."""
+    split, count = self._split, curvature_sequences
+    rows = first_of_clusters(split.document_N, count or _FOR_SECANTS)
+    targets = int(split.mask_NxL[rows].sum())
+    directions = len(weights_GxK) * (len(trees) - 1)
+    if isinstance(trees, TreesInStorage):
+      found = self._secants(weights_GxK, trees, groups, rows)
+      score = self._score(found.losses_N, directions + 1)
+      spent = (directions + 1) * targets
+      curvature = found.curvature if count else None
+      gradients_NxGxK = found.gradients_NxGxK
+    else:
+      params = trees.average(weights_GxK, groups)
+      work = WeightDerivatives(
+        self._graph,
+        self._mesh,
+        split,
+        [trees[k] for k in range(len(trees))],
+        groups,
+      )
+      losses_N, gradients_NxGxK = work.gradients(params)
+      score = self._score(losses_N, WEIGHT_VJP_PASSES)
+      curvature = work.curvature(params, rows) if count else None
+      spent = WEIGHT_JVP_PASSES * directions * targets if count else 0
+    score = dataclasses.replace(score, tokens=score.tokens + spent)
+    return Derivatives(score, gradients_NxGxK, curvature)
+
+  def _secants(
+    self,
+    weights_GxK: Weights,
+    trees: TreesInStorage,
+    groups: Groups,
+    rows: list[int],
+  ) -> Secants:
+    """In float32, whatever the model computes in."""
+    wide, weights = trees.in_float32(), np.asarray(weights_GxK, np.float64)
+
+    def merge(weights_GxK: np.ndarray) -> Any:
+      return wide.average(weights_GxK.tolist(), groups)
+
+    config = nnx.merge(self._graph, merge(weights)).config
+    exact, _ = abstract_decoder(dataclasses.replace(config, dtype="float32"))
+
+    def losses(params: Any) -> np.ndarray:
+      sums = [
+        batch_losses(exact, self._mesh, False, params, *batch)
+        for batch in self._batches
+      ]
+      return _joined(sums)[: self.num_sequences]
+
+    with jax.default_matmul_precision("highest"):
+      return secants(
+        exact, self._mesh, self._split, merge, losses, weights, groups, rows
+      )
+
 
 def _joined(parts: Iterable[Any]) -> np.ndarray:
   return np.concatenate([np.asarray(part, np.float64) for part in parts])
@@ -213,5 +287,7 @@ EVALUATORS.register(
     Knobs,
     heldout_loss,
     is_differentiable=True,
+    has_curvature=True,
+    derivative_bytes=derivative_bytes,
   )
 )

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS
 from jaxmerge.bayesopt.gp.surrogate import expected_seconds
 from jaxmerge.bayesopt.sampler import GPHedgeSampler
-from jaxmerge.bayesopt.space import Simplices
 from jaxmerge.bayesopt.trials import GRADIENT, recommended
 from jaxmerge.config_fields import key
+from jaxmerge.evaluation.evaluator import JVP_PASSES, VJP_PASSES
 from jaxmerge.evaluation.search_method import (
   SEARCH_METHODS,
+  Expense,
   Findings,
   SearchMethod,
+  Task,
 )
 from jaxmerge.merging import weight_rules
 
@@ -42,13 +44,14 @@ class Knobs:
     return [f"{prefix}acquisitions must not be empty"]
 
 
-def _sampler(space: Simplices, seed: int, knobs: Knobs) -> GPHedgeSampler:
+def _sampler(found: Findings, seed: int, knobs: Knobs) -> GPHedgeSampler:
   return GPHedgeSampler(
     seed=seed,
     acquisitions=knobs.acquisitions,
-    simplex=space.groups_GxK,
+    simplex=found.space.groups_GxK,
     use_gradients=knobs.use_gradients,
-    starts=space.starts_NxK,
+    starts=found.space.starts_NxK,
+    negative=found.space.negative,
   )
 
 
@@ -56,6 +59,14 @@ def _starts(count: int, knobs: Knobs) -> Sequence[str]:
   return knobs.initial_weights or weight_rules.default_starts(
     count, knobs.use_gradients
   )
+
+
+def _expense(task: Task, knobs: Knobs) -> Expense:
+  if not knobs.use_gradients:
+    return Expense(task.num_trials)
+  is_one_slope = (task.checkpoints, task.groups) == (2, 1)
+  passes = JVP_PASSES if is_one_slope else VJP_PASSES
+  return Expense(passes * task.num_trials, f"of {passes} forward passes each")
 
 
 def _recommend(found: Findings, knobs: Knobs) -> Mapping[str, float]:
@@ -81,6 +92,7 @@ SEARCH_METHODS.register(
     asking_seconds=lambda dimension, groups, num_trials, knobs: (
       expected_seconds(dimension, groups, num_trials, knobs.use_gradients)
     ),
+    expense=_expense,
     recommend=_recommend,
     has_posterior=True,
   )

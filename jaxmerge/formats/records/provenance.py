@@ -33,6 +33,26 @@ class Provenance(NamedTuple):
   search: Mapping[str, Any] = {}
 
 
+# In `search`: the items that a search has chosen by, as seen_items has them.
+SEEN = "seen"
+
+
+def seen_items(content: str, split: str, items: int) -> dict[str, Any]:
+  """Names items of a split: the corpus by its hash, how many they are."""
+  return {"content": content, "split": split, "items": items}
+
+
+def has_seen(metadata: Metadata, content: str, split: str) -> bool:
+  """Says whether a merge was chosen by items of this split."""
+  search = metadata.provenance.get("search")
+  found = search.get(SEEN) if isinstance(search, dict) else None
+  return isinstance(found, list) and any(
+    isinstance(seen, dict)
+    and (seen.get("content"), seen.get("split")) == (content, split)
+    for seen in found
+  )
+
+
 # Of a source, or of what is none of a merge: the item of a run's step that it
 # is, where that is no step's parameters but an average beside them.
 ITEM = "item"

@@ -1,0 +1,209 @@
+"""Log-likelihoods of choices behind their prompts, and what is right by them.
+
+N items, C choices of an item at most, B rows of a batch, L inputs of a row,
+T targets of a row.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxmerge.data.tokenizers.protocol import Tokenizer
+from jaxmerge.errors import InputError
+from jaxmerge.evaluation import choice_scores
+from jaxmerge.evaluation.choice_rows import (
+  SHORTEST,
+  Rows,
+  rows_of,
+  sums_by_item,
+)
+from jaxmerge.evaluation.held_out_splits import check_batch
+from jaxmerge.evaluation.score import Score
+from jaxmerge.evaluation.tasks.task import ChoiceItem
+from jaxmerge.model.attention import Branches
+from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import Decoder, abstract_decoder
+from jaxmerge.model.execution import choose
+from jaxmerge.model.loss import losses_of_hidden
+from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
+
+METRICS = ("acc", "acc_norm", "gold")
+
+
+class _Batch(NamedTuple):
+  """Rows on the devices; no branches where they are plain."""
+
+  tokens_BxL: jax.Array
+  branches: Branches | None
+  input_BxT: jax.Array
+  target_BxT: jax.Array
+
+
+@jax.jit(static_argnums=(0, 1))
+def batch_nats(
+  graph: nnx.GraphDef, mesh: Mesh, params: Any, batch: _Batch
+) -> jax.Array:
+  """-log p of each target, float32[B, T]; those of padding mean nothing.
+
+  Logits are of targets alone, whose inputs are gathered before the head.
+  """
+  model: Decoder = nnx.merge(graph, params)
+  (rows, length), targets = batch.tokens_BxL.shape, batch.target_BxT.shape[1]
+  attention = "auto" if batch.branches is None else "xla"
+  trunk, head = (
+    choose(
+      model.config,
+      mesh,
+      length=count,
+      batch=rows,
+      attention=attention,
+      falls_back=True,
+    )
+    for count in (length, targets)
+  )
+  x_BxLxD = model.hidden(batch.tokens_BxL, batch.branches, trunk)
+  x_BxTxD = jnp.take_along_axis(x_BxLxD, batch.input_BxT[..., None], axis=1)
+  found = losses_of_hidden(model, x_BxTxD, batch.target_BxT, head)
+  return jax.lax.with_sharding_constraint(found.losses_BxL, replicated(mesh))
+
+
+class Choices:
+  """Scores parameters on the items of one task.
+
+  An item is a question with choices: its value is by the metric, its cluster
+  the item's own. Score.tokens are inputs, of a shared prompt once.
+
+  Args:
+    config: of the model.
+    mesh: where to compute.
+    items: where only the first ones are scored, in an order that makes them a
+      sample of all.
+    tokenizer: the model's.
+    context: its positions; longer prompts lose their left end.
+    batch_size: rows scored at once, over all devices.
+    metric: that `score` gives, one of METRICS.
+    shares: a prompt is computed once for all its choices. Never where RoPE
+      depends on a text's length ("dynamic"), as each choice makes its own.
+
+  Attributes:
+    num_cut: items whose prompt was cut at its left.
+
+  Raises:
+    InputError: lists choices that are too long, or tokens that the model does
+      not know, or what does not fit the mesh.
+  """
+
+  def __init__(
+    self,
+    config: DecoderConfig,
+    mesh: Mesh,
+    items: Sequence[ChoiceItem],
+    tokenizer: Tokenizer,
+    *,
+    context: int,
+    batch_size: int,
+    metric: str = "acc",
+    shares: bool = True,
+  ):
+    check_batch(batch_size, mesh)
+    if metric not in METRICS:
+      raise InputError(
+        f"the metric must be one of {', '.join(METRICS)}, got {metric!r}"
+      )
+    if SHORTEST % mesh.shape["context"]:
+      raise InputError(
+        f"config.mesh.context {mesh.shape['context']} does not divide "
+        f"{SHORTEST}, the shortest row of choices"
+      )
+    encoded = choice_scores.encode(items, tokenizer, context)
+    ids = (i.max() for item in encoded for i in (item.prompt, *item.choices))
+    if (largest := int(max(ids))) >= config.vocab_size:
+      raise InputError(
+        f"the checkpoint's tokenizer gives token {largest} for text of the "
+        f"items, but its model knows {config.vocab_size} tokens"
+      )
+    scaling = config.rope_scaling
+    self._is_dynamic = scaling is not None and scaling.kind == "dynamic"
+    self._rows = rows_of(encoded, shares=shares and not self._is_dynamic)
+    self._graph, _ = abstract_decoder(config)
+    self._mesh = mesh
+    self._items = items
+    self._batch_size = batch_size
+    self._metric = metric
+    self.num_cut = sum(item.is_cut for item in encoded)
+
+  def score(self, params: Any, upto: int | None = None) -> Score:
+    """The score by the metric, of the first `upto` items (None: all)."""
+    return self._scores(params, upto)[self._metric]
+
+  def scores(self, params: Any) -> dict[str, Score]:
+    """The scores by every metric, of one evaluation."""
+    return self._scores(params)
+
+  def log_likelihoods(self, params: Any) -> np.ndarray:
+    """Nats, float64[N, C]; -inf where an item has no such choice."""
+    return self._log_likelihoods(params, len(self._items))[0]
+
+  def _scores(self, params: Any, upto: int | None = None) -> dict[str, Score]:
+    count = min(upto or len(self._items), len(self._items))
+    logs_NxC, tokens = self._log_likelihoods(params, count)
+    return choice_scores.scores(self._items[:count], logs_NxC, tokens)
+
+  def _log_likelihoods(self, params: Any, count: int) -> tuple[np.ndarray, int]:
+    """Those of the first items, and the inputs that they took."""
+    kinds = [_first(rows, count) for rows in self._rows]
+    kinds = [rows for rows in kinds if len(rows.item_R)]
+    # All are on their way before any is waited for.
+    found = [
+      [
+        batch_nats(self._graph, self._mesh, params, batch)
+        for batch in self._batches(rows)
+      ]
+      for rows in kinds
+    ]
+    logs = [
+      -np.concatenate([*map(np.asarray, batches)])[: len(rows.item_R)]
+      for rows, batches in zip(kinds, found)
+    ]
+    return sums_by_item(kinds, logs), sum(rows.inputs for rows in kinds)
+
+  def _batches(self, rows: Rows) -> Iterator[_Batch]:
+    """Rows of one length in batches of one size, with little padding."""
+    shards = batch_shards(self._mesh)
+    number = len(rows.item_R)
+    count = -(-number // self._batch_size)
+    # One of eight sizes, so that tasks share programs.
+    step = max(self._batch_size // 8 // shards, 1) * shards
+    size = min(-(-number // count // step) * step, self._batch_size)
+    sharding = batch_sharding(self._mesh)
+
+    def place(values: np.ndarray, start: int) -> jax.Array:
+      part = values[start : start + size]
+      padded = np.pad(part, [(0, size - len(part)), (0, 0)], mode="edge")
+      return jax.make_array_from_callback(
+        padded.shape, sharding, padded.__getitem__
+      )
+
+    for start in range(0, number, size):
+      branches = None
+      if self._is_dynamic or not rows.is_plain:
+        branches = Branches(
+          place(rows.branch_RxL, start), place(rows.position_RxL, start)
+        )
+      yield _Batch(
+        place(rows.tokens_RxL, start),
+        branches,
+        place(rows.input_RxT, start),
+        place(rows.target_RxT, start),
+      )
+
+
+def _first(rows: Rows, count: int) -> Rows:
+  """The rows of the first items."""
+  is_first_R = rows.item_R < count
+  return Rows(*(values[is_first_R] for values in rows))

@@ -1,0 +1,59 @@
+"""Keeps what tasks have measured of models, in the user's cache directory."""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from jaxmerge.files import cache_root, write_bytes
+from jaxmerge.reading import read_file
+
+_FACTS = "facts"
+
+
+class Measured(NamedTuple):
+  """Holds what a task measures of one model.
+
+  Attributes:
+    arrays: by name.
+    facts: of JSON, by name.
+  """
+
+  arrays: Mapping[str, np.ndarray]
+  facts: Mapping[str, Any]
+
+
+def find(key: str) -> Measured | None:
+  """Reads what is kept under a key; None where nothing is, or it is damaged."""
+  try:
+    with np.load(io.BytesIO(read_file(_place(key)))) as kept:
+      arrays = {name: kept[name] for name in kept.files}
+    facts = json.loads(str(arrays.pop(_FACTS)))
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    return None
+  return Measured(arrays, facts)
+
+
+def keep(key: str, measured: Measured) -> None:
+  """Keeps it under a key, whole or, where there is no room, not at all."""
+  place = _place(key)
+  facts = np.array(json.dumps(measured.facts))
+  with contextlib.suppress(OSError):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(place, npz({**measured.arrays, _FACTS: facts}))
+
+
+def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+  """The content of a file for numpy.load, without pickles."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, allow_pickle=False, **arrays)
+  return buffer.getvalue()
+
+
+def _place(key: str) -> epath.Path:
+  return cache_root() / "scores" / key[:2] / f"{key}.npz"

@@ -1,0 +1,1 @@
+"""Tasks of questions with choices: a file each, which registers a record."""
