@@ -56,7 +56,9 @@ quickstart: install
 LEFT_OUT := multiprocess cli/test_interrupts.py \
   bayesopt/test_journal.py bayesopt/test_object_journal.py \
   bayesopt/test_shared_study.py data formats fuzz real_world reporting \
-  notebooks test_extending.py test_tutorials.py test_locks.py
+  notebooks test_extending.py test_tutorials.py test_locks.py evaluation/tasks \
+  evaluation/test_statistics.py evaluation/test_significance.py \
+  simplex/test_quadratic.py simplex/test_capped_rows.py
 test: install
 	$(BIN)/python -m pytest -n 2 $(if $(SHORT),$(LEFT_OUT:%=--ignore=tests/%))
 
