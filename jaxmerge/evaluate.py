@@ -150,8 +150,8 @@ def _tell(
   """Prints the tables and what trajectories show, and writes them."""
   print(presentable(tables_text(tables, split)))
   found = trajectories(checkpoints)
-  if found:
-    print("\n" + presentable(trajectories_text(found, tables)))
+  if told := trajectories_text(found, tables):
+    print("\n" + presentable(told))
   if output:
     evaluation_files.write(output, split, tables, found)
 
