@@ -8,13 +8,15 @@
 #
 # Each step has a limit of its own and writes its table to OUT as it goes; a
 # step that fails or is cut is told, and the next one begins. `python3` must
-# have jax, jaxmerge's other needs and, for train_step, PyTorch.
+# have jax, jaxmerge's other needs, for train_step PyTorch, and for evaluate
+# transformers too; where lm-eval is not there, our side is timed alone.
 
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=$1
 shift
-all=(variants train_step checks pretrain search flags resume merge derivatives)
+all=(variants train_step checks pretrain search flags resume merge derivatives
+  evaluate)
 steps=("${@:-${all[@]}}")
 in_all=${SECONDS_IN_ALL:-480}
 python=${PYTHON:-python3}
@@ -169,6 +171,11 @@ if wanted derivatives; then
   size=(--large)
   [[ -n ${TINY:-} ]] && size=(--tiny)
   step derivatives 90 "$python" benchmarks/weight_derivatives.py "${size[@]}"
+fi
+if wanted evaluate; then
+  size=(--large)
+  [[ -n ${TINY:-} ]] && size=(--width=64 --depth=2 --items=8 --rounds=1)
+  step evaluate 120 "$python" benchmarks/evaluate.py "${size[@]}"
 fi
 echo "== $SECONDS s in all"
 rm -rf "$runs"

@@ -25,6 +25,7 @@ _KEY = "key"
 _KNOBS = "knobs"
 _SECTION = "section"
 _SECTIONS = "sections"
+_FREE = "free"
 # Stands for each of the names that a config gives to sections.
 NAME = "NAME"
 
@@ -104,9 +105,13 @@ def key(
   return _field({_KEY: Key(help, **known)}, default=default)
 
 
-def section(cls: type) -> Any:
-  """Defines a field that is a section of its own."""
-  return _field({_SECTION: cls}, default_factory=cls)
+def section(cls: type, changes_numbers: bool = True) -> Any:
+  """Defines a field that is a section of its own.
+
+  Without `changes_numbers` no key of it does, whatever the class says.
+  """
+  known = {_SECTION: cls, _FREE: not changes_numbers}
+  return _field(known, default_factory=cls)
 
 
 def sections(cls: type) -> Any:
@@ -176,7 +181,8 @@ def rows(
     if _KEY in field.metadata:
       yield Row(name, kinds[field.name], field.default, field.metadata[_KEY])
     elif _SECTION in field.metadata:
-      yield from rows(field.metadata[_SECTION], f"{name}.", given)
+      inside = rows(field.metadata[_SECTION], f"{name}.", given)
+      yield from map(_free, inside) if field.metadata[_FREE] else inside
     elif _SECTIONS in field.metadata:
       for inner in names_at(name, given):
         yield from rows(field.metadata[_SECTIONS], f"{name}.{inner}.", given)
@@ -185,6 +191,10 @@ def rows(
       for record, value in records.items():
         for row in rows(value.knobs, prefix):
           yield row._replace(selector=prefix + selector, record=record)
+
+
+def _free(row: Row) -> Row:
+  return row._replace(key=dataclasses.replace(row.key, changes_numbers=False))
 
 
 def chosen_rows(cls: type, given: Mapping[str, Any]) -> dict[str, Row]:

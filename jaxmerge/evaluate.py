@@ -36,6 +36,7 @@ from jaxmerge.evaluation.config import EvaluateConfig
 from jaxmerge.evaluation.evaluate_plan import plan
 from jaxmerge.evaluation.evaluator import DEFAULT_EVALUATOR
 from jaxmerge.evaluation.scored_models import Models
+from jaxmerge.evaluation.seen_questions import seen_questions
 from jaxmerge.evaluation.task_scores import Questions
 from jaxmerge.evaluation.task_tables import Evaluation, Table, compared
 from jaxmerge.evaluation.trajectory import open_inputs, trajectories
@@ -72,7 +73,7 @@ def evaluate(
       (each of their steps) or Hugging Face directories.
     output: a directory that gets evaluation.json, evaluation.npz and, of
       several steps of a run, evaluation.png; "" writes nothing.
-    allow_seen: score merges on the split that they were searched on, too.
+    allow_seen: score merges on what they were searched on, too.
     dry_run: print the plan and stop after the checks.
     progress: told how far the work is; None: prints it.
 
@@ -85,7 +86,7 @@ def evaluate(
   """
   progress = progress or runner.TerminalProgress()
   settings, checkpoints, questions = on_every_process(
-    lambda: _checked(config, inputs, output, progress)
+    lambda: _checked(config, inputs, output, allow_seen, progress)
   )
   check_same(lambda: {c.name: identity(c) for c in checkpoints} | {**questions})
   models = Models.of(settings, checkpoints)
@@ -109,6 +110,7 @@ def _checked(
   config: config_dict.ConfigDict | EvaluateConfig,
   inputs: Sequence[str],
   output: epath.PathLike,
+  allow_seen: bool,
   progress: Progress,
 ) -> tuple[EvaluateConfig, list[Checkpoint], Questions]:
   """Checks all that can be before anything is scored, in each process."""
@@ -118,6 +120,8 @@ def _checked(
   if settings is not None:
     questions = problems(settings.questions.read) or {}
   checkpoints = problems(lambda: open_inputs(inputs, progress)) or []
+  if not allow_seen:
+    problems += seen_questions(checkpoints, questions)
   if output and is_first_process():
     folder, paths = user_path(output), [c.path for c in checkpoints]
     file = folder / evaluation_files.FILE
@@ -166,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
       "output": ("", "a directory that gets evaluation.json and its items"),
     },
     booleans={
-      "allow_seen": "score merges on the split that they were searched on",
+      "allow_seen": "score merges on what they were searched on",
       "dry_run": "check everything, print the plan, stop",
       **runner.RETURN_MEMORY,
     },

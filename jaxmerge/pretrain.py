@@ -14,7 +14,6 @@ from jaxmerge.cli import launch
 if __name__ == "__main__":  # before the imports, which take seconds
   sys.exit(launch.run("pretrain"))
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,21 +22,24 @@ from etils import epath
 from ml_collections import config_dict
 
 from jaxmerge.allocator import advice
-from jaxmerge.checkpoints.inputs import Checkpoint, steps_in
+from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.cli import runner
-from jaxmerge.config_fields import flatten, to_flat
+from jaxmerge.config_fields import flatten
 from jaxmerge.data import pipeline
 from jaxmerge.data.mixture import Mixture, is_local, open_corpus
 from jaxmerge.errors import InputError, check
-from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.files import user_path
-from jaxmerge.formats.records.metadata import describer
 from jaxmerge.parallel.distributed import on_every_process, on_first_process
 from jaxmerge.parallel.exchange import check_same
-from jaxmerge.parallel.rules import batch_share
 from jaxmerge.parallel.topology import topology_devices, without_devices
 from jaxmerge.progress import Progress
-from jaxmerge.training import branch, loop, merging, run
+from jaxmerge.training import branch, loop, run, scoring
+from jaxmerge.training.assembly import (
+  Describe,
+  describer_of,
+  plan_of,
+  session_of,
+)
 from jaxmerge.training.compiled_step import compiled_text
 from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.config_checks import check_config
@@ -47,11 +49,8 @@ from jaxmerge.training.plan_text import (
   plan_text,
   starts_from,
 )
-from jaxmerge.training.session import Session, train_in
-from jaxmerge.training.speed import peak_speed
+from jaxmerge.training.session import train_in
 from jaxmerge.training.start import check_start, start_problems
-from jaxmerge.training.step import TrainState
-from jaxmerge.training.tracker import Trackers
 from jaxmerge.training.trainer import Trainer
 
 
@@ -103,73 +102,81 @@ def train(
       runs_here=not topology,
     )
   )
-  plan = _plan_of(config, parts["start"])
-
-  def tell_plan(
-    trainer: Trainer,
-    trains_tokenizer: bool,
-    train_parts: Sequence[pipeline.Part] = (),
-  ) -> None:
-    begins = starts_from(parent, plan.start, config)
-    rows = data_rows(config, train_parts)
-    print(plan_text(trainer, plan, config, begins, trains_tokenizer, rows))
-    if topology:  # minutes later
-      print(compiled_text(config, trainer))
-
+  plan = plan_of(config, parts["start"])
+  tell_plan = functools.partial(_tell_plan, config, plan, parent, topology)
   if dry_run and not is_local(config.data):
     # It may have to be downloaded, or take hours to tokenize.
-    trains = not config.data.tokenizer_path
-    on_first_process(lambda: tell_plan(trainer, trains_tokenizer=trains))
+    on_first_process(lambda: tell_plan(trainer))
     return
   if not dry_run:  # before minutes of work that would be in vain
     on_first_process(lambda: run.check_free(workdir))
-  corpus = on_every_process(
-    lambda: open_corpus(
-      config.data, progress=lambda text: progress.note("data", text)
-    )
-  )
-  size = corpus.tokenizer.size
-  if size < config.data.vocab_size:
-    asked = f"config.data.vocab_size {config.data.vocab_size}"
-    progress.note("data", f"the text gives {size} tokens, not the {asked}")
-  trainer = trainer.with_tokenizer(size, corpus.tokenizer.end_of_text)
+  corpus = _open(config, progress)
+  tokenizer = corpus.tokenizer
+  trainer = trainer.with_tokenizer(tokenizer.size, tokenizer.end_of_text)
   identity = _identify(config, workdir, trainer, corpus, parts, parent)
+  describe = describer_of(config, trainer, corpus, identity, parent)
   train_parts = corpus.train_parts(config.seq_len, config.data.packs_documents)
   if dry_run:
-    on_first_process(
-      lambda: tell_plan(
-        trainer, trains_tokenizer=False, train_parts=train_parts
-      )
-    )
+    on_first_process(lambda: tell_plan(trainer, describe, train_parts))
     return
   if trainer.mesh.devices.flat[0].platform == "cpu" and (slow := advice()):
     progress.note("pretrain", slow)
   for name, text in data_rows(config, train_parts).items():
     progress.note("data", f"{name}: {text}")
-  _train(
-    config,
-    workdir,
-    trainer,
+  progress.note("pretrain", devices_text(trainer))
+  train_in(
+    session_of(
+      config,
+      workdir,
+      trainer,
+      plan,
+      corpus,
+      train_parts,
+      identity,
+      describe,
+      parent,
+      progress,
+    )
+  )
+
+
+def _tell_plan(
+  config: PretrainConfig,
+  plan: loop.Plan,
+  parent: Checkpoint | None,
+  topology: str,
+  trainer: Trainer,
+  describe: Describe | None = None,
+  train_parts: Sequence[pipeline.Part] = (),
+) -> None:
+  """Prints what a run will do; `describe` where its corpus is open."""
+  begins = starts_from(parent, plan.start, config)
+  trains = describe is None and not config.data.tokenizer_path
+  rows = data_rows(config, train_parts)
+  rows |= scoring.plan_rows(
+    config.scoring,
     plan,
-    corpus,
-    train_parts,
-    identity,
-    parent,
-    progress,
+    trainer.mesh,
+    config.eval_batch_size,
+    describe and describe(step=plan.start, leaves={}),
+    is_here=not topology,
   )
+  print(plan_text(trainer, plan, config, begins, trains, rows))
+  if topology:  # minutes later
+    print(compiled_text(config, trainer))
 
 
-def _plan_of(config: PretrainConfig, start: int) -> loop.Plan:
-  return loop.Plan(
-    start=start,
-    num_steps=config.num_steps,
-    tokens_per_step=config.batch_size * config.seq_len,
-    log_every=config.log_every,
-    save_every=config.save_every,
-    max_skipped=config.step.max_skipped,
-    roll_backs=config.step.roll_back,
-    profile_steps=config.profile_steps,
+def _open(config: PretrainConfig, progress: Progress) -> Mixture:
+  corpus = on_every_process(
+    lambda: open_corpus(
+      config.data, progress=lambda text: progress.note("data", text)
+    )
   )
+  size, asked = corpus.tokenizer.size, config.data.vocab_size
+  if size < asked:
+    told = f"the text gives {size} tokens, not the config.data.vocab_size"
+    progress.note("data", f"{told} {asked}")
+  return corpus
 
 
 def _identify(
@@ -187,7 +194,7 @@ def _identify(
   """
   size = corpus.tokenizer.size
   mine = run.identity(parts, corpus=corpus.identity, vocabulary=size)
-  check_same(lambda: flatten(mine))
+  check_same(lambda: flatten(mine) | {**config.scoring.items})
   identity = on_every_process(lambda: run.check_workdir(workdir, mine))
   if parent is not None:
     problems = start_problems(parent, trainer.config, corpus.tokenizer)
@@ -195,89 +202,6 @@ def _identify(
       problems += branch.corpus_problems(parent, corpus.identity)
     check(problems)
   return identity
-
-
-def _train(
-  config: PretrainConfig,
-  workdir: epath.Path,
-  trainer: Trainer,
-  plan: loop.Plan,
-  corpus: Mixture,
-  train_parts: Sequence[pipeline.Part],
-  identity: Mapping[str, Any],
-  parent: Checkpoint | None,
-  progress: Progress,
-) -> None:
-  model, mesh = trainer.config, trainer.mesh
-  progress.note("pretrain", devices_text(trainer))
-  peak = peak_speed(model, config.seq_len, mesh)
-  plan = dataclasses.replace(plan, peak_speed=peak)
-  share, shares = batch_share(mesh)
-  batches = pipeline.train_batches(
-    train_parts,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    share=share,
-    shares=shares,
-  )
-  split = corpus.held_out(
-    "validation",
-    seq_len=config.seq_len,
-    max_sequences=config.validation_sequences,
-  )
-  loss = HeldOutLoss(trainer.graph, mesh, split, config.eval_batch_size)
-  data = {**branch.data_order(config), "content": identity["content"]}
-  describe = describer(
-    run_id=identity["run_id"],
-    parent=parent.name if parent else "",
-    model=model.to_dict(),
-    data={**to_flat(config.data), **data},
-    corpus=corpus.identity,
-    tokenizer=corpus.tokenizer,
-    tokens_per_step=plan.tokens_per_step,
-    skipped=corpus.skipped.numbers,
-  )
-  whole = Session(
-    workdir,
-    trainer,
-    plan,
-    # What is there of a longer run stays by the rules of that one.
-    dataclasses.replace(
-      config, num_steps=max([config.num_steps, *steps_in(workdir)])
-    ).keep_rules(plan.start),
-    identity=identity,
-    tokenizer=corpus.tokenizer,
-    parent=parent,
-    branch_state=config.branch_state,
-    seed=config.seed,
-    batches=batches,
-    describe=describe,
-    evaluate=lambda _, state: _losses(loss, state),
-    merging=merging.Merging(
-      config.merging,
-      workdir,
-      config.save_every,
-      plan.start,
-      trainer.abstract_state().params,
-      lambda params: loss.score(params).mean,
-    ),
-    track=lambda step: Trackers(
-      config.trackers,
-      run_id=identity["run_id"],
-      config=to_flat(config),
-      workdir=workdir,
-      step=step,
-      tell=functools.partial(progress.note, "pretrain"),
-    ),
-    progress=progress,
-  )
-  train_in(whole)
-
-
-def _losses(loss: HeldOutLoss, state: TrainState) -> dict[str, float]:
-  """Scores the parameters and the averages beside them, in nats/token."""
-  trees = {"validation": state.params, **state.averages}
-  return {f"{name}_loss": loss.score(tree).mean for name, tree in trees.items()}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from jaxmerge.config_reading import read
 from jaxmerge.errors import InputError, Problems, check
 from jaxmerge.evaluation.config import EvaluateConfig, SearchConfig
 from jaxmerge.evaluation.search_plan import Places, output_problems
+from jaxmerge.evaluation.tasks.splits import split_tasks
 from jaxmerge.files import user_path
 from jaxmerge.parallel.distributed import check_single_process
 from jaxmerge.progress import Progress
@@ -100,7 +101,11 @@ def _problems(
     places = Places.of(asked, workdir)
     of_search.extend(output_problems(places))
     of_search(lambda: check_report_directory(places.report, asked.study_name))
+    of_search(lambda: split_tasks(asked.questions.read()))
     problems = [f"search: {problem}" for problem in of_search.found]
+    of_evaluate = Problems()
+    of_evaluate(found["evaluate"].questions.read)
+    problems += [f"evaluate: {problem}" for problem in of_evaluate.found]
   return problems
 
 

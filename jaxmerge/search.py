@@ -28,12 +28,16 @@ from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
 from jaxmerge.errors import Problems
 from jaxmerge.evaluation import search_plan, search_study, solvers
+from jaxmerge.evaluation.checkpoint_scores import resolution_text
 from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.evaluator import EVALUATORS
 from jaxmerge.evaluation.losses import Losses
 from jaxmerge.evaluation.placing import memory, placed
+from jaxmerge.evaluation.scored_models import context_of
 from jaxmerge.evaluation.search_plan import Places, Prepared
+from jaxmerge.evaluation.tasks.splits import split_tasks
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
+from jaxmerge.evaluation.weighted_tasks import tasks_evaluator
 from jaxmerge.files import user_path
 from jaxmerge.parallel.distributed import (
   is_first_process,
@@ -95,6 +99,7 @@ def search(
     before = search_study.find(ready)
     if dry_run:
       more = {"memory": memory(ready), "precision": planned(ready)}
+      more |= search_plan.planned_tasks(ready)
       print(presentable(search_plan.plan(ready, before, more)))
 
   on_first_process(look)
@@ -117,6 +122,10 @@ def _search(
 ) -> None:
   """All that one process of a job does, and leads the others in."""
   study = search_study.open_own(ready, losses.items)
+  if ready.goal is not None:
+    progress.note("search", ready.evaluator.summary)
+    told = resolution_text(losses.alone_K, ready.goal)
+    progress.note("search", told)
   limits = Budget(config.max_seconds or None, config.max_tokens or None)
   try:
     best = search_study.run_trials(study, ready, losses, limits, progress)
@@ -180,12 +189,18 @@ def _checked(
   if is_first_process():
     problems.extend(search_plan.output_problems(places, checkpoints))
     problems(lambda: check_report_directory(places.report, config.study_name))
+  questions = problems(lambda: split_tasks(config.questions.read())) or {}
   problems.check()
   if left := left_of(checkpoints):
     progress.note("search", left)
   check_mergeable(checkpoints, **allowed)
   setting = config.setting(checkpoints[-1].metadata, allowed["allow_unrelated"])
   evaluator = EVALUATORS[config.evaluator]
+  goal, sequences = config.goal, config.search_sequences
+  if goal is not None:
+    context = context_of(checkpoints[-1], config.seq_len)
+    evaluator = tasks_evaluator(goal, evaluator, questions, context, sequences)
+  tokens = evaluator.check(setting)
   search = WeightSearch.of(config, checkpoints, evaluator, places.measurements)
   return Prepared(
     places,
@@ -195,9 +210,11 @@ def _checked(
     config.baselines,
     evaluator,
     setting,
-    config.search_sequences,
+    sequences,
     config.report_sequences,
-    config.search_sequences * evaluator.check(setting),
+    tokens if goal else sequences * tokens,
+    goal=goal,
+    questions=questions,
   )
 
 

@@ -1,5 +1,6 @@
 """Caches shared by all tests, and a tiny run for those that need one."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -12,6 +13,11 @@ os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache/tests")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache/tests/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests compile far longer than they compute, and LLVM's later passes take most
+# of that; `XLA_FLAGS= make test` has them too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# Tracing makes many objects and little garbage: a tenth of its seconds.
+gc.set_threshold(50_000)
 
 import pytest  # noqa: E402
 

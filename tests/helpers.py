@@ -7,8 +7,14 @@ import pathlib
 import resource
 import socket
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxmerge import merge, runner
 from jaxmerge.model.config import DecoderConfig
+from jaxmerge.model.decoder import abstract_decoder
+from jaxmerge.parallel.rules import leaf_name
 
 ROOT = pathlib.Path(__file__).parent.parent
 # In a workdir, of the study that most configs name.
@@ -28,6 +34,21 @@ DECODER = DecoderConfig(
 def decoder(**changes):
   """The config of a tiny decoder."""
   return dataclasses.replace(DECODER, **changes)
+
+
+def random_params(config=DECODER, seed=0):
+  """Of a decoder, spread as its own are; no program is compiled for them."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    name = leaf_name(path)
+    if name.endswith(("scale", "bias")):
+      value = float(name.endswith("scale"))
+      return jnp.asarray(np.full(leaf.shape, value, leaf.dtype))
+    inputs = leaf.shape[-1 if name.endswith("embedding") else -2]
+    return jnp.asarray(rng.normal(size=leaf.shape) / inputs**0.5, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, abstract_decoder(config)[1])
 
 
 NEOX = decoder(
@@ -91,6 +112,12 @@ def config_of(verb: str, name: str = "tiny", /, **changes):
     config.use_cache = False
   config.update(changes)
   return config
+
+
+def with_devices(count: int) -> dict[str, str]:
+  """The environment of a process that has so many devices."""
+  flag = f"--xla_force_host_platform_device_count={count}"
+  return {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
 
 
 def free_port() -> int:

@@ -89,7 +89,8 @@ def test_groups_of_layers_have_weights_of_their_own(tiny_run, tmp_path):
   trees = [restore_params(tiny_run / f"checkpoints/{s}") for s in (8, 12)]
   expected = grouped_average(trees, rows, groups_of(trees[0], "2"))
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    # Sums of terms that cancel keep the terms' rounding, 1e-9 of 0.02.
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
     restore_params(tmp_path / "out"),
     expected,
   )

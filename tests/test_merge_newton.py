@@ -1,17 +1,19 @@
 """Merges whose weights Newton's method finds, against the search verb."""
 
 import re
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmerge import convert, merge, search
+from jaxmerge import convert, evaluate, merge, search
 from jaxmerge.checkpoints.inputs import open_inputs
 from jaxmerge.checkpoints.model_inputs import load_params, open_models
 from jaxmerge.checkpoints.store import restore_params
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.files import human_bytes
 from jaxmerge.formats.records.metadata import abstract_params, read_metadata
 from jaxmerge.parallel.mesh import make_mesh
@@ -66,6 +68,24 @@ def test_it_is_the_merge_of_a_search(tiny_run, tmp_path, keys):
   assert bool(rows) == bool(keys)
   # So early in a run only what goes beyond it is better than the last step.
   assert (weights[0] != [0.0, 0.0, 1.0]) == bool(keys)
+
+
+def test_a_killed_merge_leaves_no_study(tiny_run, tmp_path, monkeypatch):
+  """Nor is there one while it is at work, which may end at any time."""
+  folder = tmp_path / "temporary"
+  folder.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(folder))
+  score, there = MergedLoss.score, []
+
+  def looking(*arguments, **named):
+    there.extend(folder.rglob("*"))
+    there.extend(tmp_path.rglob("*journal*"))
+    return score(*arguments, **named)
+
+  monkeypatch.setattr(MergedLoss, "score", looking)
+  inputs = [f"{tiny_run}@{step}" for step in STEPS]
+  merge.merge(_config(), inputs, tmp_path / "m", progress=quiet)
+  assert there == []
 
 
 def test_any_order_of_inputs_gives_the_same(tiny_run, tmp_path):
@@ -199,3 +219,24 @@ def test_inf_is_refused(tiny_run, tmp_path):
       progress=quiet,
     )
   assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("method", ["newton", "fisher"])
+def test_it_says_what_it_has_measured(tiny_run, tmp_path, method):
+  """And so does a merge of it; evaluate refuses to score them on that."""
+  inputs = [f"{tiny_run}@{step}" for step in STEPS]
+  config = _config(method=method)
+  merge.merge(config, inputs, tmp_path / "m", progress=quiet)
+  [seen] = read_metadata(tmp_path / "m").provenance["search"]["seen"]
+  assert (seen["split"], seen["items"]) == ("search", 8)
+  again = [str(tmp_path / "m"), inputs[0]]
+  merge.merge(
+    config_of("merge", "uniform"), again, tmp_path / "n", progress=quiet
+  )
+  assert read_metadata(tmp_path / "n").provenance["search"]["seen"] == [seen]
+  asked = config_of("evaluate", split="search")
+  with pytest.raises(InputError, match="searched on the search split"):
+    evaluate.evaluate(asked, [str(tmp_path / "n")], progress=quiet)
+  evaluate.evaluate(
+    asked, [str(tmp_path / "n")], allow_seen=True, progress=quiet
+  )

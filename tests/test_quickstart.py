@@ -23,7 +23,7 @@ from tests.helpers import REPORT, ROOT, config_of, quiet
 VERBS = ("pretrain", "search", "evaluate")
 ROW = (
   "name evaluations weights search_loss report_loss report_delta_vs_last "
-  "report_delta_stderr"
+  "report_delta_stderr report_clusters"
 )
 
 

@@ -5,6 +5,7 @@ function of the finished trials, the seed and the trial's number; all that the
 portfolio remembers lies in the trials' own attributes.
 """
 
+import math
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -115,6 +116,8 @@ class GPHedgeSampler(RecordingSampler):
     """Refuses a scored trial that the process would leave out in silence."""
     if state == TrialState.COMPLETE:
       check(trials.problems(trial, self.simplex, self._use_gradients))
+      others = study.get_trials(deepcopy=False)
+      check(trials.constraint_problems(trial, others))
 
   def ask(
     self, study: Study, trial: FrozenTrial, space: Space
@@ -151,6 +154,7 @@ class GPHedgeSampler(RecordingSampler):
       reach=space.reach,
       # Its own stream: the portfolio's draw is the same without Thompson.
       rng=np.random.default_rng([self.seed, trial.number, 1]),
+      margins=trials.margins(others, space, study.direction),
     )
     if previous is not None:
       gains_J = gains_J + found.rewards_J
@@ -160,7 +164,12 @@ class GPHedgeSampler(RecordingSampler):
       name, point_D = names[j], found.nominees_JxD[j]
       mean, std = found.mean_J[j], found.std_J[j]
     else:
-      order_C = np.argsort(-(found.mean_C + KAPPA * found.std_C), kind="stable")
+      ucb_C = found.mean_C + KAPPA * found.std_C
+      # Behind all others, by its probability, what more likely breaks a
+      # constraint than not.
+      log_C = found.log_feasible_C
+      likely_C = 0 * ucb_C if log_C is None else np.minimum(log_C, -math.log(2))
+      order_C = np.lexsort([-ucb_C, -likely_C])
       c = _first_free(candidates_CxD, order_C, taken_NxD, space, order_C[0])
       name, point_D = "explore", candidates_CxD[c]
       mean, std = found.mean_C[c], found.std_C[c]

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from jaxmerge.bayesopt.gp import surrogate
 from jaxmerge.bayesopt.gp.padding import Observations
 from jaxmerge.bayesopt.space import Simplices, Space, box_of
-from jaxmerge.bayesopt.study.study import PARTIAL_VALUE
+from jaxmerge.bayesopt.study.study import CONSTRAINT_STDERRS, PARTIAL_VALUE
+from jaxmerge.errors import check
 
 ASKED = "gp_hedge:asked"
 GRADIENT = "gradient"
@@ -107,6 +108,58 @@ def score_of(trial: FrozenTrial) -> float | None:
   return value if usable else None
 
 
+def is_feasible(trial: FrozenTrial) -> bool:
+  """Says whether no constraint of a trial, as Optuna keeps them, is above 0."""
+  return all(value <= 0 for value in trial.constraints.values())
+
+
+def constraint_problems(
+  trial: FrozenTrial, others: Iterable[FrozenTrial]
+) -> list[str]:
+  """Says why the constraints of a scored trial are not those of others."""
+  said = [
+    f"trial {trial.number}: its constraint {name!r} is not finite: {value}"
+    for name, value in trial.constraints.items()
+    if not math.isfinite(value + _constraint_stderr(trial, name))
+  ]
+  for other in others:
+    if score_of(other) is None or other.number == trial.number:
+      continue
+    differ = trial.constraints.keys() ^ other.constraints.keys()
+    return said + [
+      f"trial {trial.number} and trial {other.number} are not both told the "
+      f"constraint {name!r}, which every trial with a score must have"
+      for name in sorted(differ)
+    ]
+  return said
+
+
+def _constraint_stderr(trial: FrozenTrial, name: str) -> float:
+  return abs(float(trial.user_attrs.get(CONSTRAINT_STDERRS, {}).get(name, 0.0)))
+
+
+def margins(
+  trials: Iterable[FrozenTrial], space: Space, direction: StudyDirection
+) -> list[Observations]:
+  """By how much trials keep to each constraint, c <= 0: observations of -c.
+
+  Args:
+    trials, space, direction: as for `observations`, which there must be.
+  """
+  trials = list(trials)
+  scored = [t for t in trials if score_of(t) is not None]
+  observed = observations(trials, space, direction, use_gradients=False)
+  assert observed is not None, "no trial has a score"
+  check(p for t in scored for p in constraint_problems(t, scored))
+  return [
+    observed._replace(
+      values_N=np.array([-t.constraints[name] for t in scored]),
+      stderrs_N=np.array([_constraint_stderr(t, name) for t in scored]),
+    )
+    for name in sorted(scored[0].constraints)
+  ]
+
+
 def sign_of(direction: StudyDirection) -> float:
   """The sign that makes larger scores better."""
   return 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
@@ -192,18 +245,25 @@ def recommended(
 
   Scores, of which there is at least one, are noisy where a known standard error
   is above zero. Never one with a worse score than trial 0 (of a search on the
-  simplex, the last checkpoint alone). Of equals the first.
+  simplex, the last checkpoint alone), or that breaks a constraint, as it was
+  observed. Where trial 0 breaks one itself its score is no bound, and where
+  every trial does it is the one. Of equals the first.
   """
   scored = [t for t in trials if score_of(t) is not None and lies_in(t, space)]
   observed = observations(scored, space, direction, use_gradients)
   assert observed is not None, "no trial has a score"
   # A stopped trial was beaten: it informs the others.
-  whole_N = np.array([t.state == TrialState.COMPLETE for t in scored])
-  merit_N = np.where(whole_N, observed.values_N, -np.inf)
+  kept_N = np.array(
+    [t.state == TrialState.COMPLETE and is_feasible(t) for t in scored]
+  )
+  first = min(range(len(scored)), key=lambda i: scored[i].number)
+  if not kept_N.any():
+    return scored[first]
+  merit_N = observed.values_N
   if np.any(observed.stderrs_N > 0):
-    mean_N, _ = surrogate.posterior(
+    merit_N, _ = surrogate.posterior(
       observed, observed.points_NxD, groups=space.groups
     )
-    first = min(range(len(scored)), key=lambda i: scored[i].number)
-    merit_N = np.where(merit_N >= merit_N[first], mean_N, -np.inf)
-  return scored[int(np.argmax(merit_N))]
+    if kept_N[first]:
+      kept_N &= observed.values_N >= observed.values_N[first]
+  return scored[int(np.argmax(np.where(kept_N, merit_N, -np.inf)))]

@@ -34,7 +34,7 @@ from jaxmerge.formats.records.metadata import (
   hash_text,
   versions,
 )
-from jaxmerge.formats.records.provenance import ITEM, Provenance
+from jaxmerge.formats.records.provenance import ITEM, Provenance, with_seen
 from jaxmerge.huggingface.carried import CONFIG, find_carried, left_behind
 from jaxmerge.huggingface.model_card import hub_name
 from jaxmerge.huggingface.shards import (
@@ -111,7 +111,7 @@ def describe_merged(
     ],
     "groups": {name: list(w) for name, w in provenance.groups.items()},
     "recipe": dict(provenance.parameters),
-    "search": dict(provenance.search),
+    "search": with_seen(provenance.search, [s.metadata for s in sources]),
     "differences": {
       **stated_differences([s.metadata for s in sources]),
       **differences_beside([s.path for s in sources if s.leaves is not None]),

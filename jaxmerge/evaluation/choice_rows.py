@@ -3,14 +3,19 @@
 N items, C choices of an item at most, R rows, L inputs of a row, T targets.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxmerge.evaluation.choice_scores import Encoded
 
-SHORTEST = 16  # inputs, and targets, of a row
+MOST_PARTS = 16  # that a row can be shared out to
+_STEP = 8  # lengths of rows are multiples of it
+_FEWEST = 4  # targets of a row, or so many times a power of two
+# Inputs of padding that cost no more than to compile one more program.
+_CHEAP = 512
 PADDING = -1  # branch of an input that nothing sees, choice of no target
 # An item and which of its choices are in a row.
 _Place = tuple[int, range]
@@ -54,41 +59,69 @@ class Rows(NamedTuple):
 
 
 def rows_of(
-  encoded: Sequence[Encoded], *, shares: bool = True, padding: int = 0
+  encoded: Sequence[Encoded],
+  *,
+  shares: bool = True,
+  padding: int = 0,
+  parts: int = 1,
 ) -> list[Rows]:
-  """Rows by their length, so that each is compiled once, the shortest first.
+  """Rows by their length, so that each is compiled once.
 
-  Lengths are powers of two, from 16. The choices of an item share a row where
-  that takes fewer inputs than a row each, padding and all. A row may be longer
-  than the model's context, no text in it is. Plain rows are apart from others.
+  Lengths are multiples of 8 up to 64, then four from one power of two to the
+  next; those of few rows are padded to the next one. The choices of an item
+  share a row where that takes fewer inputs than a row each, padding and all. A
+  row may be longer than the model's context, no text in it is. Plain rows are
+  apart from others.
 
   Args:
     shares: choices may share a row.
     padding: a token that nothing sees.
+    parts: that a row's inputs, and its targets, can be shared out to; a power
+      of two, MOST_PARTS at most.
   """
-  places: dict[tuple[int, bool], list[_Place]] = {}
+
+  def length(item: Encoded, choices: Iterable[int]) -> int:
+    """8, 16 ... 64, 80, 96, 112, 128, 160 ...: a multiple of the parts."""
+    inputs = _inputs(item, choices)
+    step = max(_STEP, parts, (1 << (inputs - 1).bit_length()) // 8)
+    return -(-inputs // step) * step
+
+  plain: dict[int, list[_Place]] = {}
+  branching: dict[int, list[_Place]] = {}
   for number, item in enumerate(encoded):
     everything = range(len(item.choices))
     apart = [range(choice, choice + 1) for choice in everything]
-    takes_fewer = _length(_inputs(item, everything)) < sum(
-      _length(_inputs(item, each)) for each in apart
+    takes_fewer = length(item, everything) < sum(
+      length(item, each) for each in apart
     )
     for choices in [everything] if shares and takes_fewer else apart:
-      inputs = _inputs(item, choices)
-      has_branches = len(choices) > 1 and inputs > len(item.prompt)
-      key = _length(inputs), has_branches
-      places.setdefault(key, []).append((number, choices))
+      more = _inputs(item, choices) - len(item.prompt)
+      kind = branching if len(choices) > 1 and more else plain
+      kind.setdefault(length(item, choices), []).append((number, choices))
   return [
-    _rows(encoded, places[key], key[0], padding) for key in sorted(places)
+    _rows(encoded, places, inputs, padding, max(_FEWEST, parts))
+    for kind in (plain, branching)
+    for inputs, places in _programs(kind)
   ]
+
+
+def _programs(
+  places: Mapping[int, Sequence[_Place]],
+) -> Iterator[tuple[int, list[_Place]]]:
+  """Lengths, and what is padded to each of them."""
+  lengths = sorted(places)
+  waiting: list[_Place] = []
+  padding = 0.0
+  for length, longer in zip(lengths, [*lengths[1:], math.inf]):
+    waiting += places[length]
+    padding += len(waiting) * (longer - length)
+    if padding > _CHEAP:
+      yield length, waiting
+      waiting, padding = [], 0.0
 
 
 def _inputs(item: Encoded, choices: Iterable[int]) -> int:
   return len(item.prompt) + sum(len(item.choices[c]) - 1 for c in choices)
-
-
-def _length(count: int) -> int:
-  return max(SHORTEST, 1 << (count - 1).bit_length())
 
 
 def _rows(
@@ -96,10 +129,13 @@ def _rows(
   places: Sequence[_Place],
   length: int,
   padding: int,
+  targets: int,
 ) -> Rows:
-  targets = _length(
-    max(sum(len(encoded[n].choices[c]) for c in each) for n, each in places)
+  most = max(
+    sum(len(encoded[n].choices[c]) for c in each) for n, each in places
   )
+  while targets < most:
+    targets *= 2
   wide, narrow = (len(places), length), (len(places), targets)
   rows = Rows(
     tokens_RxL=np.full(wide, padding, np.int32),

@@ -3,6 +3,7 @@
 N items, C choices of an item at most.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmerge.data.tokenizers.protocol import Tokenizer
-from jaxmerge.errors import check
+from jaxmerge.errors import InputError, check, grouped
 from jaxmerge.evaluation.score import Direction, Score
 from jaxmerge.evaluation.tasks.task import ChoiceItem
 
@@ -68,6 +69,32 @@ def encode(
       encoded.append(Encoded(prompt[-room:], choices, len(prompt) > room))
   check(problems)
   return encoded
+
+
+@contextlib.contextmanager
+def naming(task: str) -> Iterator[None]:
+  """Names the task in what is wrong with its items, and but one of these."""
+  try:
+    yield
+  except InputError as error:
+    problems = (f"{task}: {problem}" for problem in error.problems)
+    raise InputError(grouped(problems)) from error
+
+
+def num_inputs(
+  task: str, items: Sequence[ChoiceItem], tokenizer: Tokenizer, context: int
+) -> int:
+  """Inputs that the items of a task take, a prompt once for all its choices.
+
+  Raises:
+    InputError: as encode.
+  """
+  with naming(task):
+    encoded = encode(items, tokenizer, context)
+  return sum(
+    len(item.prompt) + sum(len(choice) - 1 for choice in item.choices)
+    for item in encoded
+  )
 
 
 def _problems(

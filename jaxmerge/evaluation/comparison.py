@@ -98,10 +98,11 @@ def _on_sequences(
 ) -> list[Text]:
   record = EVALUATORS[config.evaluator]
   opened = [record.open(setting, tell) for setting in settings]
-  return [_on_split(config, each) for each in opened]
+  return [on_split(config, each) for each in opened]
 
 
-def _on_split(config: EvaluateConfig, opened: Opened) -> Text:
+def on_split(config: EvaluateConfig, opened: Opened) -> Text:
+  """The split of a config in a text that is open."""
   split, count = config.split, config.sequences
   if config.evaluator != DEFAULT_EVALUATOR or not isinstance(opened, Scorer):
     return Text(opened.on(split, count), None, opened.content)

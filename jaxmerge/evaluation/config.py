@@ -15,7 +15,13 @@ from jaxmerge.evaluation.evaluator import (
   EVALUATORS,
   Setting,
 )
-from jaxmerge.evaluation.tasks.config import TasksConfig
+from jaxmerge.evaluation.task_config import (
+  Abilities,
+  Goal,
+  ObjectiveConfig,
+  ScoredTasksConfig,
+)
+from jaxmerge.evaluation.tasks.config import HELD_OUT
 from jaxmerge.formats.records.metadata import Metadata
 from jaxmerge.merging.group_texts import layer_groups_problems
 from jaxmerge.parallel.mesh import MEMORY_BUDGET, MeshConfig, make_mesh
@@ -59,19 +65,10 @@ class DomainConfig(CorpusConfig):
     return found if self.source else [f"{prefix}source is empty", *found]
 
 
-# The task that is no set of questions.
-HELD_OUT = "heldout"
-
-
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(ScoringConfig, TasksConfig):
+class EvaluateConfig(ScoringConfig, ScoredTasksConfig):
   """Config of `python -m jaxmerge.evaluate`."""
 
-  tasks: tuple[str, ...] = key(
-    (HELD_OUT,),
-    "'heldout' (the evaluator on the corpus), or type:argument, as 'mmlu:DIR' "
-    "or 'pairs:FILE.jsonl'; as many as you like",
-  )
   split: str = key(
     "report",
     "of the corpus",
@@ -85,16 +82,7 @@ class EvaluateConfig(ScoringConfig, TasksConfig):
 
   def problems(self, prefix: str) -> list[str]:
     """Lists what does not go together; files of tasks are read by `read`."""
-    problems = []
-    if not self.tasks:
-      problems.append(f"{prefix}tasks is empty, so there is nothing to score")
-    if self.tasks.count(HELD_OUT) > 1:
-      problems.append(f"{prefix}tasks names {HELD_OUT!r} twice")
-    if not self.questions.tasks and self.asked:
-      problems.append(
-        f"{', '.join(prefix + name for name in self.asked)}: {prefix}tasks has "
-        "no questions, which alone they are of"
-      )
+    problems = self.task_problems(prefix)
     if self.domains and self.data.source:
       problems.append(
         f"{prefix}data.source and {prefix}domains are both given; make the one "
@@ -111,18 +99,6 @@ class EvaluateConfig(ScoringConfig, TasksConfig):
       for name in self.domains
       if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name)
     ]
-
-  @property
-  def questions(self) -> TasksConfig:
-    """The tasks that are sets of questions."""
-    names = (field.name for field in dataclasses.fields(TasksConfig))
-    values = {name: getattr(self, name) for name in names}
-    tasks = tuple(task for task in self.tasks if task != HELD_OUT)
-    return TasksConfig(**values | {"tasks": tasks})
-
-  @property
-  def has_held_out(self) -> bool:
-    return HELD_OUT in self.tasks
 
   @property
   def corpora(self) -> dict[str, "EvaluateConfig"]:
@@ -214,7 +190,7 @@ class WeightsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchConfig(ScoringConfig, WeightsConfig, StudyConfig):
+class SearchConfig(ScoringConfig, ObjectiveConfig, WeightsConfig, StudyConfig):
   """Config of `python -m jaxmerge.search`."""
 
   def problems(self, prefix: str) -> list[str]:
@@ -244,8 +220,18 @@ class SearchConfig(ScoringConfig, WeightsConfig, StudyConfig):
         f"{prefix}alpha and {prefix}beta at 0 (beta alone lets the last "
         "checkpoint go beyond itself, at the others' cost)"
       )
+    is_usual = self.evaluator == DEFAULT_EVALUATOR
+    problems += self.objective_problems(
+      prefix, "" if is_usual else self.evaluator
+    )
     evaluator = EVALUATORS.get(self.evaluator)
     if evaluator is not None:
+      scored_by = Abilities() if self.has_questions else evaluator
       knobs = self.solver_knobs
-      problems += solvers.problems(prefix, self.solver, knobs, evaluator)
+      problems += solvers.problems(prefix, self.solver, knobs, scored_by)
     return problems + layer_groups_problems(self.layer_groups, prefix)
+
+  @property
+  def goal(self) -> Goal | None:
+    """The aim, where it is not the held-out text's score alone."""
+    return self.goal_with(self.evaluator)

@@ -27,6 +27,7 @@ from jaxmerge.evaluation.placing import CURVED_TREES
 from jaxmerge.evaluation.solved_merge import SolvedMerge, expense
 from jaxmerge.files import human_bytes
 from jaxmerge.formats.integrity.norms import norms
+from jaxmerge.formats.records.provenance import seen_items
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.merge_plan import MergePlan, sized, with_groups
 from jaxmerge.merging.resident import (
@@ -132,10 +133,16 @@ def run_measured(
     )
   )
   check_same(lambda: _known(sources, scorer))
+  held = scorer.sequences("search", sequences)
+  measured = len(held.tokens_NxL1)
+  plan = plan._replace(seen=[seen_items(scorer.content, "search", measured)])
   if plan.method.acts != "on models":
-    split = scorer.on("search", sequences)
-    weighed = _by_losses if plan.method.acts == "on losses" else _by_derivatives
-    team, weigh = weighed(plan, sources, split, where, progress)
+    split = scorer.build(scorer, held)
+    team = Team()
+    if plan.method.acts == "on losses":
+      weigh = _by_losses(plan, sources, split, where, team)
+    else:
+      weigh = _by_derivatives(plan, sources, split, where, team, progress)
 
     def merge() -> None:
       found = sized(weigh()._replace(is_average=True), output)
@@ -143,7 +150,6 @@ def run_measured(
 
     team.lead(merge)
     return
-  held = scorer.sequences("search", sequences)
   trees = []
   for source, tree in zip(sources, load_trees(sources, where)):
     trees.append(tree)
@@ -172,13 +178,11 @@ def _by_losses(
   sources: Sequence[Checkpoint],
   split: Evaluator,
   where: Any,
-  progress: Progress,
-) -> tuple[Team, Weigh]:
+  team: Team,
+) -> Weigh:
   """Tells losses of sources and their merges; of trees where they fit."""
-  del progress
   trees = _trees(plan, sources, where, merged_trees=2)
   groups = one_group(where)
-  team = Team()
   team.add("alone", lambda k: split.score(trees[k]).mean)
   team.add("merged", lambda w: split.score(trees.average([w], groups)).mean)
 
@@ -190,7 +194,7 @@ def _by_losses(
     )
     return plan._replace(weights=weights)
 
-  return team, weigh
+  return weigh
 
 
 def _by_derivatives(
@@ -198,10 +202,11 @@ def _by_derivatives(
   sources: Sequence[Checkpoint],
   split: Evaluator,
   where: Any,
+  team: Team,
   progress: Progress,
-) -> tuple[Team, Weigh]:
+) -> Weigh:
   """Weights of groups, by derivatives of the loss by them."""
-  knobs, team = plan.knobs, Team()
+  knobs = plan.knobs
   trees = _trees(plan, sources, where, merged_trees=CURVED_TREES)
   solved = SolvedMerge(
     sources, trees, split, knobs.layer_groups, knobs.negative, team
@@ -211,7 +216,7 @@ def _by_derivatives(
     rows = plan.method.function(lambda: solved.weights(progress), knobs)
     return with_groups(plan, rows)
 
-  return team, weigh
+  return weigh
 
 
 def _trees(

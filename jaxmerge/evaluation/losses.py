@@ -3,7 +3,7 @@
 K checkpoints, G groups of parameters with weights of their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +12,12 @@ from etils import epath
 from jaxmerge.checkpoints.merged import save_merged
 from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.errors import check
+from jaxmerge.evaluation.checkpoint_scores import Limits
 from jaxmerge.evaluation.evaluator import Opened
 from jaxmerge.evaluation.merged_loss import MergedLoss
-from jaxmerge.evaluation.score import Score
+from jaxmerge.evaluation.score import Score, WeightedSum
 from jaxmerge.evaluation.search_plan import Prepared
+from jaxmerge.evaluation.weighted_tasks import WeightedTasks
 from jaxmerge.formats.records.provenance import Provenance
 from jaxmerge.merging.groups import one_group
 from jaxmerge.merging.resident import Trees, Weights
@@ -44,6 +46,9 @@ class Losses:
     items: as given.
     team: of the job's processes.
     merged: scores merges on the search split, for the trials.
+    alone_K: of a search of tasks, by metric the scores of the checkpoints to
+      merge on the search split; else empty.
+    limits: that tasks must keep to; None: none.
 
   Raises:
     InputError: the last tree has no finite score, or one has no derivatives.
@@ -64,6 +69,13 @@ class Losses:
         "(config.solver='gp_hedge', not config.use_gradients)"
         for problem in self._derivative_problems()
       )
+    self.alone_K: Sequence[Mapping[str, WeightedSum]] = []
+    if isinstance(search, WeightedTasks):
+      self.alone_K = [search.by_metric(trees[k]) for k in range(len(trees))]
+    self.limits: Limits | None = None
+    if ready.goal is not None and ready.goal.tolerances:
+      alone = [scores[ready.goal.metric] for scores in self.alone_K]
+      self.limits = Limits.of(alone, ready.goal)
     self._one_group = one_group(ready.setting.shardings)
     self.team.add("merge", lambda w: self._scores(self._merge(w)))
     self.team.add("merge_on_search", lambda w: self._search(self._merge(w)))

@@ -13,10 +13,12 @@ import numpy as np
 
 from jaxmerge.bayesopt.study.study import Observation
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
+from jaxmerge.evaluation.checkpoint_scores import Limits
 from jaxmerge.evaluation.domain import Domain
 from jaxmerge.evaluation.measurements import Measurer
 from jaxmerge.evaluation.merged_loss import MergedLoss, behind
-from jaxmerge.evaluation.score import Score
+from jaxmerge.evaluation.score import Score, WeightedSum
+from jaxmerge.evaluation.statistics import Estimate
 
 WEIGHTS = "weights"
 
@@ -34,6 +36,8 @@ class Objective:
     use_gradients: tell the derivative by the weights too.
     incumbent: gives the parameters of the best trial so far; trials that it
       beats beyond noise are stopped early. None: every trial is scored whole.
+    limits: of how bad single tasks may get; the excess over each is told as a
+      constraint of the trial.
     measurer: decides what else is measured of a trial with a score, and keeps
       it.
   """
@@ -43,6 +47,7 @@ class Objective:
   use_gradients: bool = False
   incumbent: Callable[[], dict[str, float] | None] | None = None
   measurer: Measurer | None = None
+  limits: Limits | None = None
   _whole: dict[str, Score] = dataclasses.field(default_factory=dict)
 
   def __call__(self, number: int, params: dict[str, float]) -> Observation:
@@ -71,6 +76,7 @@ class Objective:
       beaten = behind(score, best)
       value, stderr = best.mean + beaten.mean, beaten.stderr
     mean_K = self.domain.mean_weights(params)
+    excess = self._excess(score)
     return Observation(
       value=value,
       stderr=stderr,
@@ -81,7 +87,17 @@ class Objective:
       },
       tokens=merged.tokens - spent,
       pruned=pruned,
+      constraints={name: found.mean for name, found in excess.items()},
+      constraint_stderrs={name: found.stderr for name, found in excess.items()},
     )
+
+  def _excess(self, score: Score) -> dict[str, Estimate]:
+    """By how much each task is worse than it may be."""
+    if self.limits is None:
+      return {}
+    assert isinstance(score, WeightedSum)
+    found = self.limits.excess(score)
+    return dict(zip(limit_names(len(found)), found, strict=True))
 
   def _best_score(self) -> Score | None:
     params = self.incumbent() if self.incumbent else None
@@ -105,6 +121,11 @@ class Objective:
       GRADIENT: dict(zip(names, slopes, strict=True)),
       GRADIENT_STDERR: scale * stderr,
     }
+
+
+def limit_names(count: int) -> list[str]:
+  """Short names, as storages want them, of the constraints on tasks."""
+  return [f"task_{t}" for t in range(count)]
 
 
 def _key(params: dict[str, float]) -> str:

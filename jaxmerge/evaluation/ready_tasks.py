@@ -3,16 +3,14 @@
 N items, C choices of an item at most.
 """
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxmerge.data.tokenizers.protocol import Tokenizer
-from jaxmerge.errors import InputError, grouped
 from jaxmerge.evaluation import choice_scores
 from jaxmerge.evaluation.comparison import Items, Text
 from jaxmerge.evaluation.evaluator import Setting
@@ -20,12 +18,12 @@ from jaxmerge.evaluation.evaluators.heldout_loss import BITS
 from jaxmerge.evaluation.held_out_splits import tokenizer_of
 from jaxmerge.evaluation.score import Score
 from jaxmerge.evaluation.score_cache import Measured
+from jaxmerge.evaluation.task_config import METRICS
 from jaxmerge.evaluation.tasks.task import ChoiceItem
 from jaxmerge.formats.records.metadata import canonical_json, hash_text
 from jaxmerge.model.loss import UNIT
 
 PERPLEXITY = "perplexity"
-ACC, ACC_NORM, GOLD = "acc", "acc_norm", "gold"
 
 
 class TaskScores(NamedTuple):
@@ -213,17 +211,8 @@ class ChoiceTask:
   def open(self, kind: int) -> None:
     setting, context = self._settings[kind], self._contexts[kind]
     tokenizer = tokenizer_of(setting.metadata)
-    with self._naming():
+    with choice_scores.naming(self.name):
       self._opened[kind] = self._open(setting, self.items, tokenizer, context)
-
-  @contextlib.contextmanager
-  def _naming(self) -> Iterator[None]:
-    """Names the task in what is wrong with its items, and but one of these."""
-    try:
-      yield
-    except InputError as error:
-      problems = (f"{self.name}: {problem}" for problem in error.problems)
-      raise InputError(grouped(problems)) from error
 
   def measure(self, kind: int, params: Any) -> Measured:
     opened = self._opened[kind]
@@ -236,13 +225,11 @@ class ChoiceTask:
     Raises:
       InputError: as choice_scores.encode.
     """
-    tokenizer = tokenizer_of(self._settings[kind].metadata)
-    context = self._contexts[kind]
-    with self._naming():
-      encoded = choice_scores.encode(self.items, tokenizer, context)
-    return sum(
-      len(item.prompt) + sum(len(choice) - 1 for choice in item.choices)
-      for item in encoded
+    return choice_scores.num_inputs(
+      self.name,
+      self.items,
+      tokenizer_of(self._settings[kind].metadata),
+      self._contexts[kind],
     )
 
   def scores(
@@ -252,7 +239,7 @@ class ChoiceTask:
     each = [
       choice_scores.scores(self.items, m.arrays["logs_NxC"], 0) for m in found
     ]
-    metrics = {m: [s[m] for s in each] for m in (ACC, ACC_NORM, GOLD)}
+    metrics = {m: [s[m] for s in each] for m in METRICS}
     hashes = [item.hash for item in self.items]
     notes = []
     if cut := max(m.facts["num_cut"] for m in found):

@@ -1,9 +1,14 @@
-"""Keeps what tasks have measured of models, in the user's cache directory."""
+"""Keeps what tasks have measured of models, in the user's cache directory.
+
+In a job that is the cache of the first process, which alone reads and writes:
+all find the same there, whether they share a disk or not.
+"""
 
 import contextlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,9 +16,12 @@ import numpy as np
 from etils import epath
 
 from jaxmerge.files import cache_root, write_bytes
+from jaxmerge.parallel.distributed import is_first_process
+from jaxmerge.parallel.exchange import broadcast_bytes
 from jaxmerge.reading import read_file
 
 _FACTS = "facts"
+_DAMAGED = zipfile.BadZipFile, zlib.error
 
 
 class Measured(NamedTuple):
@@ -29,18 +37,27 @@ class Measured(NamedTuple):
 
 
 def find(key: str) -> Measured | None:
-  """Reads what is kept under a key; None where nothing is, or it is damaged."""
+  """Reads what is kept under a key; None where nothing is, or it is damaged.
+
+  In a job all processes call it.
+  """
+  content = b""
+  if is_first_process():
+    with contextlib.suppress(OSError):
+      content = read_file(_place(key))
   try:
-    with np.load(io.BytesIO(read_file(_place(key)))) as kept:
+    with np.load(io.BytesIO(broadcast_bytes(content))) as kept:
       arrays = {name: kept[name] for name in kept.files}
     facts = json.loads(str(arrays.pop(_FACTS)))
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+  except (OSError, EOFError, ValueError, KeyError, *_DAMAGED):
     return None
   return Measured(arrays, facts)
 
 
 def keep(key: str, measured: Measured) -> None:
   """Keeps it under a key, whole or, where there is no room, not at all."""
+  if not is_first_process():
+    return
   place = _place(key)
   facts = np.array(json.dumps(measured.facts))
   with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxmerge.bayesopt.space import Simplices
-from jaxmerge.bayesopt.trials import score_of, sign_of
+from jaxmerge.bayesopt.trials import is_feasible, score_of, sign_of
 from jaxmerge.evaluation.domain import Domain
 from jaxmerge.registry import Registry
 
@@ -43,14 +43,29 @@ class Findings(NamedTuple):
 
   @property
   def best_observed(self) -> FrozenTrial | None:
-    """The trial of the best observed score so far; of equals the first."""
-    scored = [
+    """The trial of the best observed score so far; of equals the first.
+
+    Of those that keep to all constraints; if none does, the first of all, which
+    is the last checkpoint alone.
+    """
+    scored = self._scored
+    kept = [trial for trial in scored if is_feasible(trial)]
+    sign = sign_of(self.direction)
+    first = next(iter(scored), None)
+    return max(kept, key=lambda t: sign * (t.value or 0.0), default=first)
+
+  @property
+  def has_feasible(self) -> bool:
+    """Says whether a trial with a score keeps to all constraints."""
+    return any(map(is_feasible, self._scored))
+
+  @property
+  def _scored(self) -> list[FrozenTrial]:
+    return [
       trial
       for trial in self.trials
       if trial.state == TrialState.COMPLETE and score_of(trial) is not None
     ]
-    sign = sign_of(self.direction)
-    return max(scored, key=lambda t: sign * (t.value or 0.0), default=None)
 
 
 class Tried(NamedTuple):

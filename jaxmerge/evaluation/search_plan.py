@@ -1,6 +1,7 @@
 """Checks what a search is to merge, and says how long it may take."""
 
 import math
+import types
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from jaxmerge.checkpoints.inputs import (
 from jaxmerge.checkpoints.model_inputs import as_model, numbered, open_models
 from jaxmerge.checkpoints.outputs import check_output, check_place
 from jaxmerge.errors import InputError, Problems
+from jaxmerge.evaluation.checkpoint_scores import expected_resolution
 from jaxmerge.evaluation.config import SearchConfig
 from jaxmerge.evaluation.evaluator import EvaluatorRecord, Setting
 from jaxmerge.evaluation.search_method import Task
@@ -27,6 +29,8 @@ from jaxmerge.evaluation.speeds import (
   rounded,
   speeds,
 )
+from jaxmerge.evaluation.task_config import Goal
+from jaxmerge.evaluation.tasks.splits import Splits
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.files import check_can_make, human_bytes
 from jaxmerge.formats.records.metadata import abstract_params, read_metadata
@@ -88,6 +92,8 @@ class Prepared(NamedTuple):
     tokens: that a trial scores, about.
     place: of the trees; NOWHERE until it is chosen.
     has_room: there, beside them, for derivatives by the weights.
+    goal: of a search of tasks; None of one of held-out text alone.
+    questions: the splits of its tasks of questions, by their texts.
   """
 
   places: Places
@@ -102,6 +108,8 @@ class Prepared(NamedTuple):
   tokens: int
   place: Placement = NOWHERE
   has_room: bool = True
+  goal: Goal | None = None
+  questions: Mapping[str, Splits] = types.MappingProxyType({})
 
   @property
   def output(self) -> epath.Path:
@@ -240,6 +248,28 @@ def plan(ready: Prepared, before: Study | None, more: Mapping[str, str]) -> str:
     **more,
   }
   return "\n".join(f"{name:>16}: {value}" for name, value in rows.items())
+
+
+def planned_tasks(ready: Prepared) -> dict[str, str]:
+  """Says what a search of tasks seeks, on what; nothing of any other."""
+  goal = ready.goal
+  if goal is None:
+    return {}
+  counts = {
+    split: [
+      len(getattr(splits, split)[: goal.count(split) or None])
+      for splits in ready.questions.values()
+    ]
+    for split in ("search", "report")
+  }
+  told = ", ".join(f"{sum(n):,} to {split} on" for split, n in counts.items())
+  rows = {"objective": ready.evaluator.summary}
+  if goal.constraint:
+    rows["constraint"] = goal.constraint
+  rows["items"] = f"{told}, of {len(ready.questions)} tasks of questions"
+  expected = expected_resolution(goal, counts["search"])
+  rows["resolution"] = expected or "told once the checkpoints are scored"
+  return rows
 
 
 def _baseline(name: str, num_weights: int, num_trials: int) -> str:

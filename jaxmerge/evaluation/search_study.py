@@ -26,6 +26,12 @@ from jaxmerge.parallel.exchange import check_same
 from jaxmerge.progress import Progress
 from jaxmerge.simplex import labels
 
+# Told where no trial keeps to the limits of its tasks.
+NOTHING_KEPT = (
+  "no merge that was tried keeps every task within config.task_tolerance of "
+  "the best checkpoint"
+)
+
 
 def _asked(ready: Prepared, items: Opened | None = None) -> dict[str, Any]:
   """The study's place and identity; of its corpus where items are open."""
@@ -34,9 +40,10 @@ def _asked(ready: Prepared, items: Opened | None = None) -> dict[str, Any]:
   identity = {
     **ready.search.identity,
     **({"evaluator": name, **knobs} if name != DEFAULT_EVALUATOR else {}),
+    **(ready.goal.identity if ready.goal else {}),
     "early_stop": ready.search.early_stop,
     "held_out": WINDOWS,
-    "search_sequences": ready.search_sequences,
+    **_sequences(ready),
     **({"seq_len": setting.seq_len} if setting.seq_len else {}),
     "inputs": [identity_of(checkpoint) for checkpoint in ready.checkpoints],
   }
@@ -55,6 +62,13 @@ def _asked(ready: Prepared, items: Opened | None = None) -> dict[str, Any]:
     "direction": ready.evaluator.direction,
     "described": described,
   }
+
+
+def _sequences(ready: Prepared) -> dict[str, int]:
+  """The number of sequences in a trial, of held-out text."""
+  if ready.goal is not None and not ready.goal.held_out:
+    return {}
+  return {"search_sequences": ready.search_sequences}
 
 
 def find(ready: Prepared) -> Study | None:
@@ -132,7 +146,12 @@ def run_trials(
     progress.stage("search", len(found.trials), search.num_trials, note)
 
   ending = weight_search.run_weight_study(
-    study, losses.merged, search, limits=limits, on_trial=show
+    study,
+    losses.merged,
+    search,
+    limits=limits,
+    on_trial=show,
+    task_limits=losses.limits,
   )
   left = search.num_trials - len(search.findings(study).trials)
   if ending == "converged":
@@ -149,5 +168,9 @@ def run_trials(
     raise InputError(
       f"no trial of the search {ready.places.study_name!r} has a {word}; each "
       "one's reason is its user attribute 'failure' in the study"
+    )
+  if not search.findings(study).has_feasible:
+    progress.note(
+      "search", f"{NOTHING_KEPT}: the last checkpoint alone is taken"
     )
   return best

@@ -3,11 +3,9 @@
 K checkpoints, G groups of parameters with weights of their own.
 """
 
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
 from optuna.trial import FrozenTrial
 
 from jaxmerge.bayesopt.study.scheduler import Budget
@@ -100,15 +98,13 @@ class SolvedMerge:
       loss = f"loss {trial.value:.4f}" if trial.value is not None else ""
       progress.stage(_METHOD, done, _TRIALS, f"trial {trial.number} {loss}")
 
-    with tempfile.TemporaryDirectory() as folder:
-      search = self._search._replace(folder=epath.Path(folder))
-      study = open_weight_study(
-        epath.Path(folder) / "study.journal", _METHOD, search, identity={}
-      )
-      run_weight_study(
-        study, self._merged, search, limits=Budget(), on_trial=show
-      )
-      best, found = choose(study, search), search.findings(study)
+    search = self._search
+    # In memory: a process that is killed leaves nothing behind.
+    study = open_weight_study(None, _METHOD, search, identity={})
+    run_weight_study(
+      study, self._merged, search, limits=Budget(), on_trial=show
+    )
+    best, found = choose(study, search), search.findings(study)
     assert best is not None, "the last checkpoint alone has a finite loss"
     assert found.best_observed is not None
     progress.note(

@@ -6,10 +6,9 @@ K checkpoints.
 import collections
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from jaxmerge.bayesopt.trials import GRADIENT
-from jaxmerge.evaluation.evaluator import EvaluatorRecord
 from jaxmerge.evaluation.search_method import (
   CURVATURE,
   DEFAULT_METHOD,
@@ -45,6 +44,22 @@ SOLVERS: Mapping[str, Any] = collections.ChainMap(
 """What `config.solver` may say."""
 
 
+class Scored(Protocol):
+  """As much of an evaluator's record as a method's choice depends on."""
+
+  @property
+  def name(self) -> str:
+    """In words: scores of it."""
+
+  @property
+  def is_differentiable(self) -> bool:
+    """Says whether it tells slopes."""
+
+  @property
+  def has_curvature(self) -> bool:
+    """Says whether it tells what newton needs."""
+
+
 class Solver(NamedTuple):
   """A method with its knobs; `why` it was chosen, "" where it was named."""
 
@@ -71,7 +86,7 @@ def _set_knobs(method: type, knobs: Any) -> list[str]:
 def choose(
   solver: str,
   knobs: Any,
-  evaluator: EvaluatorRecord,
+  evaluator: Scored,
   *,
   has_groups: bool,
   count: int,
@@ -117,7 +132,7 @@ def other(name: str, knobs: Any) -> Solver | None:
 
 
 def problems(
-  prefix: str, solver: str, knobs: Any, evaluator: EvaluatorRecord
+  prefix: str, solver: str, knobs: Any, evaluator: Scored
 ) -> list[str]:
   """Says why a solver cannot be had with these knobs and this evaluator."""
   if solver not in SOLVERS:

@@ -4,7 +4,7 @@ Errors are clustered, intervals and tests are Student's on C - 1 degrees of
 freedom (Miller 2024, arXiv 2411.00640, on evaluations; Cochran, Sampling
 Techniques, 3rd edition, section 9A, on the ratio).
 
-N items, C clusters of them, B resamples, M tests.
+N items, C clusters of them, B resamples, M tests, T terms of a sum.
 """
 
 import bisect
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from jaxmerge.evaluation.score import Score
+from jaxmerge.evaluation.score import Score, WeightedSum
 
 LEVEL = 0.95  # of intervals; a test is significant below 1 - LEVEL
 POWER = 0.8
@@ -51,11 +51,15 @@ class Estimate(NamedTuple):
     return float(2 * special.stdtr(self.clusters - 1, -t))
 
   def interval(self, level: float = LEVEL) -> tuple[float, float]:
-    """The mean -+ t_{C - 1} standard errors."""
-    if not math.isfinite(self.stderr):
-      return -math.inf, math.inf
-    half = self.stderr * _quantile(self.clusters, 0.5 + level / 2)
+    """The mean -+ its half width."""
+    half = self.half_width(level)
     return self.mean - half, self.mean + half
+
+  def half_width(self, level: float = LEVEL) -> float:
+    """Half of the interval: t_{C - 1} standard errors."""
+    if not math.isfinite(self.stderr):
+      return math.inf
+    return self.stderr * _quantile(self.clusters, 0.5 + level / 2)
 
   def detectable(self, power: float = POWER, level: float = LEVEL) -> float:
     """The least true mean that a test of such an error finds so often.
@@ -121,8 +125,15 @@ def ratio(values_N: np.ndarray, score: Score) -> Estimate:
 
   Linearised: with u_c the sum over the items of cluster c of (value - mean *
   weight), the variance is C / (C - 1) * sum_c u_c^2 / (sum of weights)^2
-  (Cochran, Sampling Techniques, 3rd edition, section 9A).
+  (Cochran, Sampling Techniques, 3rd edition, section 9A). A weighted sum's are
+  those of its tasks, as `weighted` adds them.
   """
+  if isinstance(score, WeightedSum):
+    found = [
+      ratio(values_N[score.part_N == t], score.of_part(t))
+      for t in range(len(score.parts))
+    ]
+    return weighted([part.factor for part in score.parts], found)
   weight = score.weights_N.sum()
   mean = float(values_N.sum() / weight)
   residuals_C = _by_cluster(values_N - mean * score.weights_N, score)
@@ -131,6 +142,31 @@ def ratio(values_N: np.ndarray, score: Score) -> Estimate:
     return Estimate(mean, math.inf, clusters)
   variance = clusters / (clusters - 1) * float(np.sum(residuals_C**2))
   return Estimate(mean, math.sqrt(variance) / float(weight), clusters)
+
+
+def weighted(
+  factors_T: Sequence[float], found_T: Sequence[Estimate]
+) -> Estimate:
+  """The sum of factor times mean over T independent estimates.
+
+  Its variance is sum_t factor_t^2 stderr_t^2, on the degrees of freedom of
+  Welch and Satterthwaite: with v_t the terms, (sum v_t)^2 / sum v_t^2 / (C_t -
+  1) (Satterthwaite 1946, Biometrics Bulletin 2), rounded down.
+  """
+  mean = sum(a * each.mean for a, each in zip(factors_T, found_T, strict=True))
+  # What has no weight has no error, whatever is known of it.
+  terms = [(a, each) for a, each in zip(factors_T, found_T) if a]
+  variances = [(a * each.stderr) ** 2 for a, each in terms]
+  total = math.fsum(variances)
+  if not math.isfinite(total):
+    return Estimate(mean, math.inf, min(each.clusters for _, each in terms))
+  if total == 0:
+    clusters = sum(each.clusters - 1 for _, each in terms) + 1
+    return Estimate(mean, 0.0, clusters)
+  share = math.fsum(
+    v**2 / (each.clusters - 1) for v, (_, each) in zip(variances, terms)
+  )
+  return Estimate(mean, math.sqrt(total), math.floor(total**2 / share) + 1)
 
 
 def _by_cluster(values_N: np.ndarray, score: Score) -> np.ndarray:

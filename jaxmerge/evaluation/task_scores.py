@@ -1,11 +1,12 @@
 """Scores many checkpoints on many tasks: weights streamed, results kept."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 
+from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import Problems
@@ -29,7 +30,6 @@ from jaxmerge.formats.records.metadata import canonical_json, hash_text
 from jaxmerge.formats.records.provenance import has_seen
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.parallel.distributed import on_every_process
-from jaxmerge.parallel.exchange import least
 from jaxmerge.progress import Progress
 
 # Of what is kept: another one where scores of the same model would differ.
@@ -190,12 +190,13 @@ def _measured(
   """Gives what each task measures of each checkpoint, [checkpoint][task]."""
   known: dict[str, Measured] = {}
   works = [
-    _Work(_keys(config, tasks, models, number), known)
-    for number in range(len(models.checkpoints))
+    _Work([""] * len(tasks), known)
+    if not config.use_cache
+    else _Work(keys(tasks, models, kind, checkpoint), known)
+    for kind, checkpoint in zip(models.kinds, models.checkpoints, strict=True)
   ]
   for key in {key: None for work in works for key in work.keys if key}:
-    kept = score_cache.find(key)
-    if least(float(kept is not None)) and kept is not None:
+    if (kept := score_cache.find(key)) is not None:
       known[key] = kept
   total = len(models.checkpoints) * len(tasks)
   if left := total - sum(len(work.missing) for work in works):
@@ -207,18 +208,15 @@ def _measured(
   return found
 
 
-def _keys(
-  config: EvaluateConfig,
+def keys(
   tasks: Sequence[ReadyTask],
   models: Models,
-  number: int,
+  kind: int,
+  checkpoint: Checkpoint,
 ) -> list[str]:
-  """Under which each task keeps what it measures of one checkpoint."""
-  if not config.use_cache:
-    return [""] * len(tasks)
-  kind = models.kinds[number]
+  """Under which each task keeps what it measures of a checkpoint of a kind."""
   model = models.settings[kind].metadata.model
-  params = content_of(models.checkpoints[number])
+  params = content_of(checkpoint)
   known = [_VERSION, jax.default_backend(), params, model]
   contents = [task.content(kind) for task in tasks]
   return [
@@ -230,20 +228,21 @@ def _keys(
 def _open(
   tasks: Sequence[ReadyTask], models: Models, works: Sequence[_Work]
 ) -> None:
-  """Opens what is to be measured; InputError lists all that cannot be."""
+  """Opens what is to be measured, in each process."""
+  wanted = {
+    (n, kind): None
+    for kind, work in zip(models.kinds, works, strict=True)
+    for n in work.missing
+  }
+  on_every_process(lambda: open_each((tasks[n], kind) for n, kind in wanted))
 
-  def open_all() -> None:
-    problems = Problems()
-    wanted = {
-      (n, kind): None
-      for kind, work in zip(models.kinds, works, strict=True)
-      for n in work.missing
-    }
-    for n, kind in wanted:
-      problems(functools.partial(tasks[n].open, kind))
-    problems.check()
 
-  on_every_process(open_all)
+def open_each(wanted: Iterable[tuple[ReadyTask, int]]) -> None:
+  """Opens tasks for kinds of models; InputError lists all that cannot be."""
+  problems = Problems()
+  for task, kind in wanted:
+    problems(functools.partial(task.open, kind))
+  problems.check()
 
 
 def _of_one(

@@ -3,7 +3,7 @@
 P checkpoints of a trajectory, oldest first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,13 @@ class Trajectory(NamedTuple):
   numbers: tuple[int, ...]
   steps: tuple[int, ...]
   tokens: tuple[int, ...]
+
+  def at(self, steps: Container[int]) -> "Trajectory":
+    """Some of its checkpoints."""
+    kept = [n for n, step in enumerate(self.steps) if step in steps]
+    parts = (self.numbers, self.steps, self.tokens)
+    rest = (tuple(part[n] for n in kept) for part in parts)
+    return Trajectory(self.name, self.run_id, self.is_plain, *rest)
 
   @property
   def places(self) -> tuple[int, ...]:
@@ -185,25 +192,24 @@ def _noise(
 def lowered(
   found: Sequence[Trajectory], tables: Sequence[Table]
 ) -> list[tuple[str, Noise, float]]:
-  """By how much averages lower the noise of a run.
+  """By how much averages lower the noise of a run, at the steps of both.
 
   Returns:
     The name of a trajectory of averages or merges, the noise of one of its
     scores, and that over the noise of the run's own checkpoints.
   """
-  plain = {
-    (t.run_id, n.task, n.metric): n.noise
-    for t in found
-    if t.is_plain
-    for n in noises(t, tables)
-  }
-  return [
-    (t.name, n, n.noise / own)
-    for t in found
-    if not t.is_plain
-    for n in noises(t, tables)
-    if (own := plain.get((t.run_id, n.task, n.metric)))
-  ]
+  plain = {t.run_id: t for t in found if t.is_plain}
+  compared = []
+  for averages in (t for t in found if not t.is_plain and t.run_id in plain):
+    run = plain[averages.run_id]
+    steps = {*run.steps} & {*averages.steps}
+    known = {(n.task, n.metric): n.noise for n in noises(run.at(steps), tables)}
+    compared += [
+      (averages.name, n, n.noise / own)
+      for n in noises(averages.at(steps), tables)
+      if (own := known[n.task, n.metric])
+    ]
+  return compared
 
 
 def as_json(trajectory: Trajectory, tables: Sequence[Table]) -> dict[str, Any]:

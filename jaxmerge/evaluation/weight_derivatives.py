@@ -5,9 +5,9 @@ J = K - 1 differences to the last one, R = G J directions.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -67,14 +67,10 @@ class WeightDerivatives:
     length = self._split.mask_NxL.shape[1]
     at_once = sequences_at_once(self._graph, params, length)
     rows = range(len(self._split.mask_NxL))
+    program = _gradients(self._graph, self._mesh, self._groups)
+    merge = Merge(params, self._trees, self._groups.of_leaf)
     found = [
-      _gradients(
-        self._graph,
-        self._mesh,
-        len(self._groups.names_G),
-        Merge(params, self._trees, self._groups.of_leaf),
-        *batch,
-      )
+      _differentiate(program, merge, *batch)
       for batch in batches(self._split, self._mesh, rows, at_once)
     ]
     losses_N, gradients_NxGxJ = (
@@ -90,16 +86,10 @@ class WeightDerivatives:
       float64[G K, G K], by group and checkpoint; those of the last are 0.
     """
     total_RxR: Any = 0.0
-    groups = self._groups.of_leaf
+    program = _curvature(self._graph, self._mesh, self._groups)
+    merge = Merge(params, self._trees, self._groups.of_leaf)
     for batch in batches(self._split, self._mesh, rows):
-      found = _curvature(
-        self._graph,
-        self._mesh,
-        len(self._groups.names_G),
-        classes_of(groups),
-        Merge(params, self._trees, groups),
-        *batch,
-      )
+      found = _differentiate(program, merge, *batch)
       total_RxR = total_RxR + np.asarray(found, np.float64)
     return whole_matrix(
       total_RxR / int(self._split.mask_NxL[list(rows)].sum()),
@@ -173,7 +163,7 @@ def planned_bytes(
     sequences: N.
   """
   merge = Merge(shapes, (shapes,) * count, groups.of_leaf)
-  num_groups, shards = len(groups.names_G), batch_shards(mesh)
+  shards = batch_shards(mesh)
   where = batch_sharding(mesh)
   at_once = sequences_at_once(graph, shapes, length)
 
@@ -185,12 +175,10 @@ def planned_bytes(
 
   several = batch_size(shards, sequences, at_once)
   lowered = (
-    _gradients.lower(graph, mesh, num_groups, merge, *batch(several)),
-    _curvature.lower(
-      graph, mesh, num_groups, classes_of(groups.of_leaf), merge, *batch(shards)
-    ),
+    _differentiate.lower(program(graph, mesh, groups), merge, *batch(rows))
+    for program, rows in ((_gradients, several), (_curvature, shards))
   )
-  found = [program.compile().memory_analysis() for program in lowered]
+  found = [each.compile().memory_analysis() for each in lowered]
   return max(int(analysis.temp_size_in_bytes) for analysis in found if analysis)
 
 
@@ -209,44 +197,38 @@ def whole_matrix(matrix_RxR: np.ndarray, num_groups: int) -> np.ndarray:
   return matrix.reshape(size, size)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _gradients(
-  graph: nnx.GraphDef,
-  mesh: Mesh,
-  num_groups: int,
-  merge: Merge,
-  tokens_BxL1: jax.Array,
-  mask_BxL: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  found = weight_gradients(
+class _Program(NamedTuple):
+  """A function of model/ and its keywords beside num_groups."""
+
+  function: Callable[..., Any]
+  graph: nnx.GraphDef
+  mesh: Mesh
+  num_groups: int
+  more: tuple[tuple[str, Any], ...]
+
+
+def _gradients(graph: nnx.GraphDef, mesh: Mesh, groups: Groups) -> _Program:
+  more = (("shards", batch_shards(mesh)),)
+  return _Program(weight_gradients, graph, mesh, len(groups.names_G), more)
+
+
+def _curvature(graph: nnx.GraphDef, mesh: Mesh, groups: Groups) -> _Program:
+  more = (("classes", classes_of(groups.of_leaf)),)
+  return _Program(weight_curvature, graph, mesh, len(groups.names_G), more)
+
+
+@partial(jax.jit, static_argnums=0)
+def _differentiate(
+  program: _Program, merge: Merge, tokens_BxL1: jax.Array, mask_BxL: jax.Array
+) -> Any:
+  graph, mesh = program.graph, program.mesh
+  found = program.function(
     graph,
     merge,
     tokens_BxL1,
     mask_BxL,
     plain_execution(graph, merge.params, mesh, *mask_BxL.shape),
-    num_groups=num_groups,
-    shards=batch_shards(mesh),
-  )
-  return jax.lax.with_sharding_constraint(found, replicated(mesh))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _curvature(
-  graph: nnx.GraphDef,
-  mesh: Mesh,
-  num_groups: int,
-  classes: tuple[int, ...],
-  merge: Merge,
-  tokens_BxL1: jax.Array,
-  mask_BxL: jax.Array,
-) -> jax.Array:
-  found = weight_curvature(
-    graph,
-    merge,
-    tokens_BxL1,
-    mask_BxL,
-    plain_execution(graph, merge.params, mesh, *mask_BxL.shape),
-    num_groups=num_groups,
-    classes=classes,
+    num_groups=program.num_groups,
+    **dict(program.more),
   )
   return jax.lax.with_sharding_constraint(found, replicated(mesh))

@@ -21,6 +21,7 @@ from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.config_fields import identity
 from jaxmerge.errors import InputError, check
 from jaxmerge.evaluation import solvers
+from jaxmerge.evaluation.checkpoint_scores import Limits
 from jaxmerge.evaluation.config import WeightsConfig
 from jaxmerge.evaluation.domain import Domain, groups_of_models
 from jaxmerge.evaluation.evaluator import EvaluatorRecord
@@ -156,7 +157,7 @@ class WeightSearch(NamedTuple):
 
 
 def open_weight_study(
-  storage: str | os.PathLike[str],
+  storage: str | os.PathLike[str] | None,
   name: str,
   search: WeightSearch,
   *,
@@ -225,10 +226,11 @@ def run_weight_study(
   *,
   limits: Budget,
   on_trial: Callable[[FrozenTrial], None],
+  task_limits: Limits | None = None,
 ) -> Ending:
   """Runs what is left of the budget of a study from open_weight_study.
 
-  `limits` and `on_trial` are as for run_study.
+  `limits` and `on_trial` are as for run_study, `task_limits` as for Objective.
 
   Raises:
     InputError: the study is of scores of the other direction.
@@ -240,7 +242,9 @@ def run_weight_study(
     )
 
   def incumbent() -> dict[str, float] | None:
-    best = search.findings(study).best_observed
+    found = search.findings(study)
+    # Of a trial that breaks a limit none is beaten.
+    best = found.best_observed if found.has_feasible else None
     return best.params if best else None
 
   objective = Objective(
@@ -249,6 +253,7 @@ def run_weight_study(
     search.use_gradients,
     incumbent if search.early_stop else None,
     _measurer(study, search) if search.use_curvature else None,
+    task_limits,
   )
   return run_study(
     study,

@@ -84,7 +84,34 @@ def secants(
     if g in own:
       heads[r] = head_params(displaced)
     del displaced
-  total_RxR: Any = 0.0
+  targets_N = split.mask_NxL.sum(axis=1)
+  total_RxR = _total_curvature(
+    graph, mesh, split, rows, params, heads, hidden, moved
+  )
+  mean_RxR = total_RxR / int(targets_N[list(rows)].sum())
+  # d^2 loss / d w^2 of an item, as if each token's were the mean.
+  bends_NxR = targets_N[:, None] * np.diag(mean_RxR)
+  slopes_NxR = np.stack(slopes, axis=1) - STEP / 2 * bends_NxR
+  gradients = slopes_NxR.reshape(-1, num_groups, count - 1)
+  return Secants(
+    losses_N,
+    np.pad(gradients, [(0, 0), (0, 0), (0, 1)]),
+    whole_matrix(mean_RxR, num_groups),
+  )
+
+
+def _total_curvature(
+  graph: nnx.GraphDef,
+  mesh: Mesh,
+  split: HeldOut,
+  rows: Sequence[int],
+  params: Any,
+  heads: dict[int, Any],
+  hidden: Sequence[np.ndarray],
+  moved: Sequence[Sequence[np.ndarray]],
+) -> np.ndarray:
+  """Sums the curvature of batches, from their hidden states, float64[R, R]."""
+  total_RxR = np.zeros((len(moved), len(moved)))
   for i, (_, mask_BxL) in enumerate(batches(split, mesh, rows)):
     found = _curvature(
       graph,
@@ -96,17 +123,7 @@ def secants(
       mask_BxL,
     )
     total_RxR = total_RxR + np.asarray(found, np.float64)
-  targets_N = split.mask_NxL.sum(axis=1)
-  mean_RxR = total_RxR / int(targets_N[list(rows)].sum())
-  # d^2 loss / d w^2 of an item, as if each token's were the mean.
-  bends_NxR = targets_N[:, None] * np.diag(mean_RxR)
-  slopes_NxR = np.stack(slopes, axis=1) - STEP / 2 * bends_NxR
-  gradients = slopes_NxR.reshape(-1, num_groups, count - 1)
-  return Secants(
-    losses_N,
-    np.pad(gradients, [(0, 0), (0, 0), (0, 1)]),
-    whole_matrix(mean_RxR, num_groups),
-  )
+  return total_RxR
 
 
 def _placed(array: np.ndarray, mesh: Mesh) -> jax.Array:

@@ -244,11 +244,14 @@ def _found(search: Any) -> list[str]:
   if not all(isinstance(number, float) for number in numbers):
     return []
   last, merged, delta, stderr = numbers
+  objective = told.get("objective")
+  items = "items" if objective else "held-out text"
   noun = f"report {told.get('noun')} ({told.get('unit')})"
   return [
     "## What the search measured",
     "",
-    "On held-out text by which nothing was chosen; the error of the difference "
+    *([f"It was to {_inline(objective)}.", ""] if objective else []),
+    f"On {items} by which nothing was chosen; the error of the difference "
     "is a paired standard error.",
     "",
     *_table(

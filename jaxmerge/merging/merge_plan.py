@@ -21,7 +21,7 @@ from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.errors import Problems
 from jaxmerge.files import check_room, human_bytes
 from jaxmerge.formats.lazy_tensors import TensorSpec
-from jaxmerge.formats.records.provenance import Provenance
+from jaxmerge.formats.records.provenance import SEEN, Provenance
 from jaxmerge.merging import chunks
 from jaxmerge.merging.grouped_weights import (
   GroupedWeights,
@@ -54,6 +54,7 @@ class MergePlan(NamedTuple):
     needed: bytes of memory for parameters.
     workers: chunks that are made at the same time.
     order: what is to be said of the order of the inputs.
+    seen: records of the items that the method measures, as SEEN has them.
   """
 
   method: Method
@@ -72,6 +73,7 @@ class MergePlan(NamedTuple):
   needed: int = 0
   workers: int = chunks.WORKERS
   order: str = ""
+  seen: Sequence[Mapping[str, Any]] = ()
 
   @property
   def size(self) -> int:
@@ -111,6 +113,7 @@ class MergePlan(NamedTuple):
       groups=dict(zip(names_G, self.weights_GxK, strict=True)),
       parameters=dataclasses.asdict(self.knobs),
       notes=self.copied.notes,
+      search={SEEN: list(self.seen)} if self.seen else {},
     )
 
 

@@ -64,11 +64,7 @@ def weight_curvature(
     local //= batch_shards(execution.mesh)
   dtype = jnp.dtype(config.dtype)
   x_BxLxD = embedded(merge.params, tokens_BxL, execution, dtype)
-  zeros = jnp.zeros((num_groups, len(merge.trees) - 1, *x_BxLxD.shape), dtype)
-  group = merge.group_of_leaf["embed"]["embedding"]
-  tangents = zeros.at[group].add(
-    embedded_changes(merge, tokens_BxL, execution, dtype)
-  )
+  tangents = _embedded_tangents(merge, tokens_BxL, execution, dtype, num_groups)
   at_once = times_at_once(config, local, tokens_BxL.shape[1])
 
   layers = layers_of(merge)
@@ -107,6 +103,19 @@ def classes_of(group_of_leaf: Any) -> tuple[int, ...]:
   ]
   number = {row: index for index, row in enumerate(dict.fromkeys(rows))}
   return tuple(number[row] for row in rows)
+
+
+def _embedded_tangents(
+  merge: Merge,
+  tokens_BxL: jax.Array,
+  execution: Execution,
+  dtype: Any,
+  num_groups: int,
+) -> jax.Array:
+  """Tangents of what the embedding gives: G x J x B x L x D."""
+  changes = embedded_changes(merge, tokens_BxL, execution, dtype)
+  zeros = jnp.zeros((num_groups, *changes.shape), dtype)
+  return zeros.at[merge.group_of_leaf["embed"]["embedding"]].add(changes)
 
 
 def _layer_tangents(
@@ -164,10 +173,16 @@ def _moved(
   *others, last = zip(*stacks)  # of each tree
   leaves_of_last = of_layer(last)
 
+  def alone(stacks: Sequence[jax.Array]) -> list[jax.Array]:
+    # The barrier: else the compiler takes the same slice behind all branches,
+    # each of which then copies a whole tree's layers.
+    found: list[jax.Array] = jax.lax.optimization_barrier(of_layer(stacks))
+    return found
+
   def one(k: jax.Array) -> jax.Array:
     # Only one tree's difference exists.
     leaves = jax.lax.switch(
-      k, [lambda stacks=stacks: of_layer(stacks) for stacks in others]
+      k, [lambda stacks=stacks: alone(stacks) for stacks in others]
     )
     return push([changes_of(pair)[0] for pair in zip(leaves, leaves_of_last)])
 

@@ -56,7 +56,6 @@ def weight_gradients(
     float32[B], summed nats, and float32[B, G, J].
   """
   tokens_BxL, targets_BxL = tokens_BxL1[:, :-1], tokens_BxL1[:, 1:]
-  alone = dataclasses.replace(execution, mesh=None)  # spread from without
   x_BxLxD, inputs = forward(graph, merge.params, tokens_BxL, execution)
   losses_B, of_x_BxLxD, total_BxGxJ = _head_gradients(
     graph,
@@ -64,10 +63,37 @@ def weight_gradients(
     x_BxLxD,
     targets_BxL,
     mask_BxL,
-    alone,
+    execution,
     num_groups=num_groups,
     shards=shards,
   )
+  of_x_BxLxD, total_BxGxJ = _through_layers(
+    graph, merge, inputs, of_x_BxLxD, total_BxGxJ, execution
+  )
+  changes = embedded_changes(merge, tokens_BxL, execution, jnp.float32)
+  found_BxJ = jnp.einsum(
+    "bld,jbld->bj",
+    of_x_BxLxD.astype(jnp.float32),
+    changes,
+    precision=HIGHEST,
+  )
+  group = merge.group_of_leaf["embed"]["embedding"]
+  return losses_B, total_BxGxJ.at[:, group].add(found_BxJ)
+
+
+def _through_layers(
+  graph: nnx.GraphDef,
+  merge: Merge,
+  inputs: jax.Array,
+  of_x_BxLxD: jax.Array,
+  total_BxGxJ: jax.Array,
+  execution: Execution,
+) -> tuple[jax.Array, jax.Array]:
+  """Pulls gradients by the last layer's output back to the first one's input.
+
+  Adds those by the weights through the layers; `inputs` are theirs, stacked.
+  """
+  alone = dataclasses.replace(execution, mesh=None)  # spread from without
 
   def backward(
     carry: tuple[jax.Array, jax.Array], layer: tuple[jax.Array, Part]
@@ -88,21 +114,14 @@ def weight_gradients(
     total_BxGxJ = _add_products(total_BxGxJ, gradients_B, part)
     return (execution.constrain(of_x_BxLxD), total_BxGxJ), None
 
-  (of_x_BxLxD, total_BxGxJ), _ = jax.lax.scan(
+  found, _ = jax.lax.scan(
     backward,
     (of_x_BxLxD, total_BxGxJ),
     (inputs, layers_of(merge)),
     reverse=True,
   )
-  changes = embedded_changes(merge, tokens_BxL, execution, jnp.float32)
-  found_BxJ = jnp.einsum(
-    "bld,jbld->bj",
-    of_x_BxLxD.astype(jnp.float32),
-    changes,
-    precision=HIGHEST,
-  )
-  group = merge.group_of_leaf["embed"]["embedding"]
-  return losses_B, total_BxGxJ.at[:, group].add(found_BxJ)
+  pulled: tuple[jax.Array, jax.Array] = found
+  return pulled
 
 
 def _head_gradients(
@@ -120,6 +139,7 @@ def _head_gradients(
 
   Few sequences at a time, as each has a gradient of the head's size.
   """
+  alone = dataclasses.replace(execution, mesh=None)
   head = head_of(merge)
   zeros_GxJ = jnp.zeros((num_groups, len(merge.trees) - 1))
 
@@ -128,7 +148,7 @@ def _head_gradients(
   ) -> jax.Array:
     model = nnx.merge(graph, {**merge.params, **params})
     x_1xLxD = model.final_norm(x_LxD[None])
-    found = losses_of_hidden(model, x_1xLxD, targets_L[None], execution)
+    found = losses_of_hidden(model, x_1xLxD, targets_L[None], alone)
     return jnp.sum(jnp.where(mask_L, found.losses_BxL[0], 0.0))
 
   def one(

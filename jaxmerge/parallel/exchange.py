@@ -39,15 +39,20 @@ def alone(is_alone: bool) -> Iterator[None]:
     _Here.is_alone = before
 
 
+def broadcast_bytes(content: bytes = b"") -> bytes:
+  """The bytes of the first process, in all."""
+  if not is_job():
+    return content
+  mine = content if jax.process_index() == 0 else b""
+  length = multihost_utils.broadcast_one_to_all(np.int32(len(mine)))
+  padded = _padded(mine, int(length))
+  found = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+  return found.tobytes()[: int(length)]
+
+
 def broadcast_text(text: str = "") -> str:
   """The text of the first process, in all."""
-  if not is_job():
-    return text
-  content = text.encode() if jax.process_index() == 0 else b""
-  length = multihost_utils.broadcast_one_to_all(np.int32(len(content)))
-  padded = _padded(content, int(length))
-  found = np.asarray(multihost_utils.broadcast_one_to_all(padded))
-  return found.tobytes()[: int(length)].decode()
+  return broadcast_bytes(text.encode()).decode()
 
 
 def gather_texts(text: str) -> list[str]:

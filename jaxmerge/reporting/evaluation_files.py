@@ -11,11 +11,11 @@ import numpy as np
 from etils import epath
 
 from jaxmerge.evaluation import trajectory as trails
-from jaxmerge.evaluation.config import HELD_OUT
 from jaxmerge.evaluation.evaluators.heldout_loss import BITS
 from jaxmerge.evaluation.score import Score
 from jaxmerge.evaluation.score_cache import npz
 from jaxmerge.evaluation.task_tables import Table
+from jaxmerge.evaluation.tasks.config import HELD_OUT
 from jaxmerge.evaluation.trajectory import Trajectory
 from jaxmerge.files import make_directory, write_bytes, write_json
 from jaxmerge.reading import read_file, read_json

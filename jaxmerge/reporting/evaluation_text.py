@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from jaxmerge.evaluation.config import HELD_OUT
-from jaxmerge.evaluation.ready_tasks import ACC, ACC_NORM, GOLD
+from jaxmerge.evaluation.task_config import ACC, ACC_NORM, GOLD
 from jaxmerge.evaluation.task_tables import Evaluation, Table
+from jaxmerge.evaluation.tasks.config import HELD_OUT
 from jaxmerge.evaluation.trajectory import (
   Noise,
   Trajectory,

@@ -115,14 +115,14 @@ def _zoom(
 
 
 def baselines(results: Results) -> bytes:
-  """Report loss of each shown row minus that of "last", with two errors.
+  """Report loss of each shown row minus that of "last", with 95% intervals.
 
   Single checkpoints far off the scale of the merges become arrows at the edge;
   every value stands beside its row.
   """
   rows = results.shown
   extent_N = np.array(
-    [abs(r.report_delta_vs_last) + 2 * r.report_delta_stderr for r in rows]
+    [abs(r.report_delta_vs_last) + r.delta.half_width() for r in rows]
   )
   merge_N = np.array([not row.name.startswith("step_") for row in rows])
   scale = extent_N[merge_N].max() or extent_N.max() or 0.01
@@ -131,7 +131,7 @@ def baselines(results: Results) -> bytes:
     axes = figure.subplots()
     axes.axvline(0, color=style.BLACK, lw=1)
     for y, row in enumerate(rows):
-      delta, stderr = row.report_delta_vs_last, 2 * row.report_delta_stderr
+      delta, half = row.report_delta_vs_last, row.delta.half_width()
       colour = style.GREY
       if row.is_significant:
         is_better = results.as_loss(delta) < 0
@@ -141,8 +141,8 @@ def baselines(results: Results) -> bytes:
         marker, x = ">" if delta > 0 else "<", np.sign(delta) * bounds * 0.96
         axes.plot(x, y, marker=marker, color=colour, ms=8)
       else:
-        axes.errorbar(delta, y, xerr=stderr, **look)
-      text = f"{delta:+.4f} ± {stderr:.4f}".replace("-", "\u2212")
+        axes.errorbar(delta, y, xerr=half, **look)
+      text = f"{delta:+.4f} ± {half:.4f}".replace("-", "\u2212")
       axes.annotate(
         "reference" if row.name == "last" else text,
         (1.02, y),
@@ -158,7 +158,7 @@ def baselines(results: Results) -> bytes:
     ends = ("better", "worse")[:: 1 if results.better == "lower" else -1]
     axes.set_xlabel(
       f"report {results.noun} minus that of last ({results.unit}),"
-      " ± 2 paired standard errors\n"
+      " and its 95% interval\n"
       f"\u2190 {ends[0]}          {ends[1]} \u2192"
     )
     return style.png(figure)

@@ -174,7 +174,7 @@ def columns(results: Results) -> tuple[str, ...]:
     "evaluations",
     f"search {results.noun}",
     f"report {results.noun}",
-    "delta vs last ± 2 stderr",
+    "delta vs last ± 95%",
     "weights",
   )
 
@@ -184,7 +184,7 @@ def note(results: Results) -> str:
   nouns = "Losses" if results.noun == "loss" else "Scores"
   return (
     f"{nouns} in {results.unit}; delta on the report split, {better} is better;"
-    " * = beyond two paired standard errors."
+    " * = its 95% interval (paired, Student's t) leaves out 0."
   )
 
 
@@ -210,8 +210,9 @@ def cells(row: Row) -> tuple[str, ...]:
   delta = "reference"
   if row.name != "last":
     mark = "*" if row.is_significant else " "
-    stderr = 2 * row.report_delta_stderr
-    delta = f"{row.report_delta_vs_last:+.4f} ± {stderr:.4f} {mark}"
+    delta = (
+      f"{row.report_delta_vs_last:+.4f} ± {row.delta.half_width():.4f} {mark}"
+    )
   losses = f"{row.search_loss:.4f}", f"{row.report_loss:.4f}"
   weights = format_weights(row.weights)
   return (row.name, f"{row.evaluations}", *losses, delta, weights)
@@ -232,28 +233,34 @@ def text_table(results: Results) -> str:
 def headline(results: Results) -> str:
   """The finding in one or two sentences.
 
-  A gain (or a loss) is claimed only beyond two paired standard errors, and the
-  tokens saved only with a gain.
+  A gain (or a loss) is claimed only where its 95% interval leaves out 0, and
+  the tokens saved only with a gain.
   """
   merged, last = results.merged, results.last
   (last_step,) = last.steps
-  if merged.steps == last.steps:
+  if not results.is_kept:
     return (
-      f"The search kept step {last_step} alone: no merge that it tried has a"
-      f" {results.better} search {results.noun}."
+      f"The search kept step {last_step} alone: no merge that it tried keeps to"
+      f" this: {results.constraint}."
+    )
+  if merged.steps == last.steps:
+    within = " within its limits" if results.constraint else ""
+    return (
+      f"The search kept step {last_step} alone: no merge{within} that it tried"
+      f" has a {results.better} search {results.noun}."
     )
   subject = _subject(merged)
   delta = merged.report_delta_vs_last
-  amount = f"± {2 * merged.report_delta_stderr:.4f} {results.unit}"
+  amount = f"± {merged.delta.half_width():.4f} {results.unit}"
   if not merged.is_significant:
     return (
       f"{subject} shows no measurable gain over step {last_step}: the report"
-      f" {results.noun} differs by {delta:+.4f} {amount}, which is within two"
-      " paired standard errors."
+      f" {results.noun} differs by {delta:+.4f} {amount}, a 95% interval that"
+      " holds 0."
     )
   found = (
     f"{subject} {'raises' if delta > 0 else 'lowers'} the report"
-    f" {results.noun} by {abs(delta):.4f} {amount} (two paired standard errors)"
+    f" {results.noun} by {abs(delta):.4f} {amount} (95% interval)"
   )
   if results.as_loss(delta) > 0:
     return f"{found}: the merged model is worse than step {last_step}."

@@ -15,7 +15,9 @@ from etils import epath
 
 from jaxmerge.errors import check
 from jaxmerge.evaluation.score import Direction, as_loss, noun
+from jaxmerge.evaluation.statistics import LEVEL, Estimate
 from jaxmerge.files import write_json
+from jaxmerge.reporting.task_rows import TaskRow
 
 # The reason of a trial that was given up as clearly not the best.
 STOPPED_EARLY = "stopped early"
@@ -35,6 +37,7 @@ class Trial(NamedTuple):
     predicted_mean: the loss that the process expected; None of a start.
     predicted_std: of that prediction, with the loss's known noise.
     failure: why the trial has no loss, "" where it has one.
+    breaks: the tasks on which it is worse than it may be.
   """
 
   number: int
@@ -46,6 +49,7 @@ class Trial(NamedTuple):
   predicted_mean: float | None = None
   predicted_std: float | None = None
   failure: str = ""
+  breaks: Sequence[str] = ()
 
 
 class Point(NamedTuple):
@@ -69,6 +73,7 @@ class Row:
     report_loss: on the split that the choice never saw.
     report_delta_vs_last: report_loss minus that of "last".
     report_delta_stderr: paired standard error of that difference.
+    report_clusters: of items that are alike (documents), which it is from.
   """
 
   name: str
@@ -78,6 +83,13 @@ class Row:
   report_loss: float
   report_delta_vs_last: float
   report_delta_stderr: float
+  report_clusters: int
+
+  @property
+  def delta(self) -> Estimate:
+    """The difference to "last" on the report split."""
+    stderr = self.report_delta_stderr
+    return Estimate(self.report_delta_vs_last, stderr, self.report_clusters)
 
   @property
   def steps(self) -> tuple[int, ...]:
@@ -91,8 +103,8 @@ class Row:
 
   @property
   def is_significant(self) -> bool:
-    """Says whether the delta is beyond two standard errors."""
-    return abs(self.report_delta_vs_last) > 2 * self.report_delta_stderr
+    """Says whether the difference's 95% interval leaves out 0."""
+    return self.delta.p_value < 1 - LEVEL
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,9 @@ class Results:
     unit, direction: of every loss here and in the trials.
     study: the name of the search's.
     precision: of the weights; None of scores without derivatives by them.
+    objective: what was sought, of a search of tasks; else "".
+    constraint: on its tasks; "": none.
+    tasks: of such a search.
   """
 
   rows: Sequence[Row]
@@ -148,6 +163,14 @@ class Results:
   direction: Direction
   study: str
   precision: Precision | None = None
+  objective: str = ""
+  constraint: str = ""
+  tasks: Sequence[TaskRow] = ()
+
+  @property
+  def is_kept(self) -> bool:
+    """Says whether a scored trial keeps to the constraint."""
+    return any(not trial.breaks for trial in self.scored)
 
   @property
   def noun(self) -> str:
@@ -257,6 +280,10 @@ def write_results(path: epath.PathLike, results: Results) -> None:
     "tokens_trained": results.tokens_trained,
     "tokens_saved": results.tokens_saved,
   }
+  if results.objective:
+    value["objective"] = results.objective
+    value["constraint"] = results.constraint
+    value["tasks"] = [row._asdict() for row in results.tasks]
   if known is not None:
     value["precision"] = {
       "stderr": known.stderr,

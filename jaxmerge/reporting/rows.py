@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from jaxmerge.bayesopt.baselines import BASELINES, num_evaluations
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.losses import Losses, Scores
-from jaxmerge.evaluation.score import as_loss, noun
+from jaxmerge.evaluation.score import Score, WeightedSum, as_loss, noun
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.statistics import difference
 from jaxmerge.merging import weight_rules
@@ -20,6 +20,7 @@ from jaxmerge.merging.method import METHODS, count_problems
 from jaxmerge.progress import Progress
 from jaxmerge.reporting.page import PAGE
 from jaxmerge.reporting.results import Point, Row
+from jaxmerge.reporting.task_rows import TaskRow, task_rows
 from jaxmerge.simplex.bounds import Bounds, weights_from_unit
 
 _NO_LOSS = 1e6
@@ -33,6 +34,7 @@ class Comparison:
     self._steps = ready.search.domain.steps
     self._losses = losses
     self.last = losses.of_step_on_report(self._steps[-1])
+    self._merged: Score | None = None
 
   def merged(self, params: dict[str, float], evaluations: int) -> Row:
     """The row of the search's merge.
@@ -42,9 +44,11 @@ class Comparison:
       evaluations: that it took, in forward passes.
     """
     domain, method, *_ = self._ready.search
+    scores = self._losses.of_merge(domain.weights(params))
+    self._merged = scores.report
     return self._row(
       method.name,
-      self._losses.of_merge(domain.weights(params)),
+      scores,
       dict(zip(domain.steps, domain.mean_weights(params))),
       evaluations,
     )
@@ -77,6 +81,13 @@ class Comparison:
     finite = [r for r in found if math.isfinite(r.search_loss + r.report_loss)]
     return [last, *finite, merged]
 
+  def tasks(self) -> list[TaskRow]:
+    """The merge on each task of a search of tasks, behind `merged`."""
+    last, merged = self.last, self._merged
+    if isinstance(last, WeightedSum) and isinstance(merged, WeightedSum):
+      return task_rows(last, merged)
+    return []
+
   def measured(self, row: Row) -> dict[str, float | str]:
     """The numbers of a merge for its model card; none if one is not finite."""
     numbers = {
@@ -90,6 +101,8 @@ class Comparison:
     places = self._ready.places
     report = places.report.relative_to(places.workdir) / PAGE
     told = {"noun": noun(self.last.direction), "unit": self.last.unit}
+    if self._ready.goal is not None:
+      told["objective"] = self._ready.evaluator.summary
     return {**numbers, **told, "report": str(report)}
 
   def points(self, rows: Sequence[Row], progress: Progress) -> list[Point]:
@@ -113,8 +126,8 @@ class Comparison:
     """The best weights of a plain search of bayesopt.baselines, as one row.
 
     Baselines never try negative weights, but those of Bounds.beta. Of equals
-    the point nearer to the last checkpoint wins; no row where no
-    point has a finite loss.
+    the point nearer to the last checkpoint wins, and one that keeps to the
+    limits of tasks before any other; no row where no point has a finite loss.
     """
     search, direction = self._ready.search, self.last.direction
     bounds = search.domain.bounds
@@ -122,7 +135,8 @@ class Comparison:
       # In [-1, 2] a regular or a random point is a wasted one.
       bounds = Bounds()
     total = num_evaluations(name, len(self._steps), evaluations)
-    found: list[tuple[float, float, list[float]]] = []
+    limits = self._losses.limits
+    found: list[tuple[bool, float, float, list[float]]] = []
     asked = itertools.count(1)
 
     def loss(unit_K: Sequence[float]) -> float:
@@ -130,17 +144,18 @@ class Comparison:
       score = self._losses.of_merge_on_search([weights_K])
       value = as_loss(score.mean, direction)
       if math.isfinite(value):
-        found.append((value, -weights_K[-1], weights_K))
+        breaks = limits is not None and not limits.holds(score)
+        found.append((breaks, value, -weights_K[-1], weights_K))
       best = f"no {noun(direction)} yet"
       if found:
-        best = f"best {as_loss(min(found)[0], direction):.4f}"
+        best = f"best {as_loss(min(found)[1], direction):.4f}"
       progress.stage(name, next(asked), total, best)
       # An infinite loss would end a fit or a sampler: as bad as the worst.
       return value if math.isfinite(value) else _NO_LOSS
 
     BASELINES[name](loss, len(self._steps), evaluations, search.seed)
     done = next(asked) - 1
-    return [self._average(name, min(found)[2], done)] if found else []
+    return [self._average(name, min(found)[-1], done)] if found else []
 
   def _accelerated(self) -> list[Row]:
     """The row of regularised nonlinear acceleration, which searches nothing.
@@ -174,5 +189,4 @@ class Comparison:
   ) -> Row:
     delta = difference(scores.report, self.last)
     report, search = scores.report.mean, scores.search.mean
-    losses = search, report, delta.mean, delta.stderr
-    return Row(name, evaluations, weights, *losses)
+    return Row(name, evaluations, weights, search, report, *delta)

@@ -26,9 +26,10 @@ def convergence(results: Results) -> bytes:
     if row is not results.merged and not row.is_single
   }
   scored_N = np.array([not trial.failure for trial in trials])
+  kept_N = scored_N & np.array([not trial.breaks for trial in trials])
   loss_N = results.as_loss(np.array([trial.loss for trial in trials]))
   number_N = np.array([trial.number for trial in trials])
-  best_N = np.fmin.accumulate(np.where(scored_N, loss_N, np.nan))
+  best_N = np.fmin.accumulate(np.where(kept_N, loss_N, np.nan))
   baseline_J = results.as_loss(np.array(list(baselines.values())))
   interesting = np.array([*best_N[~np.isnan(best_N)], *baseline_J])
   low, high = style.padded(interesting, 0.1)

@@ -18,12 +18,15 @@ from optuna.trial import FrozenTrial, TrialState
 from jaxmerge.bayesopt.gp.acquisition import probabilities
 from jaxmerge.bayesopt.study.study import FAILURE, PARTIAL_VALUE
 from jaxmerge.bayesopt.trials import ASKED, asked_by, observations, stderr_of
+from jaxmerge.evaluation.checkpoint_scores import resolution_text
 from jaxmerge.evaluation.domain import Domain
 from jaxmerge.evaluation.losses import Losses
+from jaxmerge.evaluation.objective import limit_names
 from jaxmerge.evaluation.search_method import Findings
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.search_study import forward_passes
 from jaxmerge.evaluation.weight_search import Choice
+from jaxmerge.evaluation.weighted_tasks import OpenTasks
 from jaxmerge.files import make_directory
 from jaxmerge.formats.records.metadata import versions
 from jaxmerge.formats.records.provenance import SEEN, Provenance, seen_items
@@ -113,8 +116,10 @@ def write(
 
 def _seen(losses: Losses) -> dict[str, Any]:
   """Names what the weights were chosen by: evaluate does not report on it."""
-  items = len(losses.merged.last.values_N)
-  return {SEEN: [seen_items(losses.items.content, "search", items)]}
+  last, items = losses.merged.last, losses.items
+  if isinstance(items, OpenTasks):
+    return {SEEN: items.seen(last)}
+  return {SEEN: [seen_items(items.content, "search", len(last.values_N))]}
 
 
 def _report(
@@ -135,11 +140,24 @@ def _report(
   # Checkpoints of others may not say how many tokens they have seen.
   merged = rows[-1].report_loss
   saved = tokens_saved(merged, later, direction) if tokens else None
-  trials = [report_trial(trial, domain) for trial in search.found.trials]
+  goal = ready.goal
+  tasks = goal.tasks if goal else ()
+  trials = [report_trial(t, domain, tasks) for t in search.found.trials]
   best = search.best.number
   study = ready.places.study_name
   results = Results(
-    rows, trials, best, tokens, saved, unit, direction, study, known
+    rows,
+    trials,
+    best,
+    tokens,
+    saved,
+    unit,
+    direction,
+    study,
+    known,
+    objective=ready.evaluator.summary if goal else "",
+    constraint=goal.constraint if goal else "",
+    tasks=comparison.tasks(),
   )
   page = write_report(
     ready.places.report,
@@ -156,8 +174,16 @@ def _report(
   progress.note("report", str(page))
 
 
-def report_trial(trial: FrozenTrial, domain: Domain) -> Trial:
-  """Describes a trial that has ended; of several groups by mean weights."""
+def report_trial(
+  trial: FrozenTrial, domain: Domain, tasks: Sequence[str] = ()
+) -> Trial:
+  """Describes a trial that has ended; of several groups by mean weights.
+
+  Args:
+    trial: of a search.
+    domain: of its parameters.
+    tasks: of the search, to name those that its constraints are of.
+  """
   loss, failure = trial.value, ""
   if trial.state == TrialState.PRUNED:
     loss = float(trial.user_attrs.get(PARTIAL_VALUE, math.nan))
@@ -182,6 +208,11 @@ def report_trial(trial: FrozenTrial, domain: Domain) -> Trial:
     predicted_std=predicted
     and math.hypot(predicted["std"], predicted["noise_share"] * stderr),
     failure=failure,
+    breaks=[
+      task
+      for task, name in zip(tasks, limit_names(len(tasks)))
+      if trial.constraints.get(name, 0.0) > 0
+    ],
   )
 
 
@@ -246,8 +277,13 @@ def _facts(search: FinishedSearch) -> dict[str, str]:
   for name, weights_K in zip(domain.groups.names_G, weights_GxK):
     told = (f"{step}: {w:.3f}" for step, w in zip(domain.steps, weights_K))
     groups[f"weights of {name}"] = ", ".join(told)
+  tasks = {}
+  if (goal := search.ready.goal) is not None:
+    losses = search.losses
+    tasks["resolution"] = resolution_text(losses.alone_K, goal)
   return {
-    "corpus": search.losses.items.source,
+    "tasks" if tasks else "corpus": search.losses.items.source,
+    **tasks,
     "vocabulary": f"{metadata.model['vocab_size']:,} tokens",
     "parameters": f"{count:,}",
     "run": metadata.run_id or "not known",

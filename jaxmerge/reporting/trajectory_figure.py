@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from jaxmerge.evaluation.statistics import ratio
 from jaxmerge.evaluation.task_tables import Table
 from jaxmerge.evaluation.trajectory import Trajectory
 from jaxmerge.reporting import style
@@ -26,7 +27,7 @@ _MOST_PANELS = 90
 def curves(
   trajectories: Sequence[Trajectory], tables: Sequence[Table]
 ) -> bytes:
-  """A panel for each score of each table, its trajectories with two errors.
+  """A panel for each score of each table, its trajectories with 95% intervals.
 
   Of very many scores the first ones alone.
   """
@@ -53,7 +54,9 @@ def _panel(
   for number, each in enumerate(trajectories):
     rows = [table.rows[n].by(metric) for n in each.numbers]
     values_P = np.array([row.score.mean for row in rows])
-    errors_P = np.array([2 * row.stderr for row in rows])
+    errors_P = np.array(
+      [ratio(row.score.values_N, row.score).half_width() for row in rows]
+    )
     errors_P[~np.isfinite(errors_P)] = 0.0
     look: Any = {"marker": "o", "ms": 3.5, "lw": 1.2, "capsize": 2}
     axes.errorbar(

@@ -68,22 +68,26 @@ def minimise(
   region: Region,
   ridge: float,
   partition: Sequence[int],
+  about_GxK: np.ndarray | None = None,
 ) -> Step:
   """Solves for the weights of the lowest predicted loss.
 
-  min over d of g d + d' H d / 2 + (lambda / 2) sum_gk (d_gk - mean_g d_gk)^2,
-  rows of d sum to zero, w + d lies in the region, and groups that have the
-  same index in `partition` (G indices, 0 to P - 1) change together. lambda is
-  `ridge` times the mean eigenvalue of H over the allowed directions: a ridge
-  means the same for checkpoints near each other and for those far apart.
+  min over d of g d + d' H d / 2 + (lambda / 2) sum_gk (a_gk - mean_g a_gk)^2,
+  a = w + d - `about_GxK` (None: d), rows of d sum to zero, w + d lies in the
+  region, and groups that have the same index in `partition` (G indices, 0 to
+  P - 1) change together. lambda is `ridge` times the mean eigenvalue of H over
+  the allowed directions: a ridge means the same for checkpoints near each
+  other and for those far apart.
 
   Raises:
     InputError: values that are not finite or do not fit together, or weights
       outside the region.
   """
   check(problems(quadratic, region, {"": partition}, [ridge]))
-  solve = _solver(quadratic, region, partition, ridge)
-  d_GxK = solve(quadratic.gradient_GxK)
+  pulled = quadratic
+  if about_GxK is not None:
+    pulled = _pulled(quadratic, ridge, about_GxK)
+  d_GxK = _solver(pulled, region, partition, ridge)(pulled.gradient_GxK)
   # A weight at a bound may be a rounding past it.
   weights_GxK = np.clip(
     quadratic.weights_GxK + d_GxK, region.lowest_K, region.highest
@@ -91,7 +95,7 @@ def minimise(
   return Step(
     weights_GxK,
     quadratic.change(weights_GxK),
-    _residual(quadratic, weights_GxK, region, partition, ridge),
+    _residual(pulled, weights_GxK, region, partition, ridge),
   )
 
 
@@ -189,6 +193,19 @@ def precision(
   stderr_R = np.sqrt(np.sum(moved_RxC**2, axis=1))
   bend = np.sum(moved_RxC * (quadratic.curvature @ moved_RxC))
   return Precision(stderr_R.reshape(g, k), float(bend) / 2)
+
+
+def _pulled(
+  quadratic: Quadratic, ridge: float, about_GxK: np.ndarray
+) -> Quadratic:
+  """The quadratic with the slopes of a ridge about other weights."""
+  off_R = (quadratic.weights_GxK - about_GxK).ravel()
+  pull_R = (penalised(quadratic, ridge) - quadratic.curvature) @ off_R
+  pull_CxR = np.outer(quadratic.counts_C, pull_R)
+  gradients_CxGxK = quadratic.gradients_CxGxK
+  return quadratic._replace(
+    gradients_CxGxK=gradients_CxGxK + pull_CxR.reshape(gradients_CxGxK.shape)
+  )
 
 
 def _solver(

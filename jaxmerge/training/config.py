@@ -13,6 +13,7 @@ from jaxmerge.training.averages import AveragesConfig
 from jaxmerge.training.keep import KeepConfig, Policy, Span
 from jaxmerge.training.merging import MergingConfig, merging_problems
 from jaxmerge.training.optimizer import SCHEDULES, OptimizerConfig
+from jaxmerge.training.scoring import TaskScoringConfig, scoring_problems
 from jaxmerge.training.sources import NEWEST, STATES
 from jaxmerge.training.step import ROLLED_BACK, StepConfig
 from jaxmerge.training.tracker import TRACKERS, tracker_problems
@@ -76,6 +77,7 @@ class PretrainConfig:
   step: StepConfig = section(StepConfig)
   averages: AveragesConfig = section(AveragesConfig)
   merging: MergingConfig = section(MergingConfig)
+  scoring: TaskScoringConfig = section(TaskScoringConfig, changes_numbers=False)
   keep: KeepConfig = section(KeepConfig)
   mesh: MeshConfig = section(MeshConfig)
 
@@ -99,6 +101,7 @@ class PretrainConfig:
     """Steps that are no range, phases longer than the run, lacking packages."""
     problems = Problems(self.optimizer.problems_of_length(self.num_steps))
     problems += merging_problems(self, prefix)
+    problems += scoring_problems(self, prefix)
     problems += tracker_problems(self.trackers, prefix)
     if self.optimizer.schedule in SCHEDULES and self.save_every > 0:
       problems(self.keep_rules)

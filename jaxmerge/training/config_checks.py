@@ -55,6 +55,8 @@ def check_config(
   if right("model", "data"):
     model = problems(lambda: _decoder_of(config))
     problems += tokenizer_problems(config.data)
+  if right("scoring"):
+    problems(lambda: config.scoring.items)
   if right("mesh", "model", *_SIZES):
     problems += _mesh_problems(config, mesh)
   execution = PLAIN

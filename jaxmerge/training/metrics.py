@@ -21,6 +21,8 @@ from jaxmerge.training.tracker import Trackers
 NAME = "metrics.jsonl"
 # Of a saved step.
 VALIDATION = "validation_loss"
+# Between a task and what it measures: "heldout|nats/token".
+SCORED = "|"
 _MOST_NAMED = 5
 
 

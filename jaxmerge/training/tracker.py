@@ -32,6 +32,8 @@ def tracked_name(name: str) -> str:
   """The name in trackers, which show names by the group before the "/"."""
   if name in _NAMES:
     return _NAMES[name]
+  if "|" in name:  # a task's, see metrics.SCORED
+    return f"tasks/{name.replace('|', ' ')}"
   if name.startswith("merged_"):
     return f"merged/{name.removeprefix('merged_')}"
   return f"{'eval' if name.endswith('_loss') else 'train'}/{name}"

@@ -8,7 +8,7 @@ import pytest
 import threadpoolctl
 
 from jaxmerge.bayesopt.gp import model, padding, pattern_search
-from jaxmerge.bayesopt.gp.surrogate import float64_on_host
+from jaxmerge.bayesopt.gp.host import float64_on_host
 from jaxmerge.simplex import points
 
 _THETA = model.Hyperparameters(

@@ -1,5 +1,6 @@
 """Items of every shape, and a tokenizer that has a token a letter."""
 
+from jaxmerge.evaluation.choice_scores import encode
 from jaxmerge.evaluation.tasks.task import ChoiceItem
 
 CONTEXT = 60
@@ -19,6 +20,15 @@ def item(number: int, prompt: str, *choices: str) -> ChoiceItem:
   return ChoiceItem(
     f"{number}", prompt, choices, answer, f"{number // 2}", f"{number}"
   )
+
+
+def check_same(found_NxC, expected_NxC, items) -> None:
+  """Log-likelihoods of all choices, to 1e-5 nats a token."""
+  for number, one in enumerate(encode(items, Letters(), CONTEXT)):
+    for choice, ids in enumerate(one.choices):
+      place = number, choice
+      difference = abs(found_NxC[place] - expected_NxC[place])
+      assert difference <= 1e-5 * len(ids), (place, difference)
 
 
 ITEMS = [

@@ -60,18 +60,47 @@ def test_a_target_sees_its_prompt_and_its_own_choice_alone(shares):
 
 
 def test_choices_share_a_row_where_that_takes_less():
-  plain, short, long, other = rows_of(MIXED, padding=99)
-  assert plain.item_R.tolist() == [1, 4]
-  assert short.item_R.tolist() == [0, 3]
-  assert [*long.item_R, *other.item_R] == [4, 2]
-  shapes = [r.tokens_RxL.shape for r in (plain, short, long, other)]
-  assert shapes == [(2, 16), (2, 16), (1, 32), (1, 32)]
-  assert [r.is_plain for r in (plain, short, long, other)] == [1, 0, 1, 0]
+  plain, branching = rows_of(MIXED, padding=99)
+  assert plain.item_R.tolist() == [1, 4, 4]
+  assert branching.item_R.tolist() == [0, 3, 2]
+  assert plain.is_plain
+  assert not branching.is_plain
   # A choice of one token takes no place.
-  assert plain.branch_RxL[0].tolist() == [0] * 16
-  assert short.branch_RxL[0].tolist() == [0, 0, 2, 3, 3] + [PADDING] * 11
-  assert short.tokens_RxL[0].tolist() == [1, 2, 4, 6, 7] + [99] * 11
-  assert [r.inputs for r in (short, other)] == [5 + 3, 17]
+  assert plain.branch_RxL[0].tolist() == [0] * 16 + [PADDING] * 8
+  assert branching.branch_RxL[0].tolist() == [0, 0, 2, 3, 3] + [PADDING] * 19
+  assert branching.tokens_RxL[0].tolist() == [1, 2, 4, 6, 7] + [99] * 19
+  assert [r.inputs for r in (plain, branching)] == [16 + 20 + 15, 5 + 3 + 17]
+
+
+def shapes(lengths, **options):
+  """Of rows whose prompts have so many tokens, with two letters each."""
+  items = [some([1] * length, [7], [8]) for length in lengths]
+  found = rows_of(items, **options)
+  assert sorted(row for each in found for row in each.item_R) == [
+    *range(len(items))
+  ]
+  return [(*each.tokens_RxL.shape, each.target_RxT.shape[1]) for each in found]
+
+
+def test_lengths_are_four_an_octave():
+  lengths = [1, 17, 64, 65, 128, 129, 161, 224, 225, 257, 512, 513]
+  found = [shapes([length])[0][1] for length in lengths]
+  wanted = [8, 24, 64, 80, 128, 160, 192, 224, 256, 320, 512, 640]
+  assert found == wanted
+  assert shapes([17], parts=16)[0][1] == 32
+
+
+def test_few_rows_are_padded_rather_than_compiled_apart():
+  assert shapes([16] * 32 + [30]) == [(33, 32, 4)]
+  assert shapes([16] * 33 + [30]) == [(33, 16, 4), (1, 32, 4)]
+  # Each step of a few counts.
+  assert shapes([16] * 20 + [32] + [48]) == [(21, 32, 4), (1, 48, 4)]
+
+
+def test_targets_are_few_and_can_be_shared_out():
+  assert shapes([5], parts=8) == [(1, 8, 8)]
+  one = some([1], [2] * 3, [3] * 6)
+  assert rows_of([one])[0].target_RxT.shape == (1, 16)
 
 
 def test_each_choice_may_have_its_own_row():

@@ -1,6 +1,5 @@
 """Log-likelihoods of choices, against one text at a time."""
 
-import os
 import subprocess
 import sys
 
@@ -11,15 +10,26 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation import choice_rows
 from jaxmerge.evaluation.choice_scores import encode
-from jaxmerge.evaluation.evaluators.choices import Choices, batch_nats
+from jaxmerge.evaluation.evaluators.choices import (
+  Choices,
+  batch_nats,
+  batch_rows,
+)
 from jaxmerge.model.config import DecoderConfig
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.rope import RopeScaling
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
-from tests.evaluation.letters import CONTEXT, ITEMS, Letters, item
-from tests.helpers import DECODER, NEOX, decoder
+from tests.evaluation.letters import (
+  CONTEXT,
+  ITEMS,
+  Letters,
+  check_same,
+  item,
+)
+from tests.helpers import DECODER, NEOX, decoder, random_params, with_devices
 
 
 def choices(
@@ -42,9 +52,8 @@ def choices(
 
 
 def params(config: DecoderConfig = DECODER):
-  """Of which every token matters: logits of 1 and more."""
-  make = jax.jit(init_params, static_argnums=0)
-  return jax.tree.map(lambda x: 2 * x, make(config, jax.random.key(1)))
+  """Of which every token matters: up to 9 nats each."""
+  return random_params(config, 1)
 
 
 def one_at_a_time(config: DecoderConfig, tree, items):
@@ -114,7 +123,22 @@ def test_the_batch_size_changes_nothing(batch_size):
   tree = params()
   whole = choices(batch_size=7).log_likelihoods(tree)
   found = choices(batch_size=batch_size).log_likelihoods(tree)
-  np.testing.assert_allclose(found, whole, rtol=1e-5)
+  check_same(found, whole, ITEMS)
+
+
+def test_neither_the_length_of_rows_nor_their_sharing_changes_anything(
+  monkeypatch,
+):
+  """Rows may be padded to a longer one, and choices may have their own."""
+  tree = params()
+  joined = choices()
+  monkeypatch.setattr(choice_rows, "_CHEAP", -1)
+  lengths, apart = choices(), choices(shares=False)
+  programs = [len(task._rows) for task in (joined, lengths, apart)]
+  assert programs == [2, 6, 6]
+  expected = joined.log_likelihoods(tree)
+  for task in (lengths, apart):
+    check_same(task.log_likelihoods(tree), expected, ITEMS)
 
 
 def check_devices():
@@ -126,15 +150,14 @@ def check_devices():
     spread = jax.device_put(tree, shardings(tree, mesh))
     task = choices(mesh=mesh, items=items, batch_size=8)
     found = task.log_likelihoods(spread)
-    np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-5)
+    check_same(found, alone, items)
 
 
 def test_eight_devices_give_what_one_does():
-  flags = "--xla_force_host_platform_device_count=8"
   check = "from tests.evaluation import test_choices as t; t.check_devices()"
   subprocess.run(
     [sys.executable, "-c", check],
-    env={**os.environ, "XLA_FLAGS": flags},
+    env=with_devices(8),
     check=True,
   )
 
@@ -193,11 +216,27 @@ def test_the_first_items_alone():
 def test_a_compile_for_each_length():
   config = decoder(intermediate_size=40)  # of no other test
   before = batch_nats._cache_size()
-  task = choices(config, batch_size=1, items=[*ITEMS[:5], *ITEMS[:3]])
+  letters = [item(number, "ask", "A", "B") for number in range(12)]
+  items = [*letters, item(12, "question" * 7, "A", "B"), *ITEMS[:1], ITEMS[3]]
+  task = choices(config, batch_size=1, items=items)
   for tree in (params(config), params(config)):
     task.score(tree)
-  # Of 16 and 32 inputs without branches, of 64 with them.
+  # Of 16 and 64 inputs without branches, of 64 with them.
   assert batch_nats._cache_size() - before == 3
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
+def test_batches_are_few_and_have_little_padding(shards):
+  sizes = set()
+  for rows in range(1, 200):
+    size, batches = batch_rows(rows, 64, shards), -(-rows // 64)
+    assert size % shards == 0
+    assert rows <= batches * size <= batches * 64
+    padding = size - rows / batches
+    assert padding < max(shards, 8)
+    assert padding < max(shards, rows / batches)
+    sizes.add(size)
+  assert len(sizes) <= 11
 
 
 def test_what_does_not_fit_is_refused():

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -17,8 +16,14 @@ from jaxmerge.files import write_json
 from jaxmerge.formats.lazy_tensors import leaves_of
 from jaxmerge.huggingface.families import table
 from jaxmerge.huggingface.families.family import FAMILIES
-from jaxmerge.model.decoder import init_params
-from tests.helpers import ROOT, Telling, config_of, decoder, quiet
+from tests.helpers import (
+  ROOT,
+  Telling,
+  config_of,
+  decoder,
+  quiet,
+  random_params,
+)
 
 LLAMA, UNIGRAM, SYMBOLS = (
   (ROOT / f"tests/data/sentencepiece/{name}.model").read_bytes()
@@ -29,7 +34,7 @@ LLAMA, UNIGRAM, SYMBOLS = (
 def random_model(path, content, layers=1, vocab_size=400, **changes):
   """A Hugging Face directory of random weights with a tokenizer.model."""
   config = decoder(vocab_size=vocab_size, num_hidden_layers=layers, **changes)
-  leaves = leaves_of(init_params(config, jax.random.key(layers)))
+  leaves = leaves_of(random_params(config, layers))
   path.mkdir()
   tensors = dict(table.to_tensors(leaves, config, FAMILIES["llama"]))
   save_file(tensors, path / "model.safetensors")

@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -28,9 +27,8 @@ from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.huggingface.families import table
 from jaxmerge.huggingface.families.family import FAMILIES
 from jaxmerge.huggingface.vocabularies import vocabulary_difference
-from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
-from tests.helpers import Device, config_of, decoder, quiet
+from tests.helpers import Device, config_of, decoder, quiet, random_params
 
 TESTS = pathlib.Path(__file__).parent.parent
 LLAMA, BAICHUAN = (
@@ -42,7 +40,7 @@ CONFIG = decoder(vocab_size=400, num_hidden_layers=1, num_attention_heads=2)
 
 def theirs(path, seed, content):
   """A Hugging Face directory with a tokenizer.model and no tokenizer.json."""
-  params = init_params(CONFIG, jax.random.key(seed))
+  params = random_params(CONFIG, seed)
   path.mkdir()
   tensors = dict(table.to_tensors(leaves_of(params), CONFIG, FAMILIES["llama"]))
   save_file(tensors, path / "model.safetensors")

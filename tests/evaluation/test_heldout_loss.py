@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -7,10 +11,11 @@ from jaxmerge.evaluation.evaluators.heldout_loss import (
   HeldOutLoss,
   batch_losses,
 )
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.loss import token_losses
 from jaxmerge.parallel.mesh import make_mesh
-from tests.helpers import decoder
+from jaxmerge.parallel.rules import shardings
+from tests.helpers import decoder, random_params
 
 CONFIG = decoder(
   vocab_size=40,
@@ -25,6 +30,10 @@ GRAPH, _ = abstract_decoder(CONFIG)
 
 @pytest.fixture(scope="module")
 def split() -> HeldOut:
+  return make_split()
+
+
+def make_split() -> HeldOut:
   random = np.random.default_rng(0)
   tokens = random.integers(0, 40, size=(7, 9)).astype(np.int32)
   mask = np.arange(8) < random.integers(1, 9, size=(7, 1))
@@ -38,7 +47,7 @@ def split() -> HeldOut:
 
 
 def params(seed: int):
-  return init_params(CONFIG, jax.random.key(seed))
+  return random_params(CONFIG, seed)
 
 
 def test_sums_only_the_targets_that_count(split):
@@ -60,6 +69,29 @@ def test_the_batch_size_changes_nothing(split, batch_size):
   whole = HeldOutLoss(GRAPH, make_mesh(), split, 7).score(tree)
   parts = HeldOutLoss(GRAPH, make_mesh(), split, batch_size).score(tree)
   np.testing.assert_allclose(parts.values_N, whole.values_N, rtol=1e-6)
+
+
+def check_devices():
+  tree, split = params(0), make_split()
+  one = make_mesh(devices=jax.devices()[:1])
+  alone = HeldOutLoss(GRAPH, one, split, 8).score(tree)
+  for axes in ({}, {"fsdp": 2, "tensor": 2, "context": 2}):
+    mesh = make_mesh(**axes)
+    spread = jax.device_put(tree, shardings(tree, mesh))
+    found = HeldOutLoss(GRAPH, mesh, split, 8).score(spread)
+    difference_N = np.abs(found.values_N - alone.values_N)
+    assert (difference_N <= 1e-5 * alone.weights_N).all(), axes
+    assert abs(found.mean - alone.mean) <= 1e-6, axes
+
+
+def test_eight_devices_give_what_one_does():
+  flags = "--xla_force_host_platform_device_count=8"
+  module = "tests.evaluation.test_heldout_loss"
+  subprocess.run(
+    [sys.executable, "-c", f"import {module} as t; t.check_devices()"],
+    env={**os.environ, "XLA_FLAGS": flags},
+    check=True,
+  )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
@@ -102,8 +134,10 @@ def test_slopes_and_gradients_are_those_of_the_plain_form(split):
     losses = token_losses(GRAPH, tree, split.tokens_NxL1)
     return jax.numpy.where(mask, losses, 0.0).sum(axis=1)
 
-  expected, slopes = jax.jvp(sums, (tree,), (tangent,))
-  gradient = jax.grad(lambda tree: sums(tree).sum())(tree)
+  expected, slopes = jax.jit(lambda *at: jax.jvp(sums, at[:1], at[1:]))(
+    tree, tangent
+  )
+  gradient = jax.jit(jax.grad(lambda tree: sums(tree).sum()))(tree)
   heldout = HeldOutLoss(GRAPH, make_mesh(), split, 4)
   of_slope, slopes_N = heldout.slope(tree, tangent)
   of_gradient, found = heldout.gradient(tree)

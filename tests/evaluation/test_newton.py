@@ -15,6 +15,8 @@ from jaxmerge.evaluation.weight_search import (
   choose,
 )
 from jaxmerge.simplex.bounds import Bounds
+from jaxmerge.simplex.quadratic import minimise
+from jaxmerge.simplex.quadratic_model import Quadratic, Region
 from tests.evaluation.bowls import (
   INSIDE,
   SEQUENCES,
@@ -27,7 +29,8 @@ from tests.evaluation.bowls import (
 
 
 def test_one_step_to_the_optimum_of_a_quadratic(tmp_path):
-  bowl = Bowl(INSIDE)
+  # Of so much noise that a gradient measured anew does not pay.
+  bowl = Bowl(INSIDE, noise=0.4)
   search = weight_search((1, 3))
   study, ending = run(tmp_path / "j", bowl, search)
   trials = ended(study)
@@ -126,23 +129,87 @@ def test_the_second_step_is_taken_where_the_model_was_wrong(tmp_path):
   assert (len(ended(study)), ending) == (3, "converged")
 
 
-def test_a_gradient_is_measured_anew_for_more_than_half_of_the_noise(tmp_path):
-  """What a second step would gain, against what the split's noise costs."""
+def test_a_gradient_is_measured_anew_where_another_step_pays(tmp_path):
+  """What it would gain, against six forward passes' part of the noise."""
   measured = {}
-  for noise in (1e-4, 0.05, 0.1, 0.15, 0.2, 0.3):
-    search = weight_search((1, 3), tolerance=0.0)
-    bowl = Bowl([[0.3, 0.45, 0.25]], told=1.5, noise=noise)
-    study, _ = run(tmp_path / str(noise), bowl, search)
+  for told, noise in [(1.0, 0.1), (1.0, 0.2), (1.5, 0.2)]:
+    search = weight_search((1, 3))
+    bowl = Bowl([[0.3, 0.45, 0.25]], told=told, noise=noise)
+    study, _ = run(tmp_path / f"{told}_{noise}", bowl, search)
     trials = ended(study)
-    if len(trials) == 2:
-      continue
     step = trials[2].system_attrs["gp_hedge:asked"]["step"]
     off = trials[2].value - trials[1].value - step["change"]
-    further = off**2 / -step["change"] / step["excess"]
-    measured[further] = MEASURED in trials[2].user_attrs
-  assert measured == {further: further > 0.5 for further in measured}
-  assert {*measured.values()} == {True, False}
-  assert any(0.1 < further < 0.5 for further in measured)
+    # The curvature is taken to be off by a tenth at least.
+    further = -(max(abs(off / step["change"]), 0.1) ** 2) * step["change"]
+    pays = further > 6 * 0.02 * step["excess"]
+    measured[told, noise] = MEASURED in trials[2].user_attrs
+    assert measured[told, noise] == pays
+  assert [*measured.values()] == [True, False, True]
+
+
+class Skewed(Bowl):
+  """A measured curvature that is right along the step and wrong across it.
+
+  In coordinates of the identity H it is 1 + r (u v' + v u'), and the optimum
+  lies along u + r v: the step is along u, and the model tells its loss right.
+  """
+
+  off = 0.1
+
+  def measured(self, weights_GxK, *, curvature, score):
+    found = super().measured(weights_GxK, curvature=curvature, score=score)
+    if not curvature:
+      return found
+    root_FxF = np.linalg.cholesky(self.curvature[:2, :2]).T
+    way_F = root_FxF @ (self.optimum_GxK - weights_GxK)[0, :2]
+    length = np.linalg.norm(way_F)
+    turn_FxF = np.array([[1, self.off], [-self.off, 1]])
+    u_F = turn_FxF @ way_F / length / math.sqrt(1 + self.off**2)
+    v_F = np.array([-u_F[1], u_F[0]])
+    skew_FxF = np.eye(2) + self.off * (np.outer(u_F, v_F) + np.outer(v_F, u_F))
+    matrix = np.zeros((3, 3))
+    matrix[:2, :2] = root_FxF.T @ skew_FxF @ root_FxF
+    return found._replace(curvature=matrix)
+
+
+def test_a_second_step_where_the_loss_says_nothing_of_the_curvature(tmp_path):
+  bowl = Skewed([[0.3, 0.45, 0.25]], noise=0.05)
+  search = weight_search((1, 3))
+  study, ending = run(tmp_path / "j", bowl, search)
+  trials = ended(study)
+  first, second = (t.system_attrs["gp_hedge:asked"]["step"] for t in trials[2:])
+  change = trials[2].value - trials[1].value
+  assert change == pytest.approx(first["change"], rel=1e-6)
+  left = [t.value - 3 for t in trials[2:]]
+  assert left[0] == pytest.approx(0.01 * -change, rel=0.02)
+  assert -second["change"] == pytest.approx(left[0], rel=0.1)
+  assert left[1] < 0.02 * left[0]
+  assert ending == "converged"
+
+
+def test_a_second_step_goes_on_to_the_same_optimum(tmp_path):
+  """With the partition and the ridge of the first, about where it began."""
+  optimum_GxK = [[0.1, 0.6, 0.3], [0.4, 0.3, 0.3]]
+  search = weight_search((2, 3))
+  bowl = Bowl(optimum_GxK, told=1.3, noise=0.3)
+  study, _ = run(tmp_path / "j", bowl, search)
+  trials = ended(study)
+  first, second = (t.system_attrs["gp_hedge:asked"]["step"] for t in trials[2:])
+  assert first["partition"] == second["partition"] == "own"
+  assert first["ridge"] == second["ridge"] > 0
+  # The optimum with the loss's own curvature and the same penalty.
+  lawa_GxK = np.full((2, 3), 1 / 3)
+  told = bowl.measured(lawa_GxK, curvature=True, score=None)
+  exact = Quadratic(
+    lawa_GxK, told.gradients_NxGxK, np.full(SEQUENCES, 10.0), bowl.curvature
+  )
+  ridge = first["ridge"] * bowl.told
+  best = minimise(exact, Region((0.0,) * 3, 1.0), ridge, range(2))
+  off = [
+    np.linalg.norm(search.domain.weights(t.params) - best.weights_GxK)
+    for t in trials[1:]
+  ]
+  assert off[2] < 0.4 * off[1] < 0.16 * off[0]
 
 
 def test_no_step_is_made_for_less_than_the_noise(tmp_path):

@@ -48,22 +48,22 @@ def test_a_small_budget_takes_the_best_of_what_was_tried(tmp_path, num_trials):
 
 
 def test_a_limit_of_tokens_holds_and_goes_on(tmp_path):
-  bowl = Bowl(INSIDE)
+  bowl = Bowl(INSIDE, noise=0.4)
   limits = Budget(tokens=13 * TOKENS)  # the next may cost what trial 1 did
   study, ending = run(tmp_path / "j", bowl, limits=limits)
   assert (len(ended(study)), ending) == (2, "tokens")
   study, ending = run(tmp_path / "j", bowl)
-  alone, _ = run(tmp_path / "alone", Bowl(INSIDE))
+  alone, _ = run(tmp_path / "alone", Bowl(INSIDE, noise=0.4))
   assert facts(study) == facts(alone)
   assert len(bowl.measured_at) == 1
 
 
 def test_a_large_measurement_lies_in_a_file(tmp_path, monkeypatch):
-  alone, _ = run(tmp_path / "alone", Bowl(INSIDE))
+  alone, _ = run(tmp_path / "alone", Bowl(INSIDE, noise=0.4))
   monkeypatch.setattr(measurements, "_MOST_NUMBERS", 8)
   folder = epath.Path(tmp_path / "measurements")
   search = weight_search((1, 3), folder=folder)
-  bowl = Bowl(INSIDE)
+  bowl = Bowl(INSIDE, noise=0.4)
   study, _ = run(tmp_path / "j", bowl, search, on_trial=stop_after(1))
   [path] = folder.iterdir()
   said = ended(study)[1].user_attrs[MEASURED]

@@ -17,11 +17,11 @@ from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import WeightSearch
 from jaxmerge.merging.groups import groups_of
 from jaxmerge.merging.resident import Trees
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.simplex.bounds import Bounds
 from jaxmerge.simplex.points import within
-from tests.helpers import decoder
+from tests.helpers import decoder, random_params
 
 CONFIG = decoder(
   vocab_size=40,
@@ -50,7 +50,7 @@ def _heldout(batch_size=8):
 
 
 def _trees(count):
-  trees = [init_params(CONFIG, jax.random.key(seed)) for seed in range(count)]
+  trees = [random_params(CONFIG, seed) for seed in range(count)]
   # Random models that differ in their loss: larger weights are worse.
   return [
     jax.tree.map(lambda x, scale=1 + k: scale * x, tree)

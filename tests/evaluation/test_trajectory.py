@@ -98,6 +98,28 @@ def test_noise_is_of_the_last_and_signal_of_the_second_half():
   assert curves(found, tables)[1:4] == b"PNG"
 
 
+def test_noise_is_compared_at_the_steps_of_both():
+  """Averages of every other step, of a run whose noise is the first ones'."""
+  values = [5.0, 5.4] * 8
+  averages = {step: 5.0 + 0.1 * (step % 4 == 0) for step in range(2, 17, 2)}
+  checkpoints = [checkpoint(step) for step in range(1, 17)]
+  checkpoints += [checkpoint(step, item="ema") for step in averages]
+  scores = [score(x) for x in [*values, *averages.values()]]
+  tables = compared(
+    [c.name for c in checkpoints], [TaskScores("a", {"x": scores})]
+  )
+  # The run itself is the same at these steps.
+  assert lowered(trajectories(checkpoints), tables) == []
+  scores[5] = score(4.9)  # step 6 of 16 is not among the last
+  scores[11] = score(5.9)  # step 12 is
+  [(_, noise, ratio)] = lowered(trajectories(checkpoints), tables)
+  last = np.array([5.4, 5.9, 5.4, 5.4])
+  ema = np.array([averages[step] for step in (10, 12, 14, 16)])
+  assert noise.last == 4
+  expected = ema.std(ddof=1) / ema.mean() * last.mean() / last.std(ddof=1)
+  assert ratio == pytest.approx(expected)
+
+
 def test_few_checkpoints_tell_no_noise():
   for count in (2, 5, 6):
     found, tables = _tables([3.0 - 0.1 * n for n in range(count)], [])

@@ -15,10 +15,11 @@ from jaxmerge.formats.lazy_tensors import array_leaf
 from jaxmerge.merging import chunks
 from jaxmerge.merging.groups import groups_of
 from jaxmerge.merging.resident import Trees, TreesInStorage
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import named_leaves, shardings
 from tests.evaluation.test_objective import CONFIG, _heldout
+from tests.helpers import random_params
 
 K = 3
 WEIGHTS = [[0.2, 0.5, 0.3], [0.6, -0.2, 0.6], [0.3, 0.3, 0.4]]
@@ -27,7 +28,7 @@ WEIGHTS = [[0.2, 0.5, 0.3], [0.6, -0.2, 0.6], [0.3, 0.3, 0.4]]
 @pytest.fixture(scope="module")
 def trees():
   """As near each other as checkpoints of a run are."""
-  base, *others = (init_params(CONFIG, jax.random.key(s)) for s in range(K + 1))
+  base, *others = (random_params(CONFIG, s) for s in range(K + 1))
   return [
     jax.tree.map(lambda x, y, k=k: x + (0.1 + 0.05 * k) * y, base, other)
     for k, other in enumerate(others)

@@ -25,8 +25,8 @@ from jaxmerge.formats.records.provenance import Provenance
 from jaxmerge.huggingface import directory
 from jaxmerge.huggingface.families import table
 from jaxmerge.huggingface.families.family import FAMILIES
-from jaxmerge.model.decoder import Decoder, init_params
-from tests.helpers import DECODER
+from jaxmerge.model.decoder import Decoder
+from tests.helpers import DECODER, random_params
 
 CARRIED = {
   "generation_config.json": '{"do_sample": true,  "top_p": 0.9}',
@@ -38,7 +38,7 @@ CARRIED = {
 
 def theirs(path, dtype=jnp.float32, **more):
   """A directory with everything that may lie in one."""
-  params = init_params(DECODER, jax.random.key(0))
+  params = random_params()
   params = jax.tree.map(lambda x: x.astype(dtype), params)
   tensors = dict(
     table.to_tensors(leaves_of(params), DECODER, FAMILIES["llama"])

@@ -14,9 +14,9 @@ from jaxmerge.merging.methods.fisher import (
   diagonal_fisher,
   fisher_average,
 )
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.loss import token_losses
-from tests.helpers import decoder
+from tests.helpers import decoder, random_params
 
 CONFIG = decoder(
   vocab_size=12,
@@ -66,15 +66,18 @@ def test_the_fisher_information_of_a_softmax():
 
 
 def test_the_empirical_fisher_is_the_mean_square_of_the_gradients():
-  params = init_params(CONFIG, jax.random.key(0))
+  params = random_params(CONFIG)
   found = diagonal_fisher(GRAPH, params, TOKENS_NxL1, MASK_NxL, EMPIRICAL)
 
-  def loss(params, n):
-    losses = token_losses(GRAPH, params, TOKENS_NxL1[n : n + 1])
-    return jnp.sum(jnp.where(MASK_NxL[n : n + 1], losses, 0.0))
+  @jax.jit
+  @jax.grad
+  def gradient(params, tokens_L1, mask_L):
+    losses = token_losses(GRAPH, params, tokens_L1[None])
+    return jnp.sum(jnp.where(mask_L, losses, 0.0))
 
   squares = [
-    jax.tree.map(jnp.square, jax.grad(loss)(params, n)) for n in range(6)
+    jax.tree.map(jnp.square, gradient(params, tokens_L1, mask_L))
+    for tokens_L1, mask_L in zip(TOKENS_NxL1, MASK_NxL)
   ]
   expected = jax.tree.map(lambda *leaves: sum(leaves) / 6, *squares)
   jax.tree.map(
@@ -85,7 +88,7 @@ def test_the_empirical_fisher_is_the_mean_square_of_the_gradients():
 
 
 def test_sampled_labels_are_seeded():
-  params = init_params(CONFIG, jax.random.key(0))
+  params = random_params(CONFIG)
   first, again, other = (
     diagonal_fisher(
       GRAPH, params, TOKENS_NxL1, MASK_NxL, FisherKnobs(seed=seed)

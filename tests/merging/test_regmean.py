@@ -15,9 +15,9 @@ from jaxmerge.merging.average import weighted_average
 from jaxmerge.merging.grams import layer_grams
 from jaxmerge.merging.method import METHODS
 from jaxmerge.merging.methods import regmean as method
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel.rules import named_leaves
-from tests.helpers import decoder
+from tests.helpers import decoder, random_params
 
 CONFIG = decoder(
   vocab_size=30, hidden_size=8, num_attention_heads=2, intermediate_size=12
@@ -40,7 +40,7 @@ def _decoder(seed=0, **changes):
   rng = np.random.default_rng(seed)
   params = jax.tree.map(
     lambda x: x + rng.normal(size=x.shape).astype(np.float32) / 3,
-    init_params(config, jax.random.key(seed)),
+    random_params(config, seed),
   )
   return config, abstract_decoder(config)[0], params
 

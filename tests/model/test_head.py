@@ -56,7 +56,7 @@ def slopes(losses, dtype, cap):
     found, normalisers = losses(config(cap), x, kernel, targets)
     return jnp.sum(weights * found) + 0.1 * jnp.sum(normalisers**2)
 
-  return jax.grad(total, argnums=(0, 1))(x, kernel)
+  return jax.jit(jax.grad(total, argnums=(0, 1)))(x, kernel)
 
 
 @pytest.mark.parametrize("cap", [0.0, 2.0])

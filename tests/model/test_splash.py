@@ -1,6 +1,5 @@
 """The Splash kernel, interpreted on CPU devices, against plain attention."""
 
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge.model import splash
+from tests.helpers import with_devices
 
 AXES = ("replica", "data", "fsdp", "tensor", "context")
 
@@ -79,10 +79,9 @@ def test_sequences_heads_and_positions_are_spread():
     "inputs = t.inputs_of(batch=2, length=256, heads=4, groups=1);"
     "t.check_equal(t.mesh_of(1, 1, 2, 2, 2), inputs)"
   )
-  flags = "--xla_force_host_platform_device_count=8"
   subprocess.run(
     [sys.executable, "-c", code],
-    env={**os.environ, "XLA_FLAGS": flags},
+    env=with_devices(8),
     check=True,
   )
 

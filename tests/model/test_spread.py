@@ -1,7 +1,6 @@
 """Kernels that are gathered before they are used, on eight devices."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 
@@ -10,24 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.execution import PLAIN, Execution
 from jaxmerge.model.loss import token_losses
 from jaxmerge.model.spread import gather
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
-from tests.helpers import NEOX, decoder
+from tests.helpers import NEOX, decoder, random_params, with_devices
 
 
 def in_eight_devices(check: str) -> None:
-  flags = "--xla_force_host_platform_device_count=8"
   subprocess.run(
     [
       sys.executable,
       "-c",
       f"from tests.model import test_spread; test_spread.{check}()",
     ],
-    env={**os.environ, "XLA_FLAGS": flags},
+    env=with_devices(8),
     check=True,
   )
 
@@ -61,7 +59,7 @@ def check_gradients():
   for config, sizes in ((decoder(), (1, 1, 2, 2, 2)), (neox, (2, 1, 2, 2, 1))):
     mesh = make_mesh(*sizes)
     graph, abstract = abstract_decoder(config)
-    params = init_params(config, jax.random.key(0))
+    params = random_params(config)
     places = shardings(abstract, mesh)
 
     def losses_and_gradient(params, execution, graph=graph):

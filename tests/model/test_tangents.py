@@ -1,7 +1,6 @@
 """Gradients and curvature by the weights of a merge, against float64."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 from functools import partial
@@ -16,13 +15,13 @@ from jaxmerge.merging.average import grouped_average
 from jaxmerge.merging.groups import Groups
 from jaxmerge.model import head_curvature, tangents
 from jaxmerge.model.curvature import classes_of, weight_curvature
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.execution import PLAIN, Execution
 from jaxmerge.model.tangents import Merge
 from jaxmerge.model.weight_gradients import weight_gradients
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import leaf_name, shardings
-from tests.helpers import NEOX, decoder
+from tests.helpers import NEOX, decoder, random_params, with_devices
 
 K, L = 3, 8
 TOKENS = np.random.default_rng(0).integers(0, 50, (4, L + 1)).astype(np.int32)
@@ -63,7 +62,7 @@ CASES = {
 
 
 def merge_of(config, kind):
-  trees = tuple(init_params(config, jax.random.key(s)) for s in range(K))
+  trees = tuple(random_params(config, s) for s in range(K))
   groups = groups_of(trees[0], kind)
   weights = np.full((len(groups.names_G), K), 1 / K)
   weights[0] = 0.7, -0.2, 0.5
@@ -94,10 +93,11 @@ def double(config, merge, weights_GxK):
       )
 
     model = nnx.merge(graph, jax.tree.map(mean, merge.group_of_leaf, *trees))
-    return model(TOKENS[:, :-1])
+    found = model(TOKENS[:, :-1])
+    return found, found
 
-  slopes = jax.jit(jax.jacfwd(logits))(start_GxJ)
-  return np.asarray(logits(start_GxJ), np.float64), np.asarray(slopes)
+  slopes, found = jax.jit(jax.jacfwd(logits, has_aux=True))(start_GxJ)
+  return np.asarray(found, np.float64), np.asarray(slopes)
 
 
 def by_numpy(logits, slopes):
@@ -182,7 +182,8 @@ def test_curvature_is_the_hessian_where_logits_are_linear():
   merge = Merge(base, trees, merge.group_of_leaf)
   _, _, curvature = found(config, merge, 1)
   graph, _ = abstract_decoder(config)
-  x = np.asarray(nnx.merge(graph, base).hidden(TOKENS[:, :-1]), np.float64)
+  hidden = jax.jit(lambda base: nnx.merge(graph, base).hidden(TOKENS[:, :-1]))
+  x = np.asarray(hidden(base), np.float64)
   heads = [np.asarray(t["head"]["kernel"], np.float64)[:, :50] for t in trees]
 
   def loss(a, b):
@@ -222,10 +223,9 @@ def check_devices():
 
 
 def test_eight_devices_give_what_one_does():
-  flags = "--xla_force_host_platform_device_count=8"
   check = "from tests.model import test_tangents; test_tangents.check_devices()"
   subprocess.run(
     [sys.executable, "-c", check],
-    env={**os.environ, "XLA_FLAGS": flags},
+    env=with_devices(8),
     check=True,
   )

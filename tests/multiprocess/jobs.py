@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests import forked
-from tests.helpers import free_port
+from tests.helpers import free_port, with_devices
 
 PATIENCE = 600  # seconds, on a machine that does other things
 
@@ -32,7 +32,7 @@ def run(
       index,
       output,
       {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": with_devices(devices)["XLA_FLAGS"],
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": f"{processes}",
         "JAX_PROCESS_ID": f"{index}",

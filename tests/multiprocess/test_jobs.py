@@ -18,12 +18,15 @@ from jaxmerge.parallel import distributed, exchange
 from jaxmerge.parallel.rules import named_leaves
 from tests.helpers import config_of, quiet
 from tests.multiprocess import jobs
+from tests.test_evaluate_tasks import PAIRS, write_lines
 
 MERGES = {
   "uniform": {},
   "greedy": {},
   "newton": {"layer_groups": "2", "negative": True},
 }
+STUDIES = ("pair", "solved", "tasks")
+PAIRS_FILE = "pairs.jsonl"
 ODD = [0.1, 1 / 3, 1e-300, 2**53 + 1.0, -0.0]
 
 
@@ -36,6 +39,12 @@ def all_verbs(run: pathlib.Path, folder: pathlib.Path, fsdp: int) -> None:
   config = config_of("search", checkpoint_steps=(4, 8, 12), num_trials=7)
   config.update(study_name="solved", solver="newton", baselines=())
   config.update(layer_groups="2", negative=True)
+  config.mesh.fsdp = fsdp
+  search.search(config, run, progress=quiet)
+  tasks = ("heldout", f"pairs:{folder / PAIRS_FILE}")
+  config = config_of("search", checkpoint_steps=(4, 8, 12), num_trials=2)
+  config.update(study_name="tasks", tasks=tasks, task_weights=(1.0, 0.5))
+  config.update(metric="gold", task_tolerance=(1.0,), baselines=())
   config.mesh.fsdp = fsdp
   search.search(config, run, progress=quiet)
   inputs = [f"{run}@8", f"{run}@12"]
@@ -96,6 +105,7 @@ def worked(tiny_run, tmp_path_factory):
   alone, together = folder / "alone", folder / "together"
   for each in (alone, together):
     shutil.copytree(tiny_run, each / "run")
+    write_lines(each / PAIRS_FILE, PAIRS)
   ended = jobs.run_work(folder, in_a_job, together / "run", together)
   assert [code for code, _ in ended] == [0, 0], "\n".join(t for _, t in ended)
   all_verbs(alone / "run", alone, fsdp=1)
@@ -104,7 +114,7 @@ def worked(tiny_run, tmp_path_factory):
 
 def test_a_search_tries_and_finds_the_same(worked, trials_of):
   alone, together, outputs = worked
-  for study in ("pair", "solved"):
+  for study in STUDIES:
     pairs = zip(
       *(trials_of(f / "run", study) for f in (alone, together)), strict=True
     )
@@ -135,7 +145,7 @@ def test_a_search_tries_and_finds_the_same(worked, trials_of):
 
 def test_merges_and_scores_are_the_same(worked):
   alone, together, _ = worked
-  searched = [f"run/search/{study}/merged/12" for study in ("pair", "solved")]
+  searched = [f"run/search/{study}/merged/12" for study in STUDIES]
   for place in [*MERGES, *searched]:
     first, again = (
       named_leaves(restore_params(f / place)) for f in (alone, together)

@@ -5,32 +5,31 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 from jaxmerge import search
 from jaxmerge.formats.records.metadata import read_metadata
+from tests import forked
 from tests.helpers import REPORT, config_file, config_of, quiet
 
+PATIENCE = 240  # seconds
 
-def run_and_kill(argv: list[str], moment: Callable[[], bool]) -> bool:
+
+def run_and_kill(
+  argv: list[str], output: pathlib.Path, moment: Callable[[], bool]
+) -> bool:
   """Runs until `moment`, then kills; True if it was killed before its end."""
-  process = subprocess.Popen(
-    [sys.executable, "-m", *argv],
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    env=os.environ,
-  )
-  while process.poll() is None:
+  process = forked.start("search", argv, output)
+  while process.is_alive():
     if moment():
-      process.send_signal(signal.SIGKILL)
+      os.kill(process.pid, signal.SIGKILL)
       break
     time.sleep(0.001)
-  _, stderr = process.communicate(timeout=120)
-  assert process.returncode in (0, -signal.SIGKILL), stderr.decode()
-  return process.returncode != 0
+  process.join(PATIENCE)
+  process.kill()
+  assert process.exitcode in (0, -signal.SIGKILL), output.read_text()
+  return process.exitcode != 0
 
 
 def lines_of(path: pathlib.Path) -> int:
@@ -42,11 +41,8 @@ def test_searching(tiny_run, trials_of, tmp_path):
   for copy in (undisturbed, workdir):
     shutil.copytree(tiny_run, copy)
   merged = search.search(config_of("search"), undisturbed, progress=quiet)
-  argv = [
-    "jaxmerge.search",
-    f"--config={config_file('search')}",
-    f"--workdir={workdir}",
-  ]
+  argv = [f"--config={config_file('search')}", f"--workdir={workdir}"]
+  output = tmp_path / "log"
   folder = workdir / "search/pair"
   journal = folder / "study.journal"
   moments: list[Callable[[], bool]] = [
@@ -56,9 +52,9 @@ def test_searching(tiny_run, trials_of, tmp_path):
     lambda: any(folder.glob("merged/.*")),
     lambda: any(workdir.glob(".report*")),
   ]
-  kills = sum(run_and_kill(argv, moment) for moment in moments)
+  kills = sum(run_and_kill(argv, output, moment) for moment in moments)
   assert kills >= 3
-  assert not run_and_kill(argv, lambda: False)
+  assert not run_and_kill(argv, output, lambda: False)
   assert trials_of(workdir) == trials_of(undisturbed)
   assert len(trials_of(workdir)) == 5
   names = [w / f"{REPORT}/results.json" for w in (undisturbed, workdir)]

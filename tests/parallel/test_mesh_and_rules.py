@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.parallel import rules
 from jaxmerge.parallel.mesh import AXES, make_mesh
-from tests.helpers import Device
+from tests.helpers import Device, with_devices
 
 EIGHT = """
 import json, sys
@@ -59,17 +58,17 @@ print(json.dumps({
 GRADIENTS = """
 import functools, json, sys
 import jax, numpy as np
-from jaxmerge.model.decoder import abstract_decoder, init_params
+from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.data.batch import Batch
 from jaxmerge.model.execution import PLAIN, choose
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import place_batch, shardings
 from jaxmerge.training.step import Objective
-from tests.helpers import decoder
+from tests.helpers import decoder, random_params
 
 config = decoder()
 graph, abstract = abstract_decoder(config)
-params = jax.device_get(init_params(config, jax.random.key(0)))
+params = jax.device_get(random_params(config))
 tokens = np.random.default_rng(0).integers(0, 50, (16, 17)).astype(np.int32)
 
 def measured(mesh, execution, accumulate):
@@ -108,10 +107,9 @@ MESHES = (
 
 
 def run_on(devices: int, program: str, value: Any) -> Any:
-  flags = f"--xla_force_host_platform_device_count={devices}"
   result = subprocess.run(
     [sys.executable, "-c", program, json.dumps(value)],
-    env={**os.environ, "XLA_FLAGS": flags},
+    env=with_devices(devices),
     capture_output=True,
     text=True,
     check=True,

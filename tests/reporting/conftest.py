@@ -10,6 +10,13 @@ from matplotlib.figure import Figure
 
 from jaxmerge.reporting.results import STOPPED_EARLY, Results, Row, Trial
 
+# Of which a 95% interval is two standard errors to four digits.
+CLUSTERS = 61
+
+
+def _row(*values) -> Row:
+  return Row(*values, report_clusters=CLUSTERS)
+
 
 @pytest.fixture
 def trials() -> list[Trial]:
@@ -31,11 +38,11 @@ def trials() -> list[Trial]:
 def results(trials) -> Results:
   return Results(
     rows=(
-      Row("last", 1, {600: 0.0, 750: 1.0}, 1.2247, 1.2225, 0.0, 0.0),
-      Row("step_600", 1, {600: 1.0}, 1.2962, 1.2431, 0.0206, 0.0031),
-      Row("uniform", 1, {600: 0.5, 750: 0.5}, 1.2027, 1.1991, -0.0234, 0.0024),
-      Row("grid", 6, {600: 0.4, 750: 0.6}, 1.1985, 1.1957, -0.0268, 0.0022),
-      Row(
+      _row("last", 1, {600: 0.0, 750: 1.0}, 1.2247, 1.2225, 0.0, 0.0),
+      _row("step_600", 1, {600: 1.0}, 1.2962, 1.2431, 0.0206, 0.0031),
+      _row("uniform", 1, {600: 0.5, 750: 0.5}, 1.2027, 1.1991, -0.0234, 0.0024),
+      _row("grid", 6, {600: 0.4, 750: 0.6}, 1.1985, 1.1957, -0.0268, 0.0022),
+      _row(
         "gp_hedge", 6, {600: 0.35, 750: 0.65}, 1.198, 1.1954, -0.0271, 0.0022
       ),
     ),
@@ -105,7 +112,7 @@ def of_trail(results):
     first, *_, grid, found = results.rows
     weights = dict(zip(merged, np.arange(len(merged)) / 1000, strict=True))
     steps = [
-      Row(f"step_{step}", 1, {step: 1.0}, 1.3, 1.3, 0.02, 0.003)
+      _row(f"step_{step}", 1, {step: 1.0}, 1.3, 1.3, 0.02, 0.003)
       for step in range(10, last, 10)
     ]
     rows = [

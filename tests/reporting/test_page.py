@@ -169,7 +169,7 @@ def test_steps_far_from_the_merge_are_folded_away(
   assert "step_10 1" in rest
   assert "step_10 1" not in main
   # The numbers that decide come first, the weights wrap.
-  assert "report loss delta vs last ± 2 stderr weights" in main
+  assert "report loss delta vs last ± 95% weights" in main
 
 
 def test_an_acquisition_that_is_new_here_is_listed(

@@ -27,6 +27,7 @@ ROW_KEYS = [
   "report_loss",
   "report_delta_vs_last",
   "report_delta_stderr",
+  "report_clusters",
 ]
 
 
@@ -50,7 +51,7 @@ def test_every_field_of_a_row_is_there(tmp_path, results):
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_comes_back_bit_for_bit(tmp_path_factory, number):
   path = tmp_path_factory.mktemp("floats") / "r.json"
-  row = Row("last", 1, {7: 1.0}, number, number, 0.0, 0.0)
+  row = Row("last", 1, {7: 1.0}, number, number, 0.0, 0.0, 9)
   rest = 0, 1, None, "nats/token", "minimize", "pair"
   write_results(path, Results((row,), (), *rest))
   back = json.loads(path.read_text())["rows"][0]["search_loss"]

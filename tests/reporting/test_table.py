@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from jaxmerge.reporting.page import (
   cells,
@@ -30,10 +32,29 @@ def test_text_table_is_aligned_and_marks_what_counts(results):
   assert marked == ["step_600", "uniform", "grid", "gp_hedge"]
   assert body[-1].endswith("-0.0271 ± 0.0044 *  600: 0.3500, 750: 0.6500")
   assert body[0].endswith("reference  750")
-  assert "two paired standard errors" in note
+  assert note.endswith("95% interval (paired, Student's t) leaves out 0.")
 
 
-def test_the_mark_needs_more_than_two_standard_errors(results):
+def test_the_mark_is_a_test_on_the_clusters(results):
+  """Two standard errors of six documents are not yet significant."""
+  deltas_N = np.array([-0.8, -2.8, -0.2, 0.4, -1.2, -1.8])
+  mean, stderr = deltas_N.mean(), stats.sem(deltas_N)
+  for moved, is_significant in ((0.0, False), (-0.4, True)):
+    row = _with_merged(
+      results,
+      report_delta_vs_last=mean + moved,
+      report_delta_stderr=stderr,
+      report_clusters=6,
+    ).merged
+    tested = stats.ttest_1samp(deltas_N + moved, 0.0)
+    assert row.delta.p_value == pytest.approx(tested.pvalue)
+    assert row.is_significant == is_significant
+    assert row.delta.half_width() == pytest.approx(2.5706 * stderr, rel=1e-4)
+    assert cells(row)[-2].endswith("*") == is_significant
+  assert abs(mean) > 2 * stderr
+
+
+def test_the_mark_of_many_clusters_needs_two_standard_errors(results):
   at = _with_merged(
     results, report_delta_vs_last=-0.5, report_delta_stderr=0.25
   )
@@ -47,7 +68,7 @@ def test_the_mark_needs_more_than_two_standard_errors(results):
 def test_a_gain(results):
   assert headline(results) == (
     "Merging steps 600 and 750 (0.3500 / 0.6500) lowers the report loss by"
-    " 0.0271 ± 0.0044 nats/token (two paired standard errors) against step"
+    " 0.0271 ± 0.0044 nats/token (95% interval) against step"
     " 750; the run needs 492,611 more tokens to get there."
   )
   assert runner_up(results) == ""
@@ -61,7 +82,7 @@ def test_a_gain_that_the_run_never_reaches(results):
 
 
 @pytest.mark.parametrize("delta", [-0.004, 0.004])
-def test_no_claim_within_two_standard_errors(results, delta):
+def test_no_claim_within_the_interval(results, delta):
   text = headline(_with_merged(results, report_delta_vs_last=delta))
   assert "shows no measurable gain over step 750" in text
   assert f"{delta:+.4f} ± 0.0044" in text

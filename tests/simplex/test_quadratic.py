@@ -205,6 +205,31 @@ def test_a_ridge_pulls_groups_together_and_knows_no_scale():
   )
 
 
+def test_a_ridge_about_other_weights_ends_at_the_optimum_from_anywhere():
+  model = _model(6, 3, 4)
+  first_GxK = model.weights_GxK
+  for region in (_simplex(4), _wide(4)):
+    best = minimise(model, region, 0.1, range(3))
+    there_GxK = (first_GxK + best.weights_GxK) / 2
+    slopes_R = model.curvature @ (there_GxK - first_GxK).ravel()
+    moved = model._replace(
+      weights_GxK=there_GxK,
+      gradients_CxGxK=model.gradients_CxGxK
+      + np.outer(model.counts_C, slopes_R).reshape(model.gradients_CxGxK.shape),
+    )
+    again = minimise(moved, region, 0.1, range(3), first_GxK)
+    np.testing.assert_allclose(again.weights_GxK, best.weights_GxK, atol=1e-6)
+    assert again.residual < 1e-6
+    before = model.change(there_GxK)
+    assert again.change == pytest.approx(best.change - before, abs=1e-7)
+    # A ridge about where it stands lets groups go further apart.
+    loose = minimise(moved, region, 0.1, range(3))
+    apart, further = (
+      np.ptp(x.weights_GxK, axis=0).sum() for x in (again, loose)
+    )
+    assert further > 1.01 * apart
+
+
 @hypothesis.settings(deadline=None, max_examples=40)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),

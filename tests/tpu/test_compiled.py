@@ -13,7 +13,9 @@ from jaxmerge import pretrain
 from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.evaluators.heldout_loss import batch_losses
+from jaxmerge.evaluation.weight_derivatives import planned_bytes
 from jaxmerge.merging.average import weighted_average
+from jaxmerge.merging.groups import groups_of
 from jaxmerge.parallel.rules import batch_sharding
 from jaxmerge.parallel.topology import compiled, topology_devices
 from jaxmerge.training.compiled_step import compile_step
@@ -144,6 +146,28 @@ def test_scoring_gathers_no_more_than_a_layer(topology):
   ]
   assert gathered
   assert not [s for s in gathered if re.match(rf"\w+\[{N},\d+,\d+\]", s)]
+
+
+def test_derivatives_of_nine_checkpoints_fit_a_chip():
+  """By the weights of six groups: 1.7 trees beside the ten, not 7."""
+  chip = topology_devices("v5e:2x2")[:1]
+  config, trainer = check_config(config_of("pretrain", "llama_125m"), chip)
+  params = trainer.abstract_state().params
+  temporaries = planned_bytes(
+    trainer.graph,
+    trainer.mesh,
+    params,
+    count=9,
+    groups=groups_of(params, "4"),
+    length=config.seq_len,
+    sequences=64,
+  )
+  tree = sum(
+    leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)
+  )
+  assert config.seq_len == 1024
+  assert temporaries < 1.8 * tree
+  assert temporaries + 10 * tree < 16 * 2**30
 
 
 def test_a_run_that_does_not_fit_ends_with_the_ways_out(tmp_path, capsys):

@@ -11,7 +11,7 @@ from jaxmerge import pretrain
 from jaxmerge.checkpoints.inputs import saved_steps
 from jaxmerge.config_reading import examine, read
 from jaxmerge.errors import InputError
-from jaxmerge.training import keep
+from jaxmerge.training import assembly, keep
 from jaxmerge.training.config import PretrainConfig
 from jaxmerge.training.keep import KeepConfig, Policy, Span, Window
 from jaxmerge.training.optimizer import SCHEDULES, build
@@ -227,9 +227,9 @@ def test_a_run_that_does_not_fit_the_disk_is_refused(tmp_path, monkeypatch):
 def test_what_is_deleted_in_a_run_that_is_stopped(tmp_path, monkeypatch):
   """The best of all checkpoints is known from metrics.jsonl alone."""
   monkeypatch.setattr(
-    pretrain,
-    "_losses",
-    lambda loss, state: {"validation_loss": 1.0 + abs(int(state.step) - 4)},
+    assembly,
+    "_measured",
+    lambda step, *_: {"validation_loss": 1.0 + abs(step - 4)},
   )
   workdir, moment = tmp_path / "run", 11
 

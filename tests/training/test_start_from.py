@@ -11,11 +11,10 @@ import pytest
 from jaxmerge.checkpoints import models
 from jaxmerge.checkpoints.inputs import open_inputs
 from jaxmerge.data.tokenizers.hugging_face import train_tokenizer
-from jaxmerge.model.decoder import init_params
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.training.start import start_problems
 from jaxmerge.training.trainer import Trainer
-from tests.helpers import NEOX
+from tests.helpers import NEOX, random_params
 
 
 def trainer(config):
@@ -24,7 +23,7 @@ def trainer(config):
 
 
 def saved(path, dtype=jnp.float32):
-  params = init_params(NEOX, jax.random.key(0))
+  params = random_params(NEOX)
   params = jax.tree.map(lambda x: x.astype(dtype), params)
   model = models.SavedModel(params, NEOX, "", None)
   models.save(model, path, "orbax", overwrite=False)

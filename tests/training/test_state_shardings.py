@@ -1,7 +1,6 @@
 """An optimiser's state lies where its parameters lie, whatever it is."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.training.optimizer import OPTIMIZERS
 from jaxmerge.training.state_shardings import bytes_of, state_shardings
+from tests.helpers import with_devices
 
 # Steps of each optimiser as the trainer takes them, all in one process, of
 # given gradients: most of a step's compile time is not the optimiser's.
@@ -88,10 +88,9 @@ print(json.dumps(found))
 
 
 def train_on(path, devices, *mesh):
-  flags = f"--xla_force_host_platform_device_count={devices}"
   done = subprocess.run(
     [sys.executable, "-c", EACH, str(path), *map(str, mesh)],
-    env={**os.environ, "XLA_FLAGS": flags},
+    env=with_devices(devices),
     capture_output=True,
     text=True,
   )

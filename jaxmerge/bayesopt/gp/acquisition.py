@@ -8,6 +8,18 @@ Optimization", UAI 2011, algorithm 2: after each refit the gain of acquisition j
 grows by the posterior mean at its previous nominee, evaluated or not. Gains are
 in standardised units and maximisation sign: in the raw units of an accuracy
 they would never part (a fair coin).
+
+Where constraints c_t(x) <= 0 are modelled by Gaussian processes of their own,
+an acquisition is weighted by the probability that all hold (Gardner et al.,
+"Bayesian Optimization with Inequality Constraints", ICML 2014, equation 5;
+Gelbart, Snoek and Adams, "Bayesian Optimization with Unknown Constraints", UAI
+2014, section 3):
+
+  EI_c(x) = EI(x) P(x),   P(x) = prod_t Pr[c_t(x) <= 0] = prod_t Phi(m_t / s_t)
+
+with m_t, s_t the mean and the standard deviation of the margin -c_t at x; the
+improvement is over the best point that is feasible on average. While there is
+none, P(x) alone is maximised (Gelbart et al., section 3.1).
 """
 
 from collections.abc import Callable
@@ -85,22 +97,66 @@ class Acquisition(NamedTuple):
     utility: of the posterior's mean and standard deviation at queries and the
       best mean so far, in JAX; it is maximised. None: one joint draw from the
       posterior is.
+    is_log: the utility is the logarithm of what is worth 0 at least.
   """
 
   name: str
   summary: str
   utility: Callable[[Array, Array, Array], Array] | None
+  is_log: bool = False
 
 
 ACQUISITIONS: Registry[Acquisition] = Registry("acquisition")
 # Monotone in EI, PI and UCB, never flat.
-for _name, _utility, _summary in (
-  ("ei", log_expected_improvement, "log expected improvement (2310.20708)"),
-  ("pi", log_probability_of_improvement, "log probability of improvement"),
-  ("ucb", upper_confidence_bound, f"upper confidence bound, kappa {KAPPA}"),
-  ("thompson", None, "one joint draw (Thompson 1933)"),
+for _name, _utility, _summary, _is_log in (
+  ("ei", log_expected_improvement, "log expected improvement (2310.20708)", 1),
+  ("pi", log_probability_of_improvement, "log probability of improvement", 1),
+  ("ucb", upper_confidence_bound, f"upper confidence bound, kappa {KAPPA}", 0),
+  ("thompson", None, "one joint draw (Thompson 1933)", 0),
 ):
-  ACQUISITIONS.register(Acquisition(_name, _summary, _utility))
+  ACQUISITIONS.register(Acquisition(_name, _summary, _utility, bool(_is_log)))
+
+# A gain is no less, so that its logarithm is finite.
+_LEAST_GAIN = 1e-12
+
+
+def log_feasible(mean_TxQ: Array, std_TxQ: Array, least_T: Array) -> Array:
+  """log P(x): the probability (Q) that T independent margins are high enough.
+
+  Args:
+    mean_TxQ, std_TxQ: of each margin at the queries.
+    least_T: how high each must be.
+  """
+  safe = jnp.where(std_TxQ > 0, std_TxQ, 1.0)
+  return jnp.sum(log_ndtr((mean_TxQ - least_T[:, None]) / safe), axis=0)
+
+
+def log_utility(
+  acquisition: Acquisition, mean: Array, std: Array, best: Array
+) -> Array:
+  """The logarithm of an acquisition, to which log P can be added.
+
+  EI and PI are expectations of what is worth nothing where a constraint is
+  broken. An upper confidence bound is none, and may be negative: what counts is
+  by how much it is above that of the incumbent, were its score known for sure;
+  so of every other utility that is no logarithm.
+
+  Args:
+    acquisition: with a utility.
+    mean, std: of the posterior at queries, of any shape.
+    best: posterior mean of the best feasible point.
+  """
+  assert acquisition.utility is not None
+  found = acquisition.utility(mean, std, best)
+  if acquisition.is_log:
+    return found
+  sure = acquisition.utility(best, jnp.zeros_like(best), best)
+  return log_gain(found - sure)
+
+
+def log_gain(gain: Array) -> Array:
+  """Its logarithm, bounded from below where there is none."""
+  return jnp.log(jnp.maximum(gain, _LEAST_GAIN))
 
 
 def probabilities(gains_J: np.ndarray) -> np.ndarray:

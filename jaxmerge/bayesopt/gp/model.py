@@ -225,11 +225,15 @@ def _lowest_finite(rungs: Array, function: Callable[[Array], Array]) -> Array:
 
 def condition_safely(theta: Hyperparameters, data: Padded, groups: int) -> Any:
   """The posterior at the lowest rung of the jitter ladder that is finite."""
-  extra = _lowest_finite(
+  return condition(theta, data, groups, safe_extra(theta, data, groups))
+
+
+def safe_extra(theta: Hyperparameters, data: Padded, groups: int) -> Array:
+  """The lowest rung of the ladder at which the posterior is finite."""
+  return _lowest_finite(
     jnp.asarray(_LADDER),
     lambda extra: condition(theta, data, groups, extra).log_marginal_likelihood,
   )
-  return condition(theta, data, groups, extra)
 
 
 def fit(data: Padded, dimension: int, groups: int) -> Hyperparameters:

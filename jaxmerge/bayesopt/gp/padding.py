@@ -7,6 +7,7 @@ two; E columns of a row (model.py says which).
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 _SMALLEST_BUCKET = 16
@@ -49,6 +50,16 @@ class Padded(NamedTuple):
   values_N: Any
   noise_N: Any
   pending_N: Any
+
+
+def observed(data: Padded, dimension: int) -> Padded:
+  """Pending rows as padding; of JAX arrays."""
+  seen_N = 1.0 - data.pending_N
+  mask_N = data.rows_NxE[:, dimension] * seen_N
+  return data._replace(
+    rows_NxE=data.rows_NxE.at[:, dimension].set(mask_N),
+    noise_N=jnp.where(data.pending_N > 0, 1.0, data.noise_N),
+  )
 
 
 def bucket_size(num_points: int) -> int:

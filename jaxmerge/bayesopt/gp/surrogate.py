@@ -1,27 +1,38 @@
 """Suggestions and predictions of the Gaussian process: two jitted programs.
 
 N points (padded to a power of two), D coordinates, J acquisitions, C
-candidates, Q queries, S seeds, P poll directions.
+candidates, Q queries, S seeds, P poll directions, T constraints.
 
 Points, mask, candidates and hyperparameters are all arrays in them, so that a
 bucket and a dimension compile once. Both run in float64 on the host.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import threadpoolctl
 from jax import Array
-from jax.sharding import AxisType, Mesh
 
-from jaxmerge.bayesopt.gp import model, padding, pattern_search
-from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS, Acquisition
+from jaxmerge.bayesopt.gp import (
+  feasibility,
+  model,
+  padding,
+  pattern_search,
+  thompson,
+)
+from jaxmerge.bayesopt.gp.acquisition import (
+  ACQUISITIONS,
+  Acquisition,
+  log_gain,
+  log_utility,
+)
 from jaxmerge.bayesopt.gp.compiling import compiling
+from jaxmerge.bayesopt.gp.feasibility import Fitted, Margins
+from jaxmerge.bayesopt.gp.host import float64_on_host
 from jaxmerge.bayesopt.gp.padding import Observations, Padded
 from jaxmerge.simplex import points
 
@@ -38,36 +49,6 @@ _FEWEST_QUERIES = 256
 
 # Each climb starts at so many of the best candidates and at the incumbent.
 _NUM_SEEDS = 3
-# A Thompson draw is also taken at candidates so much nearer the incumbent.
-_SHRINKS = (0.1, 0.01)
-_NUM_NEAR = 64
-
-
-@functools.cache
-def _libraries() -> threadpoolctl.ThreadpoolController:
-  """Found once: it reads the list of all loaded libraries, for 2 ms."""
-  import scipy.linalg  # noqa: F401  (loads the BLAS that XLA's Cholesky calls)
-
-  return threadpoolctl.ThreadpoolController()
-
-
-@contextlib.contextmanager
-def float64_on_host() -> Iterator[jax.Device]:
-  """Float64 on one CPU device, whatever mesh the caller is in.
-
-  An ambient mesh wins over the devices of the arguments, so a mesh of the one
-  device takes its place (always, or the two cases would compile twice). The
-  rest of the program stays in 32 bits: leave with NumPy arrays only.
-  """
-  model.gpjax()  # never imported inside of the float64 block
-  # Not jax.devices: in a job of several processes those may be another's.
-  device = jax.local_devices(backend="cpu")[0]
-  mesh = Mesh(np.array([device]), ("host",), axis_types=(AxisType.Auto,))
-  # OpenBLAS splits a 32 x 32 matrix over its threads, which then wait for each
-  # other: on a busy machine of two cores a suggestion took 0.8 s, not 0.05.
-  one_thread = _libraries().limit(limits=1, user_api="blas")
-  with one_thread, jax.set_mesh(mesh), jax.enable_x64(True):
-    yield device
 
 
 class Suggestion(NamedTuple):
@@ -79,6 +60,8 @@ class Suggestion(NamedTuple):
     mean_J, std_J: of the posterior at each nominee.
     mean_C, std_C: of the posterior at each candidate.
     share: of a known standard error that is taken for noise.
+    log_feasible_C: log of the probability that each candidate keeps to all
+      constraints; None without any.
   """
 
   nominees_JxD: Any
@@ -88,28 +71,7 @@ class Suggestion(NamedTuple):
   mean_C: Any
   std_C: Any
   share: Any
-
-
-def _observed(data: Padded, dimension: int) -> Padded:
-  """Pending rows as padding."""
-  seen_N = 1.0 - data.pending_N
-  mask_N = data.rows_NxE[:, dimension] * seen_N
-  return data._replace(
-    rows_NxE=data.rows_NxE.at[:, dimension].set(mask_N),
-    noise_N=jnp.where(data.pending_N > 0, 1.0, data.noise_N),
-  )
-
-
-def _drawn(
-  posterior: Any, incumbent_D: Array, candidates_CxD: Array, normals: Array
-) -> Array:
-  """The maximiser of a joint draw, at candidates and nearer the incumbent."""
-  stride = max(len(candidates_CxD) // _NUM_NEAR, 1)
-  some = candidates_CxD[::stride][:_NUM_NEAR]
-  pulled = [incumbent_D + r * (some - incumbent_D) for r in _SHRINKS]
-  queries_QxD = jnp.concatenate([candidates_CxD, *pulled])
-  drawn_Q = model.draw(posterior, queries_QxD, normals)
-  return queries_QxD[jnp.argmax(drawn_Q)]
+  log_feasible_C: Any
 
 
 @functools.partial(
@@ -119,6 +81,7 @@ def _drawn(
 )
 def _suggest(
   data: Padded,
+  margins: Margins | None,
   previous_JxD: Array,
   candidates_CxD: Array,
   directions_PxD: Array,
@@ -130,7 +93,7 @@ def _suggest(
 ) -> Suggestion:
   dimension = candidates_CxD.shape[1]
   points_NxD = data.rows_NxE[:, :dimension]
-  seen = _observed(data, dimension)
+  seen = padding.observed(data, dimension)
   theta = model.fit(seen, dimension, groups)
   conditioned = model.condition_safely(theta, seen, groups)
   rewards_J, _ = model.predict(conditioned, previous_JxD)
@@ -147,30 +110,59 @@ def _suggest(
   is_slope_N = jnp.any(data.rows_NxE[:, dimension + 1 :] != 0, axis=1)
   is_value_N = (data.rows_NxE[:, dimension] > 0) & ~is_slope_N
   mean_N, _ = model.predict(posterior, points_NxD)
-  incumbent = jnp.argmax(jnp.where(is_value_N, mean_N, -jnp.inf))
+  merit_N = jnp.where(is_value_N, mean_N, -jnp.inf)
+  limits = None
+  if margins is not None:
+    limits = Fitted(margins, dimension, groups)
+    worst = jnp.min(jnp.where(is_value_N, mean_N, jnp.inf))
+    rewards_J = limits.reward(previous_JxD, rewards_J, worst)
+    merit_N = limits.merit(points_NxD, merit_N)
+  incumbent = jnp.argmax(merit_N)
   best, incumbent_D = mean_N[incumbent], points_NxD[incumbent]
-  utilities = [a.utility for a in acquisitions if a.utility is not None]
+  polled = [a for a in acquisitions if a.utility is not None]
+
+  def utilities(logs: Any, means: Any, stds: Any) -> Array:
+    """Utilities of the polled acquisitions, at points of these log P."""
+    return jnp.stack(
+      [
+        a.utility(mean, std, best)
+        if limits is None
+        else limits.weighted(log_utility(a, mean, std, best), log)
+        for a, log, mean, std in zip(polled, logs, means, stds)
+        if a.utility is not None
+      ]
+    )
 
   def score(points_JxSxPxD: Array) -> Array:
     queries_QxD = points_JxSxPxD.reshape(-1, dimension)
     mean_Q, std_Q = model.predict(posterior, queries_QxD)
     mean = mean_Q.reshape(points_JxSxPxD.shape[:-1])
     std = std_Q.reshape(mean.shape)
-    return jnp.stack([u(m, s, best) for u, m, s in zip(utilities, mean, std)])
+    logs = limits.log_probability(points_JxSxPxD) if limits else polled
+    return utilities(logs, mean, std)
 
   climbed: list[Array] = []
-  if utilities:
-    scores_JxC = jnp.stack([u(mean_C, std_C, best) for u in utilities])
+  log_C = limits.log_probability(candidates_CxD) if limits else None
+  if polled:
+    everywhere = (itertools.repeat(each) for each in (log_C, mean_C, std_C))
+    scores_JxC = utilities(*everywhere)
     _, top_JxS = jax.lax.top_k(scores_JxC, _NUM_SEEDS)
-    shape = (len(utilities), 1, dimension)
+    shape = (len(polled), 1, dimension)
     seeds = jnp.concatenate(
       [candidates_CxD[top_JxS], jnp.broadcast_to(incumbent_D, shape)], axis=1
     )
     climbed += [
       *pattern_search.climb(score, seeds, directions_PxD, groups, reach)
     ]
+
+  def worth(drawn_Q: Array, queries_QxD: Array) -> Array:
+    if limits is None:
+      return drawn_Q
+    log_Q = limits.log_probability(queries_QxD)
+    return limits.weighted(log_gain(drawn_Q - best), log_Q)
+
   nominees = [
-    _drawn(posterior, incumbent_D, candidates_CxD, normals)
+    thompson.drawn(posterior, incumbent_D, candidates_CxD, normals, worth)
     if a.utility is None
     else climbed.pop(0)
     for a in acquisitions
@@ -178,7 +170,14 @@ def _suggest(
   nominees_JxD = jnp.stack(nominees)
   mean_J, std_J = model.predict(conditioned, nominees_JxD)
   return Suggestion(
-    nominees_JxD, rewards_J, mean_J, std_J, mean_C, std_C, theta.share
+    nominees_JxD,
+    rewards_J,
+    mean_J,
+    std_J,
+    mean_C,
+    std_C,
+    theta.share,
+    log_C,
   )
 
 
@@ -233,6 +232,7 @@ def suggest(
   groups: int,
   rng: np.random.Generator,
   reach: tuple[float, float] = points.UNIT,
+  margins: Sequence[Observations] = (),
 ) -> Suggestion:
   """Fits the Gaussian process and maximises every acquisition.
 
@@ -244,18 +244,19 @@ def suggest(
     groups: so many simplices side by side; 0: the unit box.
     rng: of a Thompson draw.
     reach: of each coordinate on a simplex.
+    margins: by how much the same trials keep to each constraint.
   """
   padded, centre, scale = _standardised(observations, groups)
-  near = min(_NUM_NEAR, len(candidates_CxD))
-  num_draws = len(candidates_CxD) + len(_SHRINKS) * near
   arrays = (
     padded,
+    feasibility.standardised(margins, groups),
     np.asarray(previous_JxD, np.float64),
     np.asarray(candidates_CxD, np.float64),
     pattern_search.directions(candidates_CxD.shape[1], groups),
-    rng.normal(size=num_draws),
+    rng.normal(size=thompson.num_draws(len(candidates_CxD))),
   )
-  key = (acquisitions, groups, reach, *np.shape(candidates_CxD))
+  shape = np.shape(candidates_CxD)
+  key = (acquisitions, groups, reach, len(margins), *shape)
   with (
     compiling("suggestion", padded.rows_NxE.shape, key),
     float64_on_host() as device,

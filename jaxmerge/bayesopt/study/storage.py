@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from jaxmerge.bayesopt.study import journal
 from jaxmerge.bayesopt.study.object_journal import SCHEMES, open_object_journal
@@ -35,17 +35,20 @@ _LAST_TABLE = "alembic_version"
 _SCHEMES = ("gs", "s3", "file", "sqlite", "postgresql", "mysql", "redis")
 
 
-def open_storage(storage: str | os.PathLike[str]) -> BaseStorage:
+def open_storage(storage: str | os.PathLike[str] | None) -> BaseStorage:
   """Opens the storage at an address, created if it is not there.
 
   Args:
     storage: path of a journal file, a database URL, or a gs://, s3:// or
-      file:// address under which a journal has one object an entry.
+      file:// address under which a journal has one object an entry; None: a
+      new one in memory.
 
   Raises:
     InputError: the storage is damaged or cannot be reached, or something else
       than a study is there; that stays as it is.
   """
+  if storage is None:
+    return InMemoryStorage()
   address = check_storage(storage)
   if "://" not in address:
     return journal.open_journal(address)

@@ -30,6 +30,7 @@ from jaxmerge.errors import InputError
 
 FAILURE = "failure"
 PARTIAL_VALUE = "partial_value"
+CONSTRAINT_STDERRS = "constraint_stderrs"
 _NO_LIMITS = Budget()
 
 
@@ -43,6 +44,9 @@ class Observation(NamedTuple):
     tokens: number of tokens evaluated.
     pruned: the evaluation stopped early, beaten beyond noise; `value` and
       `stderr` are what the part that was evaluated tells of the whole.
+    constraints: by name, numbers that are at most 0 where it is feasible, as
+      Optuna's trials have them.
+    constraint_stderrs: their known standard errors, by name.
   """
 
   value: float
@@ -50,6 +54,8 @@ class Observation(NamedTuple):
   attrs: Mapping[str, Any] = types.MappingProxyType({})
   tokens: int = 0
   pruned: bool = False
+  constraints: Mapping[str, float] = types.MappingProxyType({})
+  constraint_stderrs: Mapping[str, float] = types.MappingProxyType({})
 
 
 # Of a trial's number and parameters.
@@ -57,7 +63,7 @@ Objective = Callable[[int, dict[str, float]], Observation]
 
 
 def open_study(
-  storage: str | os.PathLike[str],
+  storage: str | os.PathLike[str] | None,
   name: str,
   *,
   sampler: BaseSampler,
@@ -139,28 +145,51 @@ def _params(held: leases.Held) -> dict[str, float]:
   return params
 
 
+class _Outcome(NamedTuple):
+  """The end of a trial; attributes are the user's."""
+
+  state: TrialState
+  values: list[float] | None
+  attrs: dict[str, Any]
+  constraints: Mapping[str, float] = types.MappingProxyType({})
+
+
 def _evaluate(
   objective: Objective, number: int, params: dict[str, float]
-) -> tuple[TrialState, list[float] | None, dict[str, Any]]:
-  """Returns the state, values and user attributes of a trial."""
+) -> _Outcome:
   began = time.monotonic()
   found = objective(number, params)
   value, stderr = float(found.value), float(found.stderr)
+  constraints = {name: float(c) for name, c in found.constraints.items()}
+  errors = {name: float(se) for name, se in found.constraint_stderrs.items()}
   attrs = {
     **found.attrs,
+    **({CONSTRAINT_STDERRS: errors} if errors else {}),
     "seconds": time.monotonic() - began,
     "tokens": int(found.tokens),
   }
   if not math.isfinite(value):
     failure = f"the score is not finite ({value})"
-  elif not 0 <= stderr < math.inf:
+  elif not all(0 <= error < math.inf for error in (stderr, *errors.values())):
     failure = f"the standard error is not usable ({stderr})"
+  elif not all(map(math.isfinite, constraints.values())):
+    failure = f"a constraint is not finite ({constraints})"
   elif found.pruned:
     attrs |= {"stderr": stderr, PARTIAL_VALUE: value}
-    return TrialState.PRUNED, None, attrs
+    return _Outcome(TrialState.PRUNED, None, attrs, constraints)
   else:
-    return TrialState.COMPLETE, [value], {**attrs, "stderr": stderr}
-  return TrialState.FAIL, None, {**attrs, FAILURE: failure}
+    attrs["stderr"] = stderr
+    return _Outcome(TrialState.COMPLETE, [value], attrs, constraints)
+  return _Outcome(TrialState.FAIL, None, {**attrs, FAILURE: failure})
+
+
+def _set_constraints(
+  held: leases.Held, constraints: Mapping[str, float]
+) -> None:
+  """Keeps them as Optuna does; a dead searcher may have kept the same."""
+  trial = Trial(held.study, held.trial_id)
+  for name in sorted(constraints.keys() - held.trial().constraints.keys()):
+    trial.set_constraint(name, constraints[name])
 
 
 def _run_trial(held: leases.Held, objective: Objective) -> bool:
@@ -169,7 +198,7 @@ def _run_trial(held: leases.Held, objective: Objective) -> bool:
   try:
     with leases.heartbeat(held) as errors:
       number, params = held.trial().number, _params(held)
-      state, values, attrs = _evaluate(objective, number, params)
+      state, values, attrs, constraints = _evaluate(objective, number, params)
     if errors:
       attrs["lease_error"] = list(dict.fromkeys(errors))
     if held.is_taken_over():
@@ -177,6 +206,7 @@ def _run_trial(held: leases.Held, objective: Objective) -> bool:
       return False
     for key, value in attrs.items():
       storage.set_trial_user_attr(held.trial_id, key, value)
+    _set_constraints(held, constraints)
     study.sampler.after_trial(study, held.trial(), state, values)
     return storage.set_trial_state_values(held.trial_id, state, values)
   except BaseException as error:
@@ -208,9 +238,10 @@ def run_study(
   returns when all trials are finished, by whomever; a process that dies leaves
   its trial to the others.
 
-  A score or standard error that is not finite fails its trial, with the reason
-  in its user attribute "failure". A pruned observation leaves a pruned trial
-  with its user attribute "partial_value". Both cost their unit of the budget.
+  A score, standard error or constraint that is not finite fails its trial, with
+  the reason in its user attribute "failure". A pruned observation leaves a
+  pruned trial with its user attribute "partial_value". Both cost their unit of
+  the budget.
   What the objective raises goes through; its trial is left to other searchers
   and to the next run.
 

@@ -4,6 +4,7 @@ N items, C choices of an item at most, B rows of a batch, L inputs of a row,
 T targets of a row.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,13 +18,14 @@ from jaxmerge.data.tokenizers.protocol import Tokenizer
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import choice_scores
 from jaxmerge.evaluation.choice_rows import (
-  SHORTEST,
+  MOST_PARTS,
   Rows,
   rows_of,
   sums_by_item,
 )
 from jaxmerge.evaluation.held_out_splits import check_batch
 from jaxmerge.evaluation.score import Score
+from jaxmerge.evaluation.task_config import METRICS
 from jaxmerge.evaluation.tasks.task import ChoiceItem
 from jaxmerge.model.attention import Branches
 from jaxmerge.model.config import DecoderConfig
@@ -31,8 +33,6 @@ from jaxmerge.model.decoder import Decoder, abstract_decoder
 from jaxmerge.model.execution import choose
 from jaxmerge.model.loss import losses_of_hidden
 from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
-
-METRICS = ("acc", "acc_norm", "gold")
 
 
 class _Batch(NamedTuple):
@@ -42,6 +42,12 @@ class _Batch(NamedTuple):
   branches: Branches | None
   input_BxT: jax.Array
   target_BxT: jax.Array
+
+
+@functools.cache
+def _graph_of(config: DecoderConfig) -> nnx.GraphDef:
+  """The decoder's structure, once for the many tasks of a model."""
+  return abstract_decoder(config)[0]
 
 
 @jax.jit(static_argnums=(0, 1))
@@ -115,10 +121,10 @@ class Choices:
       raise InputError(
         f"the metric must be one of {', '.join(METRICS)}, got {metric!r}"
       )
-    if SHORTEST % mesh.shape["context"]:
+    if MOST_PARTS % mesh.shape["context"]:
       raise InputError(
         f"config.mesh.context {mesh.shape['context']} does not divide "
-        f"{SHORTEST}, the shortest row of choices"
+        f"{MOST_PARTS}, of which lengths of rows of choices are multiples then"
       )
     encoded = choice_scores.encode(items, tokenizer, context)
     ids = (i.max() for item in encoded for i in (item.prompt, *item.choices))
@@ -129,8 +135,12 @@ class Choices:
       )
     scaling = config.rope_scaling
     self._is_dynamic = scaling is not None and scaling.kind == "dynamic"
-    self._rows = rows_of(encoded, shares=shares and not self._is_dynamic)
-    self._graph, _ = abstract_decoder(config)
+    self._rows = rows_of(
+      encoded,
+      shares=shares and not self._is_dynamic,
+      parts=mesh.shape["context"],
+    )
+    self._graph = _graph_of(config)
     self._mesh = mesh
     self._items = items
     self._batch_size = batch_size
@@ -174,12 +184,8 @@ class Choices:
 
   def _batches(self, rows: Rows) -> Iterator[_Batch]:
     """Rows of one length in batches of one size, with little padding."""
-    shards = batch_shards(self._mesh)
     number = len(rows.item_R)
-    count = -(-number // self._batch_size)
-    # One of eight sizes, so that tasks share programs.
-    step = max(self._batch_size // 8 // shards, 1) * shards
-    size = min(-(-number // count // step) * step, self._batch_size)
+    size = batch_rows(number, self._batch_size, batch_shards(self._mesh))
     sharding = batch_sharding(self._mesh)
 
     def place(values: np.ndarray, start: int) -> jax.Array:
@@ -207,3 +213,16 @@ def _first(rows: Rows, count: int) -> Rows:
   """The rows of the first items."""
   is_first_R = rows.item_R < count
   return Rows(*(values[is_first_R] for values in rows))
+
+
+def batch_rows(rows: int, most: int, shards: int) -> int:
+  """Rows of each of the fewest batches, `most` at most, with little padding.
+
+  One of some ten sizes, so that tasks share programs: eighths of `most` and
+  powers of two, times `shards`.
+  """
+  batches = -(-rows // most)
+  each = -(-rows // batches // shards)  # of a shard
+  step = max(most // 8 // shards, 1)
+  whole = min(-(-each // step) * step, 1 << (each - 1).bit_length())
+  return min(whole * shards, most)

@@ -13,6 +13,9 @@ from jaxmerge.evaluation.tasks.task import (
   parse_task,
 )
 
+# The task that is no set of questions.
+HELD_OUT = "heldout"
+
 
 @dataclasses.dataclass(frozen=True)
 class TasksConfig:
@@ -36,6 +39,30 @@ class TasksConfig:
     "score the choices' texts or their letters; empty: as a task's authors do",
     choices=("", CLOZE, LETTER),
   )
+
+  def problems(self, prefix: str) -> list[str]:
+    """Lists what does not go together; files of tasks are read by `read`."""
+    problems = []
+    if self.tasks.count(HELD_OUT) > 1:
+      problems.append(f"{prefix}tasks names {HELD_OUT!r} twice")
+    if not self.questions.tasks and self.asked:
+      problems.append(
+        f"{', '.join(prefix + name for name in self.asked)}: {prefix}tasks has "
+        "no questions, which alone they are of"
+      )
+    return problems
+
+  @property
+  def questions(self) -> "TasksConfig":
+    """The tasks that are sets of questions."""
+    names = (field.name for field in dataclasses.fields(TasksConfig))
+    values = {name: getattr(self, name) for name in names}
+    tasks = tuple(task for task in self.tasks if task != HELD_OUT)
+    return TasksConfig(**values | {"tasks": tasks})
+
+  @property
+  def has_held_out(self) -> bool:
+    return HELD_OUT in self.tasks
 
   @property
   def asked(self) -> dict[str, Any]:

@@ -5,10 +5,10 @@ that adding or removing others moves none.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxmerge.errors import InputError
+from jaxmerge.errors import InputError, Problems
 from jaxmerge.evaluation.tasks.task import ChoiceItem
 
 _SALT = b"jaxmerge items 1:"
@@ -29,14 +29,44 @@ class Splits(NamedTuple):
   left_out: int
 
 
-def split_items(items: Sequence[ChoiceItem], search: float = 0.5) -> Splits:
+def split_tasks(
+  items: Mapping[str, Sequence[ChoiceItem]],
+) -> dict[str, Splits]:
+  """Shares out the items of each task; no two tasks ask the same in both.
+
+  Raises:
+    InputError: as split_items, names each such task.
+  """
+  first: dict[str, bool] = {}
+  problems = Problems()
+  found = {}
+  for name, of_task in items.items():
+    try:
+      found[name] = split_items(of_task, first=first)
+    except InputError as error:
+      problems += [f"{name}: {problem}" for problem in error.problems]
+  problems.check()
+  return found
+
+
+def split_items(
+  items: Sequence[ChoiceItem],
+  search: float = 0.5,
+  first: dict[str, bool] | None = None,
+) -> Splits:
   """Shares clusters of items out, an expected share `search` of them for that.
+
+  Args:
+    items: of a task.
+    search: the share.
+    first: by hash, whether an item of another task is searched on; those of
+      this one are added.
 
   Raises:
     InputError: a split has fewer than two clusters, which give no standard
       error.
   """
-  first: dict[str, bool] = {}
+  first = {} if first is None else first
   kept: dict[bool, list[ChoiceItem]] = {True: [], False: []}
   for item in items:
     is_search = _position(item.cluster) < search

@@ -1,11 +1,12 @@
 """The origin of a checkpoint, as its metadata says it."""
 
+import base64
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxmerge.errors import check
+from jaxmerge.errors import InputError, check
 from jaxmerge.formats.records.metadata import FORMAT, Metadata
 from jaxmerge.formats.records.values import value_problems
 
@@ -33,8 +34,10 @@ class Provenance(NamedTuple):
   search: Mapping[str, Any] = {}
 
 
-# In `search`: the items that a search has chosen by, as seen_items has them.
+# In `search`: the items that a search has chosen by, a record of seen_items or
+# of seen_hashes for each set of them.
 SEEN = "seen"
+_HASHES = "hashes"
 
 
 def seen_items(content: str, split: str, items: int) -> dict[str, Any]:
@@ -42,15 +45,70 @@ def seen_items(content: str, split: str, items: int) -> dict[str, Any]:
   return {"content": content, "split": split, "items": items}
 
 
+def seen_hashes(hashes: Iterable[str]) -> dict[str, Any]:
+  """Names items by their hashes, each 32 hexadecimal digits.
+
+  In base64, one behind the other, in order: 22 characters an item.
+  """
+  each = sorted({bytes.fromhex(one) for one in hashes})
+  packed = base64.b64encode(b"".join(each)).decode()
+  return {"items": len(each), _HASHES: packed}
+
+
 def has_seen(metadata: Metadata, content: str, split: str) -> bool:
   """Says whether a merge was chosen by items of this split."""
+  return any(
+    (seen.get("content"), seen.get("split")) == (content, split)
+    for seen in _seen(metadata)
+  )
+
+
+def hashes_seen(metadata: Metadata) -> set[str]:
+  """The hashes of single items by which a merge was chosen.
+
+  Raises:
+    InputError: the record of them is damaged.
+  """
+  found: set[str] = set()
+  for seen in _seen(metadata):
+    if _HASHES not in seen:
+      continue
+    try:
+      packed = base64.b64decode(seen[_HASHES], validate=True)
+    except (ValueError, TypeError):
+      packed = b""
+    each = {
+      packed[start : start + _BYTES].hex()
+      for start in range(0, len(packed), _BYTES)
+    }
+    if len(packed) % _BYTES or len(each) != seen.get("items"):
+      raise InputError(
+        "the record of the items that its weights were searched on is damaged"
+      )
+    found |= each
+  return found
+
+
+def with_seen(
+  search: Mapping[str, Any], sources: Iterable[Metadata]
+) -> dict[str, Any]:
+  """Adds what sources were chosen by to what a search says of a merge."""
+  found = list(search.get(SEEN, []))
+  for source in sources:
+    found += [seen for seen in _seen(source) if seen not in found]
+  return {**search, SEEN: found} if found else dict(search)
+
+
+_BYTES = 16  # of a hash
+
+
+def _seen(metadata: Metadata) -> list[Mapping[str, Any]]:
+  """Records of the items by which a merge was chosen."""
   search = metadata.provenance.get("search")
   found = search.get(SEEN) if isinstance(search, dict) else None
-  return isinstance(found, list) and any(
-    isinstance(seen, dict)
-    and (seen.get("content"), seen.get("split")) == (content, split)
-    for seen in found
-  )
+  if not isinstance(found, list):
+    return []
+  return [seen for seen in found if isinstance(seen, dict)]
 
 
 # Of a source, or of what is none of a merge: the item of a run's step that it

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxmerge.errors import InputError
-from jaxmerge.evaluation.tasks.splits import split_items
+from jaxmerge.evaluation.tasks.splits import split_items, split_tasks
 from jaxmerge.evaluation.tasks.task import ChoiceItem
 
 
@@ -40,3 +40,26 @@ def test_too_few_clusters():
   items = [item(i, f"c{i % 2}") for i in range(100)]
   with pytest.raises(InputError, match="100 items of 2 clusters leave"):
     split_items(items)
+
+
+def test_what_two_tasks_ask_is_in_one_split_of_both():
+  """Of another passage, so that each task alone would share it out anew."""
+  a = [item(i, f"a{i // 2}", f"h{i:03d}") for i in range(100)]
+  b = [item(i, f"b{i // 2}", f"h{i:03d}") for i in range(40, 140)]
+  found = split_tasks({"a": a, "b": b})
+  assert found["a"] == split_items(a)
+  search, report = (
+    {i.hash for splits in found.values() for i in getattr(splits, split)}
+    for split in ("search", "report")
+  )
+  assert search.isdisjoint(report)
+  alone = split_items(b)
+  assert {i.hash for i in alone.search} & {i.hash for i in found["a"].report}
+  assert found["b"].left_out > alone.left_out
+
+
+def test_tasks_of_too_few_clusters_are_named_together():
+  few = [item(i, f"c{i % 2}") for i in range(10)]
+  with pytest.raises(InputError) as caught:
+    split_tasks({"a": few, "b": few})
+  assert [p.partition(":")[0] for p in caught.value.problems] == ["a", "b"]
