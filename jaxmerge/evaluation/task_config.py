@@ -156,7 +156,6 @@ class ObjectiveConfig(ScoredTasksConfig):
     problems = self.task_problems(prefix)
     if not self.tasks:
       return problems
-    count, weights = len(self.tasks), self.task_weights
     of_questions = {
       "metric": self.metric != ACC,
       "search_items": self.search_items,
@@ -180,16 +179,22 @@ class ObjectiveConfig(ScoredTasksConfig):
       for name in ("search_items", "report_items")
       if getattr(self, name) == 1
     ]
+    return problems + self._sum_problems(prefix)
+
+  def _sum_problems(self, prefix: str) -> list[str]:
+    """Says why tasks cannot be summed with these weights and tolerances."""
+    count, weights = len(self.tasks), self.task_weights
     several = [
       prefix + name
       for name in ("task_weights", "task_tolerance")
       if getattr(self, name)
     ]
     if count == 1:
-      return problems + [
+      return [
         f"{name} is of several tasks, and {prefix}tasks has one"
         for name in several
       ]
+    problems = []
     if weights and len(weights) != count:
       problems.append(
         f"{prefix}task_weights has {len(weights)} numbers for {count} tasks"
