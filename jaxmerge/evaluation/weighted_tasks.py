@@ -84,7 +84,7 @@ class WeightedTasks:
     return weighted_sum(self._goal.tasks, scores, self._goal.weights)
 
 
-class OpenTasks(NamedTuple):
+class SplitTasks(NamedTuple):
   """The items of a search's tasks, ready to be scored; an Opened.
 
   Attributes:
@@ -218,9 +218,9 @@ def tasks_evaluator(
     problems.check()
     return total
 
-  def open_all(setting: Setting, tell: Callable[[str], None]) -> OpenTasks:
+  def open_all(setting: Setting, tell: Callable[[str], None]) -> SplitTasks:
     held = held_out.open(setting, tell) if goal.held_out else None
-    return OpenTasks(goal, questions, setting, context, held)
+    return SplitTasks(goal, questions, setting, context, held)
 
   return EvaluatorRecord(
     NAME,

@@ -26,7 +26,7 @@ from jaxmerge.evaluation.search_method import Findings
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.search_study import forward_passes
 from jaxmerge.evaluation.weight_search import Choice
-from jaxmerge.evaluation.weighted_tasks import OpenTasks
+from jaxmerge.evaluation.weighted_tasks import SplitTasks
 from jaxmerge.files import make_directory
 from jaxmerge.formats.records.metadata import versions
 from jaxmerge.formats.records.provenance import SEEN, Provenance, seen_items
@@ -117,7 +117,7 @@ def write(
 def _seen(losses: Losses) -> dict[str, Any]:
   """Names what the weights were chosen by: evaluate does not report on it."""
   last, items = losses.merged.last, losses.items
-  if isinstance(items, OpenTasks):
+  if isinstance(items, SplitTasks):
     return {SEEN: items.seen(last)}
   return {SEEN: [seen_items(items.content, "search", len(last.values_N))]}
 
