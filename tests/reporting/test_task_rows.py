@@ -27,9 +27,9 @@ def of_tasks(results, trials):
   """Trial 2 has the lowest loss and breaks a limit."""
   broken = trials[2]._replace(loss=1.0, breaks=["pairs:a"])
   rows = (
-    TaskRow("heldout", 1.0, "nats/token", "minimize", 5.0, 4.0, -1.0, 0.1),
-    TaskRow("pairs:a", -0.5, "accuracy", "maximize", 0.6, 0.5, -0.1, 0.04),
-    TaskRow("pairs:b", -0.5, "accuracy", "maximize", 0.6, 0.7, 0.1, 0.2),
+    TaskRow("heldout", 1.0, "nats/token", "minimize", 5.0, 4.0, -1.0, 0.1, 40),
+    TaskRow("pairs:a", -0.5, "accuracy", "maximize", 0.6, 0.5, -0.1, 0.04, 20),
+    TaskRow("pairs:b", -0.5, "accuracy", "maximize", 0.6, 0.7, 0.1, 0.2, 20),
   )
   return dataclasses.replace(
     results,
@@ -48,7 +48,8 @@ def test_rows_are_paired_differences_of_each_task():
   for t, row in enumerate(task_rows(*sums)):
     delta = statistics.difference(new[t], old[t])
     assert row[:4] == ("ab"[t], (1.0, -2.0)[t], *kinds[t])
-    assert row[4:] == (old[t].mean, new[t].mean, delta.mean, delta.stderr)
+    assert row[4:] == (old[t].mean, new[t].mean, *delta)
+    assert row.clusters == 20
 
 
 def test_better_and_worse_are_by_the_tasks_own_direction(of_tasks):
@@ -60,12 +61,13 @@ def test_the_page_and_the_numbers_tell_them(tmp_path, of_tasks):
     tmp_path, title="", results=of_tasks, figures={}, facts={}, commands=()
   )
   page = (tmp_path / "report.html").read_text()
+  # Half an interval by Student's t of 20 clusters: 2.093 standard errors.
   for said in (
     "The search was to minimize something",
     f"with {CONSTRAINT} on the search split",
     "accuracy, higher",
     "nats/token, lower",
-    '<td class="number worse">-0.1000 ± 0.0800 *</td>',
+    '<td class="number worse">-0.1000 ± 0.0837 *</td>',
     "(too bad on pairs:a)",
     "The items of each task are divided",
   ):
