@@ -156,9 +156,7 @@ def scores(
     sizes_NxC[row, : len(sizes)] = sizes
   gold = [item.choices[item.answer].encode() for item in items]
   nats_N = -logs_NxC[np.arange(len(items)), answer_N]
-  names = {item.cluster: None for item in items}
-  number = {name: index for index, name in enumerate(names)}
-  clusters_N = np.array([number[item.cluster] for item in items])
+  clusters_N = clusters(items)
 
   def score(
     values_N: np.ndarray, weights_N: np.ndarray, unit: str, way: Direction
@@ -175,6 +173,13 @@ def scores(
       nats_N / math.log(2), np.array([*map(len, gold)]), BITS, "minimize"
     ),
   }
+
+
+def clusters(items: Sequence[ChoiceItem]) -> np.ndarray:
+  """int[N], numbers of the items' clusters in the order in which they come."""
+  names = {item.cluster: None for item in items}
+  number = {name: index for index, name in enumerate(names)}
+  return np.array([number[item.cluster] for item in items])
 
 
 def _right(values_NxC: np.ndarray, answer_N: np.ndarray) -> np.ndarray:

@@ -134,6 +134,8 @@ def ratio(values_N: np.ndarray, score: Score) -> Estimate:
       for t in range(len(score.parts))
     ]
     return weighted([part.factor for part in score.parts], found)
+  if not len(values_N):  # as of a task, in the first items of several
+    return Estimate(math.nan, math.inf, 0)
   weight = score.weights_N.sum()
   mean = float(values_N.sum() / weight)
   residuals_C = _by_cluster(values_N - mean * score.weights_N, score)

@@ -15,6 +15,7 @@ from jaxmerge.evaluation.evaluator import (
   Evaluator,
   EvaluatorRecord,
   Opened,
+  Resumable,
   Setting,
 )
 from jaxmerge.evaluation.evaluators.choices import Choices
@@ -59,13 +60,30 @@ class WeightedTasks:
       found = self._sum([part.score(params) for part in self._parts])
       self._part_N = found.part_N
       return found
-    counts = np.bincount(self._part_N[:upto], minlength=len(self._parts))
     return self._sum(
       [
-        part.score(params, int(count)).first(int(count))
-        for part, count in zip(self._parts, counts)
+        part.score(params, count).first(count)
+        for part, count in zip(self._parts, self._counts(upto))
       ]
     )
+
+  def extend(self, params: Any, known: Score, upto: int) -> WeightedSum:
+    """As score, without the items of which an earlier call gave `known`."""
+    assert isinstance(known, WeightedSum)
+    found = []
+    for t, (part, count) in enumerate(zip(self._parts, self._counts(upto))):
+      if isinstance(part, Resumable):
+        score = part.extend(params, known.of_part(t), count)
+      else:
+        score = part.score(params, count)
+      found.append(score.first(count))
+    return self._sum(found)
+
+  def _counts(self, upto: int) -> list[int]:
+    """Of the first items, those of each task; one at least."""
+    assert self._part_N is not None, "no call has scored all items"
+    found = np.bincount(self._part_N[:upto], minlength=len(self._parts))
+    return [max(int(count), 1) for count in found]
 
   def by_metric(self, params: Any) -> dict[str, WeightedSum]:
     """The sum with each metric of questions, for the price of one."""

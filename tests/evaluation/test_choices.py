@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import choice_rows
 from jaxmerge.evaluation.choice_scores import encode
+from jaxmerge.evaluation.evaluator import Resumable
 from jaxmerge.evaluation.evaluators.choices import (
   Choices,
   batch_nats,
   batch_rows,
 )
+from jaxmerge.evaluation.task_config import METRICS
 from jaxmerge.model.config import DecoderConfig
 from jaxmerge.model.decoder import abstract_decoder
 from jaxmerge.model.rope import RopeScaling
@@ -124,6 +126,24 @@ def test_the_batch_size_changes_nothing(batch_size):
   whole = choices(batch_size=7).log_likelihoods(tree)
   found = choices(batch_size=batch_size).log_likelihoods(tree)
   check_same(found, whole, ITEMS)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_score_goes_on_from_an_earlier_one(metric):
+  tree = params()
+  task = choices(metric=metric)
+  whole, part = task.score(tree), task.score(tree, 2)
+  some = task.extend(tree, part, 3)
+  rest = task.extend(tree, some, 99)
+  for count, found in ((2, part), (3, some), (len(ITEMS), rest)):
+    assert len(found.values_N) == count < 99
+    expected = whole.first(count)
+    np.testing.assert_allclose(found.values_N, expected.values_N, rtol=1e-5)
+    np.testing.assert_array_equal(found.weights_N, expected.weights_N)
+    np.testing.assert_array_equal(found.clusters_N, expected.clusters_N)
+  assert part.tokens + some.tokens + rest.tokens == whole.tokens
+  assert task.extend(tree, rest, 99).tokens == 0
+  assert isinstance(task, Resumable)
 
 
 def test_neither_the_length_of_rows_nor_their_sharing_changes_anything(

@@ -12,6 +12,7 @@ from jaxmerge.evaluation.checkpoint_scores import (
   expected_resolution,
   resolution_text,
 )
+from jaxmerge.evaluation.evaluator import Resumable
 from jaxmerge.evaluation.score import Score, interleaved, weighted_sum
 from jaxmerge.evaluation.task_config import Goal
 from jaxmerge.evaluation.weighted_tasks import WeightedTasks
@@ -173,6 +174,39 @@ def test_a_part_of_the_items_is_scored_of_each_task():
   assert some.values_N.tolist() == whole.first(15).values_N.tolist()
   assert some.part_N.tolist() == whole.first(15).part_N.tolist()
   assert some.mean == whole.first(15).mean
+
+
+class Going(Known):
+  """It goes on from an earlier score."""
+
+  def extend(self, params, known, upto):
+    self.asked.append((len(known.values_N), upto))
+    return score(self.values[:upto])
+
+
+def test_what_a_part_has_scored_is_not_scored_again():
+  of_a, of_b = Going(np.arange(40)), Known(np.arange(20))
+  tasks = WeightedTasks(GOAL, [of_a, of_b])
+  assert isinstance(tasks, Resumable)
+  whole = tasks.score(None)
+  found = tasks.extend(None, tasks.score(None, 15), 30)
+  assert of_a.asked == [None, 10, (10, 20)]
+  assert of_b.asked == [None, 5, 10]
+  assert found.values_N.tolist() == whole.first(30).values_N.tolist()
+  assert found.mean == whole.first(30).mean
+
+
+def test_of_a_task_of_few_items_one_is_scored_at_least():
+  """Of which nothing can be told, and nothing is said of the sum."""
+  parts = [Known(np.arange(size)) for size in (40, 2, 2)]
+  goal = GOAL._replace(tasks=("a", "b", "c"), weights=(1 / 3,) * 3)
+  tasks = WeightedTasks(goal, parts)
+  whole = tasks.score(None)
+  some = tasks.score(None, 2)
+  assert [len(some.of_part(t).values_N) for t in range(3)] == [1, 1, 1]
+  found = statistics.difference(some.first(2), whole.first(2))
+  assert found.stderr == math.inf
+  assert found.p_value == 1
 
 
 def test_limits_are_of_the_best_checkpoint_of_each_task():

@@ -4,6 +4,7 @@ N items, C choices of an item at most, B rows of a batch, L inputs of a row,
 T targets of a row.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -151,22 +152,39 @@ class Choices:
     """The score by the metric, of the first `upto` items (None: all)."""
     return self._scores(params, upto)[self._metric]
 
+  def extend(self, params: Any, known: Score, upto: int) -> Score:
+    """As score, without the items of which an earlier call gave `known`."""
+    start = len(known.values_N)
+    if start >= min(upto, len(self._items)):
+      return dataclasses.replace(known, tokens=0)
+    logs_NxC, tokens = self._log_likelihoods(params, start, upto)
+    new = choice_scores.scores(self._items[start:upto], logs_NxC, tokens)
+    found = new[self._metric]
+    return dataclasses.replace(
+      found,
+      values_N=np.append(known.values_N, found.values_N),
+      weights_N=np.append(known.weights_N, found.weights_N),
+      clusters_N=choice_scores.clusters(self._items[:upto]),
+    )
+
   def scores(self, params: Any) -> dict[str, Score]:
     """The scores by every metric, of one evaluation."""
     return self._scores(params)
 
   def log_likelihoods(self, params: Any) -> np.ndarray:
     """Nats, float64[N, C]; -inf where an item has no such choice."""
-    return self._log_likelihoods(params, len(self._items))[0]
+    return self._log_likelihoods(params)[0]
 
   def _scores(self, params: Any, upto: int | None = None) -> dict[str, Score]:
-    count = min(upto or len(self._items), len(self._items))
-    logs_NxC, tokens = self._log_likelihoods(params, count)
-    return choice_scores.scores(self._items[:count], logs_NxC, tokens)
+    logs_NxC, tokens = self._log_likelihoods(params, 0, upto)
+    return choice_scores.scores(self._items[:upto], logs_NxC, tokens)
 
-  def _log_likelihoods(self, params: Any, count: int) -> tuple[np.ndarray, int]:
-    """Those of the first items, and the inputs that they took."""
-    kinds = [_first(rows, count) for rows in self._rows]
+  def _log_likelihoods(
+    self, params: Any, start: int = 0, stop: int | None = None
+  ) -> tuple[np.ndarray, int]:
+    """Those of items from `start` up to `stop`, and the inputs they took."""
+    stop = len(self._items) if stop is None else stop
+    kinds = [_between(rows, start, stop) for rows in self._rows]
     kinds = [rows for rows in kinds if len(rows.item_R)]
     # All are on their way before any is waited for.
     found = [
@@ -209,10 +227,11 @@ class Choices:
       )
 
 
-def _first(rows: Rows, count: int) -> Rows:
-  """The rows of the first items."""
-  is_first_R = rows.item_R < count
-  return Rows(*(values[is_first_R] for values in rows))
+def _between(rows: Rows, start: int, stop: int) -> Rows:
+  """The rows of items from `start` up to `stop`, which are numbered anew."""
+  is_there_R = (rows.item_R >= start) & (rows.item_R < stop)
+  some = Rows(*(values[is_there_R] for values in rows))
+  return some._replace(item_R=some.item_R - start)
 
 
 def batch_rows(rows: int, most: int, shards: int) -> int:
