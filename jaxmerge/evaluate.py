@@ -39,6 +39,7 @@ from jaxmerge.evaluation.scored_models import Models
 from jaxmerge.evaluation.seen_questions import seen_questions
 from jaxmerge.evaluation.task_scores import Questions
 from jaxmerge.evaluation.task_tables import Evaluation, Table, compared
+from jaxmerge.evaluation.tasks.task import hash_of
 from jaxmerge.evaluation.trajectory import open_inputs, trajectories
 from jaxmerge.files import check_can_make, user_path
 from jaxmerge.parallel.distributed import (
@@ -51,6 +52,10 @@ from jaxmerge.progress import Progress
 from jaxmerge.redaction import presentable
 from jaxmerge.reporting import evaluation_files
 from jaxmerge.reporting.evaluation_text import tables_text, trajectories_text
+
+_IF_SEEN = (
+  "the search's report has that on the others; accept it with --allow_seen"
+)
 
 
 def evaluate(
@@ -88,7 +93,12 @@ def evaluate(
   settings, checkpoints, questions = on_every_process(
     lambda: _checked(config, inputs, output, allow_seen, progress)
   )
-  check_same(lambda: {c.name: identity(c) for c in checkpoints} | {**questions})
+  check_same(
+    lambda: {
+      **{c.name: identity(c) for c in checkpoints},
+      **{name: hash_of(items) for name, items in questions.items()},
+    }
+  )
   models = Models.of(settings, checkpoints)
   if dry_run:
     on_first_process(
@@ -98,11 +108,16 @@ def evaluate(
   with contextlib.ExitStack() as stack:
     if output:
       on_first_process(lambda: stack.enter_context(_lock(output)))
-    found = task_scores.scores(
-      settings, models, questions, progress, allow_seen=allow_seen
+    found, whole = task_scores.scores(
+      settings,
+      models,
+      questions,
+      progress,
+      allow_seen=allow_seen,
+      named=inputs,
     )
-    tables = compared([c.name for c in checkpoints], found)
-    on_first_process(lambda: _tell(tables, checkpoints, settings.split, output))
+    tables = compared([c.name for c in whole], found)
+    on_first_process(lambda: _tell(tables, whole, settings.split, output))
   return [row for table in tables for row in table.rows]
 
 
@@ -121,7 +136,7 @@ def _checked(
     questions = problems(settings.questions.read) or {}
   checkpoints = problems(lambda: open_inputs(inputs, progress)) or []
   if not allow_seen:
-    problems += seen_questions(checkpoints, questions)
+    problems += seen_questions(checkpoints, questions, _IF_SEEN)
   if output and is_first_process():
     folder, paths = user_path(output), [c.path for c in checkpoints]
     file = folder / evaluation_files.FILE

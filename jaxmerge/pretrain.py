@@ -28,6 +28,7 @@ from jaxmerge.config_fields import flatten
 from jaxmerge.data import pipeline
 from jaxmerge.data.mixture import Mixture, is_local, open_corpus
 from jaxmerge.errors import InputError, check
+from jaxmerge.evaluation.tasks.task import hash_of
 from jaxmerge.files import user_path
 from jaxmerge.parallel.distributed import on_every_process, on_first_process
 from jaxmerge.parallel.exchange import check_same
@@ -194,7 +195,8 @@ def _identify(
   """
   size = corpus.tokenizer.size
   mine = run.identity(parts, corpus=corpus.identity, vocabulary=size)
-  check_same(lambda: flatten(mine) | {**config.scoring.items})
+  tasks = config.scoring.items
+  check_same(lambda: flatten(mine) | {n: hash_of(i) for n, i in tasks.items()})
   identity = on_every_process(lambda: run.check_workdir(workdir, mine))
   if parent is not None:
     problems = start_problems(parent, trainer.config, corpus.tokenizer)

@@ -26,7 +26,7 @@ from jaxmerge.checkpoints.compatibility import check_mergeable
 from jaxmerge.checkpoints.merged import left_of
 from jaxmerge.cli import runner
 from jaxmerge.config_reading import read
-from jaxmerge.errors import Problems
+from jaxmerge.errors import Problems, check
 from jaxmerge.evaluation import search_plan, search_study, solvers
 from jaxmerge.evaluation.checkpoint_scores import resolution_text
 from jaxmerge.evaluation.config import SearchConfig
@@ -35,6 +35,7 @@ from jaxmerge.evaluation.losses import Losses
 from jaxmerge.evaluation.placing import memory, placed
 from jaxmerge.evaluation.scored_models import context_of
 from jaxmerge.evaluation.search_plan import Places, Prepared
+from jaxmerge.evaluation.seen_questions import seen_questions
 from jaxmerge.evaluation.tasks.splits import split_tasks
 from jaxmerge.evaluation.weight_search import WeightSearch, ended
 from jaxmerge.evaluation.weighted_tasks import tasks_evaluator
@@ -50,6 +51,11 @@ from jaxmerge.redaction import presentable
 from jaxmerge.reporting import search_report
 from jaxmerge.reporting.page import check_report_directory
 from jaxmerge.reporting.precision import planned
+
+_IF_SEEN = (
+  "this search would report on them: leave the input or the task out, or name "
+  "its items' clusters as they were then"
+)
 
 
 def search(
@@ -198,6 +204,8 @@ def _checked(
   evaluator = EVALUATORS[config.evaluator]
   goal, sequences = config.goal, config.search_sequences
   if goal is not None:
+    report = {n: goal.taken(s, "report") for n, s in questions.items()}
+    check(seen_questions(checkpoints, report, _IF_SEEN))
     context = context_of(checkpoints[-1], config.seq_len)
     evaluator = tasks_evaluator(goal, evaluator, questions, context, sequences)
   tokens = evaluator.check(setting)

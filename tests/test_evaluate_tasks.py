@@ -1,5 +1,6 @@
 """Evaluations on several tasks: tables, files, the cache, and bad tasks."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxmerge import evaluate, load_model
+from jaxmerge import evaluate, files, load_model
 from jaxmerge.cli import runner
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import score_cache, statistics, task_scores
-from jaxmerge.formats.records.metadata import read_metadata
+from jaxmerge.evaluation.evaluators.choices import Choices
+from jaxmerge.formats.records.metadata import read_metadata, to_json
+from jaxmerge.reporting import evaluation_files
 from tests.helpers import Telling, config_file, config_of, contents, quiet
 
 WORDS = ("def", "class", "import", "return", "None", "self", "for", "while")
@@ -163,7 +166,7 @@ def test_the_same_command_again_scores_nothing(
   ):
     with pytest.raises(TypeError, match="not callable"):
       run(**changes)
-  kept = sorted((tmp_path / "cache").rglob("*.npz"))
+  kept = sorted(f for f in (tmp_path / "cache").rglob("*") if f.is_file())
   assert len(kept) == 6
   kept[0].write_bytes(kept[0].read_bytes()[:-30])
   monkeypatch.undo()
@@ -341,3 +344,146 @@ def test_equal_models_are_one_program(tiny_run, tasks):
     config, [f"{tiny_run}@{s}" for s in (8, 12)], progress=quiet
   )
   assert not compiled
+
+
+def test_a_damaged_score_is_measured_again(tmp_path, tasks):
+  """Whatever bit has changed, and whatever lies in its place."""
+  measured = score_cache.Measured({"a": np.arange(6.0)}, {"b": 1})
+  score_cache.keep("key", measured)
+  [place] = (f for f in (tmp_path / "cache").rglob("*") if f.is_file())
+  content = place.read_bytes()
+  assert score_cache.find("key").facts == {"b": 1}
+  bits = np.random.default_rng(0).integers(8 * len(content), size=200)
+  for bit in map(int, bits):
+    flipped = bytearray(content)
+    flipped[bit // 8] ^= 1 << bit % 8
+    place.write_bytes(flipped)
+    assert score_cache.find("key") is None
+  with place.open("wb") as file:
+    np.save(file, np.arange(3))
+  assert score_cache.find("key") is None
+
+
+def test_a_score_does_not_depend_on_the_other_inputs(workdir, tasks):
+  """A model is computed in its own dtype, with texts of its own length."""
+  for step, part, changes in (
+    (8, "model", {"dtype": "bfloat16"}),
+    (12, "data", {"seq_len": 16}),
+  ):
+    path = workdir / f"checkpoints/{step}"
+    metadata = read_metadata(path)
+    changed = {part: {**getattr(metadata, part), **changes}}
+    assert changed[part].keys() == getattr(metadata, part).keys()
+    value = to_json(dataclasses.replace(metadata, **changed))
+    (path / "metadata/metadata").write_text(json.dumps(value))
+  inputs = [f"{workdir}@{step}" for step in (4, 8, 12)]
+  config = config_of("evaluate", tasks=tasks)
+  alone = [
+    row.by("gold").score.mean
+    for name in inputs
+    for row in evaluate.evaluate(config, [name], progress=quiet)
+  ]
+  together = evaluate.evaluate(config, inputs, progress=quiet)
+  found = [
+    row.by("gold").score.mean
+    for name in inputs
+    for row in together
+    if row.name == name
+  ]
+  assert found == alone
+  assert len({*found}) == 6
+
+
+def test_parameters_that_are_damaged_are_left_out_of_a_trajectory(
+  workdir, tmp_path, tasks
+):
+  """Which shows only when they are read; what is named must be whole."""
+  params = workdir / "checkpoints/8/params"
+  largest = max(params.rglob("d/*"), key=lambda file: file.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 255
+  largest.write_bytes(content)
+  notes = []
+  progress = Telling(lambda stage, done, total, note: notes.append(note))
+  config = config_of("evaluate", tasks=tasks)
+  rows = evaluate.evaluate(
+    config, [str(workdir)], output=tmp_path / "out", progress=progress
+  )
+  names = [f"{workdir}@{step}" for step in (4, 12, 16)]
+  assert [row.name for row in rows] == names * 2
+  [left] = [note for note in notes if note.startswith("left out: ")]
+  assert "checkpoints/8 is damaged" in left
+  value = json.loads((tmp_path / "out/evaluation.json").read_text())
+  assert value["trajectories"][0]["steps"] == [4, 12, 16]
+  with pytest.raises(InputError, match="checkpoints/8 is damaged"):
+    evaluate.evaluate(config, [names[0], f"{workdir}@8"], progress=quiet)
+
+
+def test_an_output_that_was_killed_is_written_again(
+  tiny_run, tmp_path, tasks, monkeypatch
+):
+  class Killed(BaseException):
+    pass
+
+  written = []
+
+  def killed(path, content):
+    if written:
+      raise Killed
+    written.append(path)
+    files.write_bytes(path, content)
+
+  config = config_of("evaluate", tasks=tasks[:1], use_cache=True)
+  inputs = [f"{tiny_run}@{step}" for step in (4, 8)]
+
+  def run():
+    evaluate.evaluate(config, inputs, output=tmp_path / "out", progress=quiet)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluation_files, "write_bytes", killed)
+    with pytest.raises(Killed):
+      run()
+  run()
+  there = sorted(file.name for file in (tmp_path / "out").iterdir())
+  assert there == [f"evaluation.{end}" for end in ("json", "npz", "png")]
+
+
+def test_what_is_no_number_is_null(workdir, tmp_path, tasks):
+  """JSON has no NaN and no infinity."""
+  lines = [json.dumps(QUESTIONS[n]) for n in range(4)]
+  one = tmp_path / "one.jsonl"
+  one.write_text("\n".join(lines) + "\n")
+  inputs = [f"{workdir}@{step}" for step in (4, 8)]
+  config = config_of("evaluate", tasks=(f"choice:{one}",))
+
+  def diverged(task, params):
+    logs_NxC = np.zeros((4, 3))
+    return logs_NxC * np.nan
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Choices, "log_likelihoods", diverged)
+    rows = evaluate.evaluate(
+      config, inputs, output=tmp_path / "out", progress=quiet
+    )
+  assert [math.isnan(row.score.mean) for row in rows] == [True, True]
+  assert not any(row.is_significant for row in rows)
+
+  def refuse(name):
+    raise AssertionError(f"{name} is not JSON")
+
+  text = (tmp_path / "out/evaluation.json").read_text()
+  value = json.loads(text, parse_constant=refuse)
+  assert value["tasks"][f"choice:{one}"]["rows"][1]["accuracy"] is None
+
+
+def test_a_plan_refuses_what_the_evaluation_would(tiny_run, tasks, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise InputError("8 devices do not divide batches of 12")
+
+  monkeypatch.setattr(Choices, "__init__", refuse)
+  config = config_of("evaluate", tasks=tasks)
+  for dry_run in (True, False):
+    with pytest.raises(InputError, match=r"pairs:.*do not divide batches"):
+      evaluate.evaluate(
+        config, [f"{tiny_run}@4"], dry_run=dry_run, progress=quiet
+      )

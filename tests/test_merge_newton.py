@@ -234,6 +234,12 @@ def test_it_says_what_it_has_measured(tiny_run, tmp_path, method):
     config_of("merge", "uniform"), again, tmp_path / "n", progress=quiet
   )
   assert read_metadata(tmp_path / "n").provenance["search"]["seen"] == [seen]
+  # What a merge starts from is in it too.
+  config = config_of(
+    "merge", "uniform", method="task_arithmetic", base=again[0]
+  )
+  merge.merge(config, inputs[:2], tmp_path / "b", progress=quiet)
+  assert read_metadata(tmp_path / "b").provenance["search"]["seen"] == [seen]
   asked = config_of("evaluate", split="search")
   with pytest.raises(InputError, match="searched on the search split"):
     evaluate.evaluate(asked, [str(tmp_path / "n")], progress=quiet)

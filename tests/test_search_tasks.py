@@ -12,12 +12,12 @@ from jaxmerge.checkpoints.model_inputs import open_models
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import score_cache
 from jaxmerge.evaluation.config import SearchConfig
-from jaxmerge.evaluation.tasks.splits import split_items
+from jaxmerge.evaluation.tasks.splits import split_items, split_tasks
 from jaxmerge.evaluation.tasks.task import parse_task
 from jaxmerge.formats.records.metadata import read_metadata
 from jaxmerge.formats.records.provenance import hashes_seen
 from jaxmerge.huggingface.model_card import model_card
-from tests.helpers import Telling, config_of, quiet
+from tests.helpers import Telling, config_of, contents, quiet
 from tests.test_evaluate_tasks import PAIRS, QUESTIONS, write_lines
 
 REPORT = "search/tasks/report"
@@ -36,6 +36,11 @@ def _config(tasks, **changes):
   config.update({"num_trials": 4, "search_sequences": 8, "report_sequences": 8})
   config.update({"baselines": ("grid",), **changes})
   return config
+
+
+def _swapped(items):
+  found = split_tasks(items).items()
+  return {n: s._replace(search=s.report, report=s.search) for n, s in found}
 
 
 def _study(workdir):
@@ -119,6 +124,15 @@ def test_text_and_questions_together(workdir, tasks, capsys):
   assert len(rows) == 6
   # The last checkpoint alone has seen nothing.
   evaluate.evaluate(own, inputs[:1], progress=quiet)
+  # A search does not report on what has chosen one of its inputs.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(search, "split_tasks", _swapped)
+    before = contents(workdir)
+    with pytest.raises(InputError, match="would report on them"):
+      search.search(
+        config, workdir, inputs=[f"{workdir}@8", str(path)], progress=quiet
+      )
+    assert contents(workdir) == before
   # It goes on, but not as another search.
   search.search(config, workdir, progress=quiet)
   for changes, word in (

@@ -117,6 +117,14 @@ def constraint_problems(
   trial: FrozenTrial, others: Iterable[FrozenTrial]
 ) -> list[str]:
   """Says why the constraints of a scored trial are not those of others."""
+  errors = trial.user_attrs.get(CONSTRAINT_STDERRS, {})
+  if not isinstance(errors, Mapping) or not all(
+    isinstance(error, numbers.Real) for error in errors.values()
+  ):
+    return [
+      f'trial {trial.number}: its "{CONSTRAINT_STDERRS}" must be of the form '
+      f"{{name: number}}, got {errors!r}"
+    ]
   said = [
     f"trial {trial.number}: its constraint {name!r} is not finite: {value}"
     for name, value in trial.constraints.items()

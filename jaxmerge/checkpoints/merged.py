@@ -252,9 +252,11 @@ def save_merged_rows(
     known = provenance
     if base is not None:
       [whole] = found(base.hashes) or [""]
+      [source] = base.sources
       known = known._replace(
         parameters={**known.parameters, "base": whole},
-        base={**_named(base.sources[0]), "params": whole},
+        base={**_named(source), "params": whole},
+        search=with_seen(known.search, [source.metadata]),
       )
     hashes = found(readings.hashes) or []
     found.check()

@@ -39,8 +39,6 @@ def encode(
   items: Sequence[ChoiceItem],
   tokenizer: Tokenizer,
   context: int,
-  *,
-  starts_text: bool = False,
 ) -> list[Encoded]:
   """Tokenizes items as lm-eval does, prompt and choice together.
 
@@ -52,7 +50,6 @@ def encode(
 
   Args:
     context: positions of the model: tokens of a prompt and a choice but one.
-    starts_text: the end of text stands before other prompts too.
 
   Raises:
     InputError: lists choices that alone take more than the context.
@@ -63,7 +60,7 @@ def encode(
     batch = items[start : start + _BATCH]
     for item, (prompt, choices) in zip(batch, _pairs(batch, tokenizer)):
       problems += _problems(item, choices, context)
-      if starts_text or not len(prompt):
+      if not len(prompt):
         prompt = np.append(_array([tokenizer.end_of_text]), prompt)
       room = max(context + 1 - max(map(len, choices)), 1)
       encoded.append(Encoded(prompt[-room:], choices, len(prompt) > room))
@@ -79,22 +76,6 @@ def naming(task: str) -> Iterator[None]:
   except InputError as error:
     problems = (f"{task}: {problem}" for problem in error.problems)
     raise InputError(grouped(problems)) from error
-
-
-def num_inputs(
-  task: str, items: Sequence[ChoiceItem], tokenizer: Tokenizer, context: int
-) -> int:
-  """Inputs that the items of a task take, a prompt once for all its choices.
-
-  Raises:
-    InputError: as encode.
-  """
-  with naming(task):
-    encoded = encode(items, tokenizer, context)
-  return sum(
-    len(item.prompt) + sum(len(choice) - 1 for choice in item.choices)
-    for item in encoded
-  )
 
 
 def _problems(
@@ -183,9 +164,12 @@ def clusters(items: Sequence[ChoiceItem]) -> np.ndarray:
 
 
 def _right(values_NxC: np.ndarray, answer_N: np.ndarray) -> np.ndarray:
-  """1 where the answer's value is above all others, else 0; float64[N]."""
+  """1 where the answer's value is above all others, else 0; float64[N].
+
+  NaN where a value is: a model that has diverged is not one that is wrong.
+  """
   others_NxC = values_NxC.copy()
   rows_N = np.arange(len(answer_N))
   others_NxC[rows_N, answer_N] = -np.inf
   is_right_N = values_NxC[rows_N, answer_N] > others_NxC.max(axis=1)
-  return is_right_N.astype(np.float64)
+  return np.where(np.isnan(values_NxC).any(axis=1), np.nan, is_right_N)

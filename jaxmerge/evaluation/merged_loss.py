@@ -20,7 +20,7 @@ from jaxmerge.evaluation.evaluator import (
   Resumable,
   WeightDifferentiable,
 )
-from jaxmerge.evaluation.score import Score, as_loss, noun
+from jaxmerge.evaluation.score import Score, WeightedSum, as_loss, noun
 from jaxmerge.merging.groups import Groups
 from jaxmerge.merging.resident import Trees, Weights
 from jaxmerge.parallel.distributed import Team
@@ -121,11 +121,17 @@ class MergedLoss:
     """The merged tree in the memory of the one before, for as long as that."""
     spare, self._spare = self._spare, None
     params = self.trees.average(weights_GxK, self._groups, spare)
-    if not _is_one_hot(weights_GxK):  # which may be an input itself
+    if not is_one_hot(weights_GxK):  # which may be an input itself
       self._spare = params
     return params
 
-  def score(self, weights_GxK: Weights, best: Score | None = None) -> Score:
+  def score(
+    self,
+    weights_GxK: Weights,
+    best: Score | None = None,
+    *,
+    in_parts: bool = False,
+  ) -> Score:
     """The score of a merge, of fewer items where it is beaten early.
 
     Args:
@@ -133,16 +139,22 @@ class MergedLoss:
       best: on the whole split; after a quarter and a half of its items, which
         are random samples of it, a merge that is worse beyond three paired
         standard errors is scored no further.
+      in_parts: round as the score of a merge that might have been beaten.
     """
     self._best = best
-    found: Score = self._team.do("score", weights_GxK, best is not None)
+    found: Score = self._team.do(
+      "score", weights_GxK, in_parts, best is not None
+    )
     return found
 
-  def _score(self, weights_GxK: Weights, may_stop: bool) -> Score:
+  def _score(
+    self, weights_GxK: Weights, in_parts: bool, may_stop: bool
+  ) -> Score:
     params = self._scratch(weights_GxK)
     all_of_them = len(self.last.values_N)
+    in_parts = in_parts and isinstance(self.evaluator, Resumable)
     found = None
-    for rung in (*(_RUNGS if may_stop else ()), 1.0):
+    for rung in (*(_RUNGS if in_parts or may_stop else ()), 1.0):
       count = math.ceil(rung * all_of_them)
       if found is not None and isinstance(self.evaluator, Resumable):
         found = self.evaluator.extend(params, found, count)
@@ -151,8 +163,10 @@ class MergedLoss:
       # Whole batches are what it costs, whatever the sample.
       self.tokens += found.tokens
       score = found.first(count)
-      if count < all_of_them and agreed(
-        functools.partial(self._is_beaten, score)
+      if (
+        may_stop
+        and count < all_of_them
+        and agreed(functools.partial(self._is_beaten, score))
       ):
         break
     return score
@@ -160,6 +174,8 @@ class MergedLoss:
   def _is_beaten(self, score: Score) -> bool:
     best = self._best
     assert best is not None, "asked of the first process alone"
+    if not _has_errors(score):
+      return False
     found = behind(score, best)
     return as_loss(found.mean, best.direction) > _BEATEN * found.stderr
 
@@ -249,7 +265,7 @@ class MergedLoss:
     return slope.stderr / float(np.linalg.norm(along))
 
 
-def _is_one_hot(weights_GxK: Weights) -> bool:
+def is_one_hot(weights_GxK: Weights) -> bool:
   """Says whether all groups take the same single tree."""
   used = {k for row in weights_GxK for k, w in enumerate(row) if w != 0}
   return len(used) == 1
@@ -260,6 +276,14 @@ def _all_finite(tree: Any) -> jax.Array:
   return jax.tree.reduce(
     jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
   )
+
+
+def _has_errors(score: Score) -> bool:
+  """Says whether every task, of several, has two clusters or more."""
+  tasks = [score]
+  if isinstance(score, WeightedSum):
+    tasks = [score.of_part(t) for t in range(len(score.parts))]
+  return all(len(np.unique(task.clusters_N)) > 1 for task in tasks)
 
 
 def behind(score: Score, other: Score) -> statistics.Estimate:

@@ -16,9 +16,10 @@ from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.evaluation.checkpoint_scores import Limits
 from jaxmerge.evaluation.domain import Domain
 from jaxmerge.evaluation.measurements import Measurer
-from jaxmerge.evaluation.merged_loss import MergedLoss, behind
+from jaxmerge.evaluation.merged_loss import MergedLoss, behind, is_one_hot
 from jaxmerge.evaluation.score import Score, WeightedSum
 from jaxmerge.evaluation.statistics import Estimate
+from jaxmerge.merging.resident import Weights
 
 WEIGHTS = "weights"
 
@@ -55,16 +56,17 @@ class Objective:
     weights_GxK = self.domain.weights(params)
     spent = merged.tokens
     # The last checkpoint alone, which all are compared with, is scored whole.
-    best = self._best_score() if number else None
+    in_parts = number > 0 and self._in_parts(weights_GxK)
+    best = self._best_score() if in_parts else None
     attrs: dict[str, Any] = {}
     pruned = False
     if best is not None or not self.use_gradients:
-      score = merged.score(weights_GxK, best)
+      score = merged.score(weights_GxK, best, in_parts=in_parts)
       pruned = len(score.values_N) < len(merged.last.values_N)
       if not pruned:
         # Not what the gradient's program gives, which rounds otherwise: another
         # searcher, or this one after a restart, scores it plainly.
-        self._whole[_key(params)] = score
+        self._whole.setdefault(_key(params), score)
     if self.use_gradients and not pruned:
       score, gradient_GxK, stderr = merged.differentiated(weights_GxK)
       attrs = self._slopes(gradient_GxK, stderr)
@@ -99,6 +101,15 @@ class Objective:
     found = self.limits.excess(score)
     return dict(zip(limit_names(len(found)), found, strict=True))
 
+  def _in_parts(self, weights_GxK: Weights) -> bool:
+    """Says whether a merge may be stopped early.
+
+    Not a checkpoint alone where limits are of its whole score: by rounding it
+    could be worse than itself.
+    """
+    is_limit = self.limits is not None and is_one_hot(weights_GxK)
+    return self.incumbent is not None and not is_limit
+
   def _best_score(self) -> Score | None:
     params = self.incumbent() if self.incumbent else None
     if params is None:
@@ -106,7 +117,12 @@ class Objective:
     key = _key(params)
     if key not in self._whole:  # another searcher's, or one before a restart
       spent = self.merged.tokens
-      self._whole[key] = self.merged.score(self.domain.weights(params))
+      weights_GxK = self.domain.weights(params)
+      # In the parts that it had as a trial, so that it rounds as there; the
+      # last checkpoint is trial 0's.
+      is_last = all(row[-1] == 1 for row in weights_GxK)
+      in_parts = self._in_parts(weights_GxK) and not is_last
+      self._whole[key] = self.merged.score(weights_GxK, in_parts=in_parts)
       # Paid for already, by the trial itself: a search that was killed must
       # come to its limit of tokens where one that never was does.
       self.merged.tokens = spent

@@ -19,8 +19,7 @@ from jaxmerge.evaluation.held_out_splits import tokenizer_of
 from jaxmerge.evaluation.score import Score
 from jaxmerge.evaluation.score_cache import Measured
 from jaxmerge.evaluation.task_config import METRICS
-from jaxmerge.evaluation.tasks.task import ChoiceItem
-from jaxmerge.formats.records.metadata import canonical_json, hash_text
+from jaxmerge.evaluation.tasks.task import ChoiceItem, hash_of
 from jaxmerge.model.loss import UNIT
 
 PERPLEXITY = "perplexity"
@@ -95,10 +94,7 @@ class HeldOutTask:
 
   def measure(self, kind: int, params: Any) -> Measured:
     score = self._texts[kind].evaluator.score(params)
-    fields = {
-      field.name: getattr(score, field.name)
-      for field in dataclasses.fields(score)
-    }
+    fields = dict(vars(score))
     arrays = {name: fields.pop(name) for name in _ARRAYS}
     return Measured(arrays, fields | {"extras": dict(score.extras)})
 
@@ -164,6 +160,10 @@ class Choosing(Protocol):
   """As much as is needed of evaluators.choices.Choices."""
 
   @property
+  def num_inputs(self) -> int:
+    """Inputs that the items take, of a shared prompt once."""
+
+  @property
   def num_cut(self) -> int:
     """Items whose prompt has lost its left end."""
 
@@ -202,7 +202,7 @@ class ChoiceTask:
     self._contexts = contexts
     self._open = open_choices
     self._opened: dict[int, Choosing] = {}
-    self._hash = hash_text(canonical_json(items))
+    self._hash = hash_of(items)
 
   def content(self, kind: int) -> str:
     tokenizer = tokenizer_of(self._settings[kind].metadata)
@@ -220,17 +220,9 @@ class ChoiceTask:
     return Measured({"logs_NxC": logs_NxC}, {"num_cut": opened.num_cut})
 
   def tokens(self, kind: int) -> int:
-    """Inputs that the items take, a prompt once for all its choices.
-
-    Raises:
-      InputError: as choice_scores.encode.
-    """
-    return choice_scores.num_inputs(
-      self.name,
-      self.items,
-      tokenizer_of(self._settings[kind].metadata),
-      self._contexts[kind],
-    )
+    """Opens the items for a kind; the inputs that these take."""
+    self.open(kind)
+    return self._opened[kind].num_inputs
 
   def scores(
     self, kinds: Sequence[int], found: Sequence[Measured]

@@ -110,7 +110,10 @@ SUM = "weighted sum"
 
 
 def weighted_sum(
-  names: Sequence[str], scores: Sequence[Score], weights: Sequence[float]
+  names: Sequence[str],
+  scores: Sequence[Score],
+  weights: Sequence[float],
+  part_N: np.ndarray | None = None,
 ) -> WeightedSum:
   """The weighted sum of the scores of T tasks.
 
@@ -120,6 +123,8 @@ def weighted_sum(
 
   Args:
     names, scores, weights: of each task.
+    part_N: the order of the items, by which tasks they are of; None: each
+      beginning has about the same share of each task.
   """
   direction = direction_of_sum([score.direction for score in scores])
   parts = [
@@ -134,10 +139,11 @@ def weighted_sum(
   units = {score.unit for score in scores}
   is_mean = len(units) == 1 and min(weights) >= 0
   is_mean = is_mean and math.isclose(sum(weights), 1)
-  order_N = interleaved([len(score.values_N) for score in scores])
-  part_N = np.repeat(
-    np.arange(len(scores)), [len(score.values_N) for score in scores]
-  )
+  sizes = [len(score.values_N) for score in scores]
+  if part_N is None:
+    part_N = np.repeat(np.arange(len(scores)), sizes)[interleaved(sizes)]
+  # The inverse of sorting by task: a task's items stay in their order.
+  order_N = np.argsort(np.argsort(part_N, kind="stable"))
 
   def joined(name: str) -> np.ndarray:
     return np.concatenate([getattr(score, name) for score in scores])[order_N]
@@ -150,7 +156,7 @@ def weighted_sum(
     direction,
     sum(score.tokens for score in scores),
     parts=parts,
-    part_N=part_N[order_N],
+    part_N=part_N,
   )
 
 

@@ -5,10 +5,9 @@ all find the same there, whether they share a disk or not.
 """
 
 import contextlib
+import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from jaxmerge.parallel.exchange import broadcast_bytes
 from jaxmerge.reading import read_file
 
 _FACTS = "facts"
-_DAMAGED = zipfile.BadZipFile, zlib.error
+_DIGEST = hashlib.sha256().digest_size  # bytes, before what they are of
 
 
 class Measured(NamedTuple):
@@ -45,13 +44,13 @@ def find(key: str) -> Measured | None:
   if is_first_process():
     with contextlib.suppress(OSError):
       content = read_file(_place(key))
-  try:
-    with np.load(io.BytesIO(broadcast_bytes(content))) as kept:
-      arrays = {name: kept[name] for name in kept.files}
-    facts = json.loads(str(arrays.pop(_FACTS)))
-  except (OSError, EOFError, ValueError, KeyError, *_DAMAGED):
+  content = broadcast_bytes(content)
+  digest, kept = content[:_DIGEST], content[_DIGEST:]
+  if hashlib.sha256(kept).digest() != digest:
     return None
-  return Measured(arrays, facts)
+  with np.load(io.BytesIO(kept)) as file:
+    arrays = {name: file[name] for name in file.files}
+  return Measured(arrays, json.loads(str(arrays.pop(_FACTS))))
 
 
 def keep(key: str, measured: Measured) -> None:
@@ -60,9 +59,10 @@ def keep(key: str, measured: Measured) -> None:
     return
   place = _place(key)
   facts = np.array(json.dumps(measured.facts))
+  kept = npz({**measured.arrays, _FACTS: facts})
   with contextlib.suppress(OSError):
     place.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(place, npz({**measured.arrays, _FACTS: facts}))
+    write_bytes(place, hashlib.sha256(kept).digest() + kept)
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -73,4 +73,4 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _place(key: str) -> epath.Path:
-  return cache_root() / "scores" / key[:2] / f"{key}.npz"
+  return cache_root() / "scores" / key[:2] / f"{key}.scores"

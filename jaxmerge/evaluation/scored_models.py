@@ -18,7 +18,9 @@ from jaxmerge.merging.resident import Placement, choose_placement
 
 
 class Models(NamedTuple):
-  """Checkpoints; equal models of one tokenizer are of one kind, and share all.
+  """Checkpoints; those of one kind share a program and what it is given.
+
+  They are equal models of one dtype, tokenizer and length of texts.
 
   Attributes:
     checkpoints: in the order of the inputs.
@@ -69,8 +71,15 @@ def _first_alike(
   return next(
     number
     for number, other in enumerate(checkpoints)
-    if is_one_tokenizer(other, checkpoint) and is_one_model(other, checkpoint)
+    if is_one_tokenizer(other, checkpoint)
+    and is_one_model(other, checkpoint)
+    and _computed(other.metadata) == _computed(checkpoint.metadata)
   )
+
+
+def _computed(metadata: Metadata) -> tuple[str, int]:
+  """The dtype that a model is computed in, and the length of its texts."""
+  return metadata.model["dtype"], _positions(metadata)
 
 
 def _setting(
@@ -112,16 +121,18 @@ def context_of(checkpoint: Checkpoint, seq_len: int) -> int:
     InputError: nothing says how many.
   """
   metadata = checkpoint.metadata
-  context = seq_len or _stated(metadata) or metadata.data.get("seq_len", 0)
+  context = seq_len or _positions(metadata)
   if not context:
     raise InputError(
       f"{checkpoint.name} says nothing of how long its texts may be; give "
       "config.seq_len"
     )
-  return int(context)
+  return context
 
 
-def _stated(metadata: Metadata) -> int:
+def _positions(metadata: Metadata) -> int:
+  """Those of config.json, else of training; 0 where nothing says how many."""
   value = json.loads(metadata.files.get(CONFIG, "{}"))
   positions = value.get("max_position_embeddings", 0)
-  return positions if type(positions) is int else 0
+  stated = positions if type(positions) is int else 0
+  return stated or int(metadata.data.get("seq_len", 0))

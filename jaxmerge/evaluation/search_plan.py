@@ -256,10 +256,7 @@ def planned_tasks(ready: Prepared) -> dict[str, str]:
   if goal is None:
     return {}
   counts = {
-    split: [
-      len(getattr(splits, split)[: goal.count(split) or None])
-      for splits in ready.questions.values()
-    ]
+    split: [len(goal.taken(s, split)) for s in ready.questions.values()]
     for split in ("search", "report")
   }
   told = ", ".join(f"{sum(n):,} to {split} on" for split, n in counts.items())

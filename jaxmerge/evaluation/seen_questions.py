@@ -12,11 +12,13 @@ from jaxmerge.formats.records.provenance import hashes_seen
 def seen_questions(
   checkpoints: Sequence[Checkpoint],
   questions: Mapping[str, Sequence[ChoiceItem]],
+  advice: str,
 ) -> list[str]:
   """Names merges that were chosen by items of a task, and how many these are.
 
   Args:
     questions: the items of the tasks, by their texts.
+    advice: on what to do.
   """
   problems = Problems()
   for checkpoint in checkpoints:
@@ -25,8 +27,7 @@ def seen_questions(
       if count := sum(item.hash in seen for item in items):
         problems.add(
           f"{checkpoint.name}: its weights were searched on {count:,} of the "
-          f"{len(items):,} items of {name}, so its score says little; the "
-          "search's report has that on the others; accept it with --allow_seen"
+          f"{len(items):,} items of {name}, so its score says little; {advice}"
         )
   return problems.found
 

@@ -40,13 +40,13 @@ class Estimate(NamedTuple):
   def p_value(self) -> float:
     """Two-sided, of a mean of 0; 1 where it is exactly 0 or has no error.
 
-    Student's t test. Where the values of all clusters are alike, and not 0, it
-    is 0, however few they are: of accuracies see `mcnemar` too.
+    Student's t test. Where all clusters agree exactly, and not on 0, it is that
+    of signs, 2 / 2^C, as of three answers that are all right now.
     """
     if self.mean == 0 or not math.isfinite(self.stderr):
       return 1.0
     if self.stderr == 0:
-      return 0.0
+      return math.ldexp(2.0, -self.clusters)
     t = abs(self.mean) / self.stderr
     return float(2 * special.stdtr(self.clusters - 1, -t))
 

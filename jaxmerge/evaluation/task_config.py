@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from jaxmerge.config_fields import key
 from jaxmerge.evaluation.score import Direction, direction_of_sum
 from jaxmerge.evaluation.tasks.config import HELD_OUT, TasksConfig
+from jaxmerge.evaluation.tasks.splits import Splits
+from jaxmerge.evaluation.tasks.task import ChoiceItem
 
 ACC, ACC_NORM, GOLD = "acc", "acc_norm", "gold"
 METRICS = (ACC, ACC_NORM, GOLD)
@@ -66,9 +68,11 @@ class Goal(NamedTuple):
       "heldout": self.held_out,
     }
 
-  def count(self, split: str) -> int:
-    """The number of items of a split of each task of questions; 0: all."""
-    return self.search_items if split == "search" else self.report_items
+  def taken(self, splits: Splits, split: str) -> Sequence[ChoiceItem]:
+    """The items of a task of questions that are scored of a split."""
+    count = self.search_items if split == "search" else self.report_items
+    found: Sequence[ChoiceItem] = getattr(splits, split)
+    return found[: count or None]
 
   def directions(self, held_out: Direction) -> list[Direction]:
     """Directions of the tasks' own scores, given that of the held-out text."""

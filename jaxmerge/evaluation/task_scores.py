@@ -1,7 +1,7 @@
 """Scores many checkpoints on many tasks: weights streamed, results kept."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import jax
 from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.checkpoints.model_inputs import load_params
 from jaxmerge.data.tokenizers.protocol import Tokenizer
-from jaxmerge.errors import Problems
+from jaxmerge.errors import Damaged, Problems
 from jaxmerge.evaluation import score_cache
 from jaxmerge.evaluation.comparison import Text, open_texts
 from jaxmerge.evaluation.config import EvaluateConfig
@@ -45,7 +45,8 @@ def scores(
   progress: Progress,
   *,
   allow_seen: bool = False,
-) -> list[TaskScores]:
+  named: Container[str] | None = None,
+) -> tuple[list[TaskScores], list[Checkpoint]]:
   """Scores each checkpoint on each task; all processes of a job call it.
 
   One checkpoint is on the devices at a time, and what is known of one from
@@ -54,10 +55,15 @@ def scores(
   Args:
     questions: the items of the tasks that are questions, by the tasks' texts.
     allow_seen: score merges on what a search has chosen them by, too.
+    named: checkpoints that must be whole; damaged others are told and left out.
+      None: all must be.
+
+  Returns:
+    The tables, and the checkpoints that they are of.
 
   Raises:
-    InputError: a model does not fit the devices, a text cannot be opened, or
-      items do not fit a model or have been seen.
+    InputError: a model does not fit the devices, a text cannot be opened,
+      items do not fit a model or have been seen, or checkpoints are damaged.
   """
   models.place(config.memory_budget_gb)
 
@@ -66,12 +72,14 @@ def scores(
     return [*texts, *open_questions(config, models, questions)]
 
   tasks = on_every_process(open_all)
-  found = _measured(config, tasks, models, progress)
-  return [
+  found = _measured(config, tasks, models, progress, named)
+  kinds = [models.kinds[number] for number in found]
+  tables = [
     table
-    for task, each in zip(tasks, zip(*found, strict=True), strict=True)
-    for table in task.scores(models.kinds, each)
+    for task, each in zip(tasks, zip(*found.values(), strict=True), strict=True)
+    for table in task.scores(kinds, each)
   ]
+  return tables, [models.checkpoints[number] for number in found]
 
 
 def open_held_out(
@@ -186,8 +194,9 @@ def _measured(
   tasks: Sequence[ReadyTask],
   models: Models,
   progress: Progress,
-) -> list[list[Measured]]:
-  """Gives what each task measures of each checkpoint, [checkpoint][task]."""
+  named: Container[str] | None,
+) -> dict[int, list[Measured]]:
+  """Gives what each task measures, by the number of each whole checkpoint."""
   known: dict[str, Measured] = {}
   works = [
     _Work([""] * len(tasks), known)
@@ -202,9 +211,18 @@ def _measured(
   if left := total - sum(len(work.missing) for work in works):
     progress.note("evaluate", f"{left} of {total} scores are from the cache")
   _open(tasks, models, works)
-  found = []
+  found = {}
+  damages: list[Damaged] = []
   for number, work in enumerate(works):
-    found.append(_of_one(tasks, models, number, work, progress))
+    try:
+      found[number] = _of_one(tasks, models, number, work, progress)
+    except Damaged as damage:
+      if named is None or models.checkpoints[number].name in named:
+        raise
+      progress.note("evaluate", f"left out: {damage.problems[0]}")
+      damages.append(damage)
+  if not found:
+    raise damages[0]
   return found
 
 
@@ -217,7 +235,8 @@ def keys(
   """Under which each task keeps what it measures of a checkpoint of a kind."""
   model = models.settings[kind].metadata.model
   params = content_of(checkpoint)
-  known = [_VERSION, jax.default_backend(), params, model]
+  precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+  known = [_VERSION, jax.default_backend(), precision, params, model]
   contents = [task.content(kind) for task in tasks]
   return [
     content and hash_text(canonical_json([*known, content]))

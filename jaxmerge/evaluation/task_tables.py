@@ -175,7 +175,7 @@ def _evaluation(
   tested = dataclasses.replace(
     row, p_value=p_value, detectable=delta.detectable()
   )
-  if score.unit != ACCURACY:
+  if score.unit != ACCURACY or math.isnan(delta.mean):
     return tested
   right, before = (each.values_N > 0.5 for each in (score, first))
   return dataclasses.replace(tested, mcnemar=statistics.mcnemar(right, before))

@@ -25,8 +25,8 @@ _CLEAR = 2.0
 def open_inputs(inputs: Sequence[str], progress: Progress) -> list[Checkpoint]:
   """Opens inputs; a workdir without a step is all its checkpoints.
 
-  Damaged ones of a workdir are named and left out, and so are those that only
-  a stop has made.
+  Damaged ones of a workdir are named and left out, as far as they show it
+  before their parameters are read, and so are those that only a stop has made.
 
   Raises:
     InputError: lists what is wrong with those that are named, or no

@@ -60,30 +60,35 @@ class WeightedTasks:
       found = self._sum([part.score(params) for part in self._parts])
       self._part_N = found.part_N
       return found
-    return self._sum(
-      [
-        part.score(params, count).first(count)
-        for part, count in zip(self._parts, self._counts(upto))
-      ]
+    return self._first(
+      upto, lambda t, count: self._parts[t].score(params, count)
     )
 
   def extend(self, params: Any, known: Score, upto: int) -> WeightedSum:
     """As score, without the items of which an earlier call gave `known`."""
     assert isinstance(known, WeightedSum)
-    found = []
-    for t, (part, count) in enumerate(zip(self._parts, self._counts(upto))):
-      if isinstance(part, Resumable):
-        score = part.extend(params, known.of_part(t), count)
-      else:
-        score = part.score(params, count)
-      found.append(score.first(count))
-    return self._sum(found)
 
-  def _counts(self, upto: int) -> list[int]:
-    """Of the first items, those of each task; one at least."""
+    def further(t: int, count: int) -> Score:
+      part = self._parts[t]
+      if isinstance(part, Resumable):
+        return part.extend(params, known.of_part(t), count)
+      return part.score(params, count)
+
+    return self._first(upto, further)
+
+  def _first(
+    self, upto: int, score: Callable[[int, int], Score]
+  ) -> WeightedSum:
+    """The first items of the whole sum, one of each task at least.
+
+    Args:
+      score: given a task and a count, of so many of its items or a few more.
+    """
     assert self._part_N is not None, "no call has scored all items"
-    found = np.bincount(self._part_N[:upto], minlength=len(self._parts))
-    return [max(int(count), 1) for count in found]
+    part_N = self._part_N[: max(upto, len(self._parts))]
+    counts = np.bincount(part_N, minlength=len(self._parts)).tolist()
+    found = [score(t, count).first(count) for t, count in enumerate(counts)]
+    return self._sum(found, part_N)
 
   def by_metric(self, params: Any) -> dict[str, WeightedSum]:
     """The sum with each metric of questions, for the price of one."""
@@ -98,8 +103,10 @@ class WeightedTasks:
       for metric in METRICS
     }
 
-  def _sum(self, scores: Sequence[Score]) -> WeightedSum:
-    return weighted_sum(self._goal.tasks, scores, self._goal.weights)
+  def _sum(
+    self, scores: Sequence[Score], part_N: np.ndarray | None = None
+  ) -> WeightedSum:
+    return weighted_sum(self._goal.tasks, scores, self._goal.weights, part_N)
 
 
 class SplitTasks(NamedTuple):
@@ -141,8 +148,7 @@ class SplitTasks(NamedTuple):
 
   def items(self, split: str, name: str) -> Sequence[ChoiceItem]:
     """Those of a task of questions that are scored."""
-    found: Sequence[ChoiceItem] = getattr(self.questions[name], split)
-    return found[: self.goal.count(split) or None]
+    return self.goal.taken(self.questions[name], split)
 
   def on(self, split: str, count: int) -> WeightedTasks:
     """The evaluator of a split, of so many sequences of held-out text."""
@@ -155,24 +161,13 @@ class SplitTasks(NamedTuple):
         )
       else:
         items = self.items(split, name)
-        open_part = functools.partial(self._choices, name, items)
+        open_part = functools.partial(
+          _choices, self.goal, self.setting, self.context, name, items
+        )
       part = problems(open_part)
       parts += [part] if part is not None else []
     problems.check()
     return WeightedTasks(self.goal, parts)
-
-  def _choices(self, name: str, items: Sequence[ChoiceItem]) -> Choices:
-    setting = self.setting
-    with choice_scores.naming(name):
-      return Choices(
-        DecoderConfig.from_dict(setting.metadata.model),
-        setting.mesh,
-        items,
-        tokenizer_of(setting.metadata),
-        context=self.context,
-        batch_size=setting.batch_size,
-        metric=self.goal.metric,
-      )
 
   def seen(self, score: Score) -> list[dict[str, Any]]:
     """Records of the items by which a merge is chosen.
@@ -189,6 +184,25 @@ class SplitTasks(NamedTuple):
       i.hash for name in self.questions for i in self.items("search", name)
     ]
     return [*found, seen_hashes(hashes)]
+
+
+def _choices(
+  goal: Goal,
+  setting: Setting,
+  context: int,
+  name: str,
+  items: Sequence[ChoiceItem],
+) -> Choices:
+  with choice_scores.naming(name):
+    return Choices(
+      DecoderConfig.from_dict(setting.metadata.model),
+      setting.mesh,
+      items,
+      tokenizer_of(setting.metadata),
+      context=context,
+      batch_size=setting.batch_size,
+      metric=goal.metric,
+    )
 
 
 def tasks_evaluator(
@@ -217,22 +231,20 @@ def tasks_evaluator(
     if goal.held_out:
       each = problems(functools.partial(held_out.check, setting))
       total = sequences * (each or 0)
-    tokenizer = problems(functools.partial(tokenizer_of, setting.metadata))
+    problems(functools.partial(tokenizer_of, setting.metadata))
     problems.check()
-    assert tokenizer is not None
     for name, splits in questions.items():
       for split in ("search", "report"):
-        items = getattr(splits, split)[: goal.count(split) or None]
-        count = functools.partial(
-          choice_scores.num_inputs, name, items, tokenizer, context
+        items = goal.taken(splits, split)
+        found = problems(
+          functools.partial(_choices, goal, setting, context, name, items)
         )
-        found = problems(count)
         if len({item.cluster for item in items}) < 2:
           problems.add(
             f"config.{split}_items leaves one cluster of {name}, which gives "
             "no standard error: take more"
           )
-        total += (found or 0) if split == "search" else 0
+        total += found.num_inputs if found and split == "search" else 0
     problems.check()
     return total
 

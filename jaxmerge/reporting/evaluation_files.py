@@ -57,12 +57,9 @@ def write(
   found: Sequence[Trajectory],
 ) -> None:
   """Writes all files of an evaluation; those of an earlier one are gone."""
-  folder = make_directory(output)
-  write_bytes(folder / ITEMS, npz(_items(tables)))
+  files = {ITEMS: npz(_items(tables))}
   if found:
-    write_bytes(folder / FIGURE, curves(found, tables))
-  else:
-    (folder / FIGURE).unlink(missing_ok=True)
+    files[FIGURE] = curves(found, tables)
   value: dict[str, Any] = {"split": split}
   if [table.name for table in tables] == [HELD_OUT]:
     value |= _counts(tables[0].scores.first)
@@ -71,18 +68,33 @@ def write(
     value["tasks"] = {table.name: _as_json(table) for table in tables}
   if found:
     value[_TRAJECTORIES] = [trails.as_json(each, tables) for each in found]
-  write_json(folder / FILE, value)
+  folder = make_directory(output)
+  for name in (ITEMS, FIGURE):  # not to lie beside other numbers
+    (folder / name).unlink(missing_ok=True)
+  # First that by which the others are known for ours, if this is killed.
+  write_json(folder / FILE, _finite(value))
+  for name, content in files.items():
+    write_bytes(folder / name, content)
+
+
+def _finite(value: Any) -> Any:
+  """The value with null for what is no number in JSON: NaN and infinity."""
+  if isinstance(value, dict):
+    return {key: _finite(each) for key, each in value.items()}
+  if isinstance(value, list):
+    return [_finite(each) for each in value]
+  is_number = not isinstance(value, float) or math.isfinite(value)
+  return value if is_number else None
 
 
 def _as_json(table: Table) -> dict[str, Any]:
   is_text = table.scores.logs_KxNxC is None
-  detectable = table.detectable
   return {
     **(_counts(table.scores.first) if is_text else {}),
     "items": table.num_items,
     "clusters": table.num_clusters,
     "metric": table.rows[0].metric,
-    "detectable": None if math.isnan(detectable) else detectable,
+    "detectable": table.detectable,
     "notes": list(table.scores.notes),
     "rows": [row.as_json() for row in table.rows],
   }

@@ -83,7 +83,7 @@ def _p(value: float) -> str:
 def _said(table: Table, count: int) -> list[str]:
   """Lines below a table."""
   told = f"{table.num_items:,} items in {table.num_clusters:,} clusters"
-  if not math.isnan(table.detectable):
+  if math.isfinite(table.detectable):
     unit = table.scores.first.unit
     told += (
       f"; a true difference of {table.detectable:.4f} {unit} is found four "

@@ -243,3 +243,9 @@ def test_trials_of_optunas_own_loop_and_what_is_missing():
   found = margins(study.trials[:2], SPACE, study.direction)
   assert found[0].values_N.tolist() == [0.4, -0.6]
   assert constraint_problems(study.trials[0], study.trials[:2]) == []
+  for errors in (0.1, {"c": "0.1"}):
+    study.trials[0].set_user_attr(CONSTRAINT_STDERRS, errors)
+    trial = study.get_trials()[0]
+    trial.set_user_attr(CONSTRAINT_STDERRS, errors)
+    [told] = constraint_problems(trial, [trial])
+    assert told.endswith(f"must be of the form {{name: number}}, got {errors}")

@@ -72,7 +72,7 @@ class Bowl:
       tokens=TOKENS,
     )
 
-  def score(self, weights_GxK, best=None):
+  def score(self, weights_GxK, best=None, *, in_parts=False):
     self.tokens += TOKENS
     self.scored.append(np.array(weights_GxK))
     return self._score(weights_GxK)

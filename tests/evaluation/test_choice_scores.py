@@ -60,11 +60,6 @@ def test_an_end_of_text_begins_what_has_no_prompt(tokenizer):
     (found,) = encode([item(prompt, choice)], tokenizer, 64)
     assert found.prompt.tolist() == [tokenizer.end_of_text]
     assert tokenizer.decode(found.choices[0].tolist()) == prompt + choice
-  (found,) = encode([item("the", " sky")], tokenizer, 64, starts_text=True)
-  assert found.prompt.tolist() == [
-    tokenizer.end_of_text,
-    *of_one(tokenizer, "the"),
-  ]
 
 
 def test_a_choice_within_a_token_of_the_prompt_is_scored(tokenizer):
@@ -188,3 +183,17 @@ def test_scores_are_paired_by_item():
   other = dataclasses.replace(found, values_N=np.array([0.0, 0.0, 1.0]))
   assert statistics.difference(found, other).mean == 0.0
   assert statistics.difference(found, found) == (0.0, 0.0, 2)
+
+
+def test_a_model_that_has_diverged_has_no_accuracy():
+  """Which is neither right nor wrong, and no score to maximise or minimise."""
+  items = [item("a", " b", " c", " d", answer=k) for k in range(3)]
+  logs = np.array(
+    [[-1.0, -2.0, -np.inf], [np.nan, -1.0, -np.inf], [np.nan, np.nan, np.nan]]
+  )
+  found = scores(items, logs, 1)
+  assert found["acc"].values_N[0] == 1
+  for metric in found:
+    assert np.isnan(found[metric].values_N[2]), metric
+    assert np.isnan(found[metric].mean), metric
+  assert np.isnan(found["acc"].values_N[1])

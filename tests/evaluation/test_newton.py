@@ -283,7 +283,7 @@ def test_stopped_early_is_no_better(tmp_path):
   """A score of fewer sequences, which a beaten merge has."""
 
   class Stopping(Bowl):
-    def score(self, weights_GxK, best=None):
+    def score(self, weights_GxK, best=None, *, in_parts=False):
       found = super().score(weights_GxK, best)
       beaten = best is not None and found.mean > best.mean + 0.01
       return found.first(4) if beaten else found

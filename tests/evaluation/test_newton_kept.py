@@ -107,7 +107,7 @@ class LoggedBowl(Bowl):
       file.write(json.dumps([word, np.array(weights_GxK).tolist()]) + "\n")
     time.sleep(self.seconds)
 
-  def score(self, weights_GxK, best=None):
+  def score(self, weights_GxK, best=None, *, in_parts=False):
     self._write("score", weights_GxK)
     return super().score(weights_GxK, best)
 

@@ -10,11 +10,15 @@ from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.bayesopt.trials import GRADIENT, GRADIENT_STDERR
 from jaxmerge.data.heldout import HeldOut
 from jaxmerge.evaluation import statistics, weight_search
+from jaxmerge.evaluation.checkpoint_scores import Limits
 from jaxmerge.evaluation.evaluators.heldout_loss import HeldOutLoss
 from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.evaluation.objective import Domain, Objective
+from jaxmerge.evaluation.score import Score, weighted_sum
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
+from jaxmerge.evaluation.task_config import Goal
 from jaxmerge.evaluation.weight_search import WeightSearch
+from jaxmerge.evaluation.weighted_tasks import WeightedTasks
 from jaxmerge.merging.groups import groups_of
 from jaxmerge.merging.resident import Trees
 from jaxmerge.model.decoder import abstract_decoder
@@ -207,6 +211,86 @@ def test_a_beaten_trial_is_stopped_and_estimated():
   assert again.tokens == whole.weights_N.sum()
   # The last checkpoint alone, trial 0, is what all are compared with.
   assert not objective(0, _params(domain, worse)).pruned
+
+
+class Parts:
+  """Held-out text as a task, and what is asked of it."""
+
+  def __init__(self, heldout):
+    self._heldout, self.asked = heldout, []
+
+  def score(self, params, upto=None):
+    self.asked.append((0, upto))
+    return weighted_sum(("a",), [self._heldout.score(params, upto)], (1.0,))
+
+  def extend(self, params, known, upto):
+    self.asked.append((len(known.values_N), upto))
+    found = self._heldout.extend(params, known.of_part(0), upto)
+    return weighted_sum(("a",), [found], (1.0,))
+
+
+def _in_parts(incumbent, limits=()):
+  """An objective that stops trials early, and the items that it asks for."""
+  merged, domain = _setting(2, batch_size=2)
+  parts = merged.evaluator = Parts(merged.evaluator)
+  merged.last = parts.score(merged.trees[1])
+  parts.asked.clear()
+  best = _params(domain, incumbent)
+  known = [parts.score(merged.trees[k]) for k in range(2)] if limits else []
+  parts.asked.clear()
+  objective = Objective(
+    merged,
+    domain,
+    incumbent=lambda: best,
+    limits=Limits.of(known, Goal(("a",), (1.0,), "acc", limits, 0, 0, ""))
+    if limits
+    else None,
+  )
+  return objective, domain, parts.asked
+
+
+RUNGS = [(0, 4), (4, 8), (8, 16)]
+
+
+def test_a_merge_is_scored_again_in_the_parts_that_it_had():
+  """As single questions round by their number, a restart must do the same."""
+  objective, domain, asked = _in_parts([0.2, 0.8])
+  assert not objective(1, _params(domain, [0.1, 0.9])).pruned
+  assert asked == RUNGS * 2
+  objective, domain, asked = _in_parts([0.0, 1.0])
+  objective(0, _params(domain, [0.0, 1.0]))
+  assert asked == [(0, 16)]
+  del asked[:]
+  objective(1, _params(domain, [0.1, 0.9]))
+  assert asked == RUNGS  # the last checkpoint is not scored again
+  objective, domain, asked = _in_parts([0.0, 1.0])
+  objective(1, _params(domain, [0.1, 0.9]))
+  assert asked == [(0, 16), *RUNGS]
+
+
+def test_a_checkpoint_alone_is_scored_as_the_limits_know_it():
+  objective, domain, asked = _in_parts([0.0, 1.0], limits=(0.0,))
+  found = objective(1, _params(domain, [1.0, 0.0]))
+  assert asked == [(0, 16)]
+  assert found.constraints == {"task_0": 0.0}
+
+
+def test_a_merge_is_not_beaten_by_tasks_without_an_error():
+  """Whose weight may be 0 in the sum, and which have limits all the same."""
+
+  class Few:
+    def score(self, params, upto=None):
+      ones = np.ones(2)[:upto]
+      clusters = np.arange(2)[:upto]
+      return Score(ones, ones, clusters, "nats/token", "minimize", 0)
+
+  merged, _ = _setting(2, batch_size=2)
+  better, worse = [[1.0, 0.0]], [[0.0, 1.0]]
+  assert len(merged.score(worse, merged.score(better)).values_N) == 4
+  goal = Goal(("a", "b"), (1.0, 0.0), "acc", (), 0, 0, "")
+  merged.evaluator = WeightedTasks(goal, [merged.evaluator, Few()])
+  merged.last = merged.evaluator.score(merged.trees[1])
+  assert len(merged.score(worse, merged.score(better)).values_N) == 18
 
 
 @pytest.mark.parametrize(("errors", "scored"), [(2.5, 16), (3.5, 4)])

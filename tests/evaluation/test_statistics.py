@@ -70,8 +70,16 @@ def test_one_cluster_shows_nothing():
 
 
 def test_a_change_that_is_the_same_everywhere_is_no_chance():
-  a, b = score([3, 6], [1, 2], [0, 1]), score([2, 4], [1, 2], [0, 1])
-  assert statistics.difference(a, b).p_value == 0.0
+  """As sure as that many coins that all show heads; of answers McNemar's."""
+  ones = np.ones(12)
+  for count in (3, 5, 6, 12):
+    a = score(2 * ones[:count], ones[:count], range(count))
+    b = score(ones[:count], ones[:count], range(count))
+    found = statistics.difference(a, b)
+    assert (found.mean, found.stderr) == (1.0, 0.0)
+    exact = statistics.mcnemar(ones[:count] > 0, ones[:count] < 0)
+    assert found.p_value == pytest.approx(exact.p_value, rel=1e-12)
+    assert (found.p_value < 0.05) == (count > 5)
 
 
 def test_what_both_models_find_hard_cancels():

@@ -196,6 +196,23 @@ def test_what_a_part_has_scored_is_not_scored_again():
   assert found.mean == whole.first(30).mean
 
 
+@pytest.mark.parametrize("count", [4, 17, 35, 69, 138])
+def test_a_part_holds_the_same_items_as_the_whole(count):
+  """Whatever the sizes: a model is exactly as good as itself."""
+  random = np.random.default_rng(0)
+  parts = [Known(random.normal(size=size)) for size in (37, 101, 5)]
+  goal = GOAL._replace(tasks=("a", "b", "c"), weights=(0.5, 0.25, 0.25))
+  tasks = WeightedTasks(goal, parts)
+  whole = tasks.score(None)
+  some = tasks.score(None, count)
+  assert some.part_N.tolist() == whole.part_N[:count].tolist()
+  assert some.values_N.tolist() == whole.values_N[:count].tolist()
+  found = statistics.difference(some, whole.first(count))
+  assert (found.mean, found.p_value) == (0.0, 1.0)
+  longer = tasks.extend(None, some, 140)
+  assert longer.values_N.tolist() == whole.values_N[:140].tolist()
+
+
 def test_of_a_task_of_few_items_one_is_scored_at_least():
   """Of which nothing can be told, and nothing is said of the sum."""
   parts = [Known(np.arange(size)) for size in (40, 2, 2)]

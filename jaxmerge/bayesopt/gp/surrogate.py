@@ -24,14 +24,10 @@ from jaxmerge.bayesopt.gp import (
   pattern_search,
   thompson,
 )
-from jaxmerge.bayesopt.gp.acquisition import (
-  ACQUISITIONS,
-  Acquisition,
-  log_gain,
-  log_utility,
-)
+from jaxmerge.bayesopt.gp.acquisition import ACQUISITIONS, Acquisition
+from jaxmerge.bayesopt.gp.belief import Belief
 from jaxmerge.bayesopt.gp.compiling import compiling
-from jaxmerge.bayesopt.gp.feasibility import Fitted, Margins
+from jaxmerge.bayesopt.gp.feasibility import Margins
 from jaxmerge.bayesopt.gp.host import float64_on_host
 from jaxmerge.bayesopt.gp.padding import Observations, Padded
 from jaxmerge.simplex import points
@@ -92,92 +88,49 @@ def _suggest(
   reach: tuple[float, float],
 ) -> Suggestion:
   dimension = candidates_CxD.shape[1]
-  points_NxD = data.rows_NxE[:, :dimension]
-  seen = padding.observed(data, dimension)
-  theta = model.fit(seen, dimension, groups)
-  conditioned = model.condition_safely(theta, seen, groups)
-  rewards_J, _ = model.predict(conditioned, previous_JxD)
-  # Pending rows count as observed at their posterior mean (kriging believer:
-  # Ginsbourger, Le Riche and Carraro 2010, "Kriging is well-suited to
-  # parallelize optimization", section 4).
-  believed_N, _ = model.predict(conditioned, points_NxD)
-  values_N = jnp.where(data.pending_N > 0, believed_N, data.values_N)
-  data = data._replace(values_N=values_N)
-  posterior = model.condition_safely(theta, data, groups)
-  mean_C, std_C = model.predict(posterior, candidates_CxD)
-  # The incumbent is the best posterior mean at a point asked: the best
-  # observed score where scores are exact, not its luckiest one where not.
-  is_slope_N = jnp.any(data.rows_NxE[:, dimension + 1 :] != 0, axis=1)
-  is_value_N = (data.rows_NxE[:, dimension] > 0) & ~is_slope_N
-  mean_N, _ = model.predict(posterior, points_NxD)
-  merit_N = jnp.where(is_value_N, mean_N, -jnp.inf)
-  limits = None
-  if margins is not None:
-    limits = Fitted(margins, dimension, groups)
-    worst = jnp.min(jnp.where(is_value_N, mean_N, jnp.inf))
-    rewards_J = limits.reward(previous_JxD, rewards_J, worst)
-    merit_N = limits.merit(points_NxD, merit_N)
-  incumbent = jnp.argmax(merit_N)
-  best, incumbent_D = mean_N[incumbent], points_NxD[incumbent]
+  belief = Belief.of(data, margins, dimension, groups)
+  rewards_J = belief.rewards(previous_JxD)
+  mean_C, std_C = model.predict(belief.posterior, candidates_CxD)
+  log_C = belief.log_probability(candidates_CxD)
   polled = [a for a in acquisitions if a.utility is not None]
-
-  def utilities(logs: Any, means: Any, stds: Any) -> Array:
-    """Utilities of the polled acquisitions, at points of these log P."""
-    return jnp.stack(
-      [
-        a.utility(mean, std, best)
-        if limits is None
-        else limits.weighted(log_utility(a, mean, std, best), log)
-        for a, log, mean, std in zip(polled, logs, means, stds)
-        if a.utility is not None
-      ]
-    )
 
   def score(points_JxSxPxD: Array) -> Array:
     queries_QxD = points_JxSxPxD.reshape(-1, dimension)
-    mean_Q, std_Q = model.predict(posterior, queries_QxD)
+    mean_Q, std_Q = model.predict(belief.posterior, queries_QxD)
     mean = mean_Q.reshape(points_JxSxPxD.shape[:-1])
     std = std_Q.reshape(mean.shape)
-    logs = limits.log_probability(points_JxSxPxD) if limits else polled
-    return utilities(logs, mean, std)
+    log = belief.log_probability(points_JxSxPxD)
+    logs = itertools.repeat(None) if log is None else log
+    return jnp.stack([*map(belief.utility, polled, logs, mean, std)])
 
   climbed: list[Array] = []
-  log_C = limits.log_probability(candidates_CxD) if limits else None
   if polled:
-    everywhere = (itertools.repeat(each) for each in (log_C, mean_C, std_C))
-    scores_JxC = utilities(*everywhere)
+    scores_JxC = jnp.stack(
+      [belief.utility(a, log_C, mean_C, std_C) for a in polled]
+    )
     _, top_JxS = jax.lax.top_k(scores_JxC, _NUM_SEEDS)
     shape = (len(polled), 1, dimension)
-    seeds = jnp.concatenate(
-      [candidates_CxD[top_JxS], jnp.broadcast_to(incumbent_D, shape)], axis=1
-    )
+    incumbents = jnp.broadcast_to(belief.incumbent_D, shape)
+    seeds = jnp.concatenate([candidates_CxD[top_JxS], incumbents], axis=1)
     climbed += [
       *pattern_search.climb(score, seeds, directions_PxD, groups, reach)
     ]
-
-  def worth(drawn_Q: Array, queries_QxD: Array) -> Array:
-    if limits is None:
-      return drawn_Q
-    log_Q = limits.log_probability(queries_QxD)
-    return limits.weighted(log_gain(drawn_Q - best), log_Q)
-
   nominees = [
-    thompson.drawn(posterior, incumbent_D, candidates_CxD, normals, worth)
+    thompson.drawn(
+      belief.posterior,
+      belief.incumbent_D,
+      candidates_CxD,
+      normals,
+      belief.worth,
+    )
     if a.utility is None
     else climbed.pop(0)
     for a in acquisitions
   ]
   nominees_JxD = jnp.stack(nominees)
-  mean_J, std_J = model.predict(conditioned, nominees_JxD)
+  mean_J, std_J = model.predict(belief.observed, nominees_JxD)
   return Suggestion(
-    nominees_JxD,
-    rewards_J,
-    mean_J,
-    std_J,
-    mean_C,
-    std_C,
-    theta.share,
-    log_C,
+    nominees_JxD, rewards_J, mean_J, std_J, mean_C, std_C, belief.share, log_C
   )
 
 

@@ -99,6 +99,7 @@ class Choices:
 
   Attributes:
     num_cut: items whose prompt was cut at its left.
+    num_inputs: that a score of all items takes, of a shared prompt once.
 
   Raises:
     InputError: lists choices that are too long, or tokens that the model does
@@ -147,10 +148,11 @@ class Choices:
     self._batch_size = batch_size
     self._metric = metric
     self.num_cut = sum(item.is_cut for item in encoded)
+    self.num_inputs = sum(rows.inputs for rows in self._rows)
 
   def score(self, params: Any, upto: int | None = None) -> Score:
     """The score by the metric, of the first `upto` items (None: all)."""
-    return self._scores(params, upto)[self._metric]
+    return self.scores(params, upto)[self._metric]
 
   def extend(self, params: Any, known: Score, upto: int) -> Score:
     """As score, without the items of which an earlier call gave `known`."""
@@ -167,17 +169,14 @@ class Choices:
       clusters_N=choice_scores.clusters(self._items[:upto]),
     )
 
-  def scores(self, params: Any) -> dict[str, Score]:
-    """The scores by every metric, of one evaluation."""
-    return self._scores(params)
+  def scores(self, params: Any, upto: int | None = None) -> dict[str, Score]:
+    """The scores by every metric, of one evaluation, as score."""
+    logs_NxC, tokens = self._log_likelihoods(params, 0, upto)
+    return choice_scores.scores(self._items[:upto], logs_NxC, tokens)
 
   def log_likelihoods(self, params: Any) -> np.ndarray:
     """Nats, float64[N, C]; -inf where an item has no such choice."""
     return self._log_likelihoods(params)[0]
-
-  def _scores(self, params: Any, upto: int | None = None) -> dict[str, Score]:
-    logs_NxC, tokens = self._log_likelihoods(params, 0, upto)
-    return choice_scores.scores(self._items[:upto], logs_NxC, tokens)
 
   def _log_likelihoods(
     self, params: Any, start: int = 0, stop: int | None = None

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +23,8 @@ def content_of(path: epath.Path) -> bytes:
   """
   try:
     content = read_file(path).removeprefix(codecs.BOM_UTF8)
-  except OSError as error:
-    raise InputError(
-      f"cannot read {path}: {error.strerror or error}"
-    ) from error
+  except (OSError, ValueError) as error:  # of a null character in its name
+    raise InputError(f"cannot read {path}: {reason(error)}") from error
   if not content.strip():
     raise InputError(f"{path}: it is empty")
   return content
@@ -65,7 +64,7 @@ def csv_rows(
     line = content.count(b"\n", 0, error.start) + 1
     problems.add(f"{path}, line {line}: not UTF-8")
     return
-  rows = csv.reader(text.splitlines(keepends=True))
+  rows = csv.reader(io.StringIO(text, newline=""), strict=True)
   try:
     while True:
       where = f"{path}, line {rows.line_num + 1}"
@@ -75,6 +74,11 @@ def csv_rows(
     return
   except csv.Error as error:
     problems.add(f"{where}: not CSV ({error})")
+
+
+def reason(error: OSError | ValueError) -> str:
+  """Says why something cannot be read, without its path."""
+  return getattr(error, "strerror", None) or str(error)
 
 
 def text_of(

@@ -11,6 +11,7 @@ from jaxmerge.evaluation.tasks.files import (
   choices_of,
   csv_rows,
   json_lines,
+  reason,
   text_of,
   without_extension,
 )
@@ -58,15 +59,22 @@ class Layout(NamedTuple):
     """The files of a split by subject, in order."""
     ending = self.ending.format(split=split)
     form = f"SUBJECT{ending}.csv or .jsonl"
-    if not folder.is_dir():
+    files: dict[str, epath.Path] = {}
+    try:
+      there = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
       problems.add(f"{folder}: no such folder; it has files {form}")
       return {}
-    files: dict[str, epath.Path] = {}
-    for file in sorted(folder.iterdir()):
+    except (OSError, ValueError) as error:
+      problems.add(f"cannot read {folder}: {reason(error)}")
+      return {}
+    for file in there:
       if file.name.startswith(".") or not file.name.endswith(tuple(_READERS)):
         continue
       subject, _ = without_extension(file.name, ending, _READERS)
-      if not subject:
+      if not _is_unicode(file.name):
+        problems.add(f"{folder}: the name {file.name!r} is not UTF-8")
+      elif not subject:
         problems.add(f"{file}: its name is not {form}")
       elif subject in files:
         problems.add(f"{file}: {files[subject].name} is of that subject too")
@@ -124,12 +132,19 @@ class Layout(NamedTuple):
       )
 
 
+def _is_unicode(name: str) -> bool:
+  """Says whether bytes of a name were characters."""
+  return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _json_rows(
   file: epath.Path, has_header: bool, problems: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   del has_header  # each line has its keys
   for where, row in json_lines(file, problems):
-    yield where, {key.lower(): value for key, value in row.items()}
+    names = [key.lower() for key in row]
+    if not _told_twice(where, names, problems):
+      yield where, dict(zip(names, row.values()))
 
 
 def _csv_rows(
@@ -148,6 +163,8 @@ def _csv_rows(
         )
         return
       columns = names if is_header else list(_COLUMNS)
+      if is_header and _told_twice(where, names, problems):
+        return
       if is_header:
         continue
     count += 1
@@ -157,6 +174,13 @@ def _csv_rows(
     yield where, dict(zip(columns, cells))
   if columns and not count:
     problems.add(f"{file}: no question behind its header")
+
+
+def _told_twice(where: str, names: list[str], problems: Problems) -> bool:
+  """Tells of the keys that are there twice, and says whether there are any."""
+  twice = {name for name in names if name in _COLUMNS and names.count(name) > 1}
+  problems += [f"{where}: {name!r} is there twice" for name in sorted(twice)]
+  return bool(twice)
 
 
 _READERS = {".csv": _csv_rows, ".jsonl": _json_rows}

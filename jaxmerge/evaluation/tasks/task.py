@@ -14,6 +14,7 @@ from etils import epath
 from jaxmerge.errors import InputError, Problems
 from jaxmerge.evaluation.tasks.prompts import Template, continuation, letter
 from jaxmerge.files import user_path
+from jaxmerge.formats.records.metadata import canonical_json, hash_text
 from jaxmerge.registry import Registry
 
 CLOZE = "cloze"
@@ -39,6 +40,11 @@ class ChoiceItem(NamedTuple):
   answer: int
   cluster: str
   hash: str
+
+
+def hash_of(items: Sequence[ChoiceItem]) -> str:
+  """A hash of all that is scored of a task."""
+  return hash_text(canonical_json(items))
 
 
 class Question(NamedTuple):

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 
 import pytest
+from etils import epath
 
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.tasks.task import (
@@ -449,3 +451,65 @@ def test_lines_of_a_row_are_counted(tmp_path):
   table(tmp_path / "test/law_test.csv", [good, good, ["q", *"1234", "Z"]])
   (found,) = problems("mmlu", tmp_path)
   assert "law_test.csv, line 7: the answer 'Z'" in found
+
+
+def test_a_stray_quote_joins_no_questions(tmp_path):
+  """A reader that forgives it takes the next question for a part of its own."""
+  mmlu(tmp_path, law=2, arts=2)
+  row = "q{},1,2,3,4,A\n"
+  text = row.format(1) + '"q"2",1,2,3,4,B\n' + row.format(3)
+  (tmp_path / "test/law_test.csv").write_text(text)
+  (tmp_path / "test/arts_test.csv").write_text(row.format(1) + '"q2,1,2,3,4,A')
+  found = problems("mmlu", tmp_path, shots=0)
+  assert [p.split(" (")[0] for p in found] == [
+    f"{tmp_path / 'test/arts_test.csv'}, line 2: not CSV",
+    f"{tmp_path / 'test/law_test.csv'}, line 2: not CSV",
+  ]
+
+
+def test_a_line_ends_where_csv_says(tmp_path):
+  """Not at what Unicode counts among its line ends."""
+  mmlu(tmp_path, law=2)
+  rows = ["a\u2028b,1,2,3,4,A", '"c\x85d",1,2,3,4,B', 'a 5" disk,1,2,3,4,C']
+  file = tmp_path / "test/law_test.csv"
+  file.write_bytes("\r\n".join([*rows, ""]).encode())
+  found = read("mmlu", tmp_path, shots=0, template="{question}", style="cloze")
+  assert [item.prompt for item in found] == ["a\u2028b", "c\x85d", 'a 5" disk']
+  file.write_text("\n".join([*rows, "q,1,2,3,4,Z"]))
+  (told,) = problems("mmlu", tmp_path, shots=0)
+  assert "law_test.csv, line 4: the answer 'Z'" in told
+
+
+def test_columns_that_are_there_twice(tmp_path):
+  mmlu(tmp_path, law=2, arts=2)
+  header = ["question", *"ABCD", "answer", "Answer"]
+  table(tmp_path / "test/law_test.csv", [header, ["q", *"1234", "A", "B"]])
+  (tmp_path / "test/arts_test.csv").unlink()
+  one = {"question": "q", "choices": ["a", "b"], "answer": 0}
+  lines(tmp_path / "test/arts_test.jsonl", one, one | {"Question": "other"})
+  found = problems("mmlu", tmp_path, shots=0)
+  assert found == [
+    f"{tmp_path / 'test/arts_test.jsonl'}, line 2: 'question' is there twice",
+    f"{tmp_path / 'test/law_test.csv'}, line 1: 'answer' is there twice",
+  ]
+
+
+def test_names_that_are_no_text(tmp_path):
+  mmlu(tmp_path, law=2)
+  os.rename(tmp_path / "test/law_test.csv", tmp_path / "test/\udcff_test.csv")
+  told = problems("mmlu", tmp_path, shots=0)[0]
+  test = tmp_path / "test"
+  assert told == f"{test}: the name '\\udcff_test.csv' is not UTF-8"
+  for kind in ("mmlu", "choice"):
+    told = problems(kind, "a\0b", shots=0)[0]
+    assert told.startswith("cannot read ")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+  def refuse(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+  folder = mmlu(tmp_path, law=2)
+  monkeypatch.setattr(type(epath.Path(folder)), "iterdir", refuse)
+  found = problems("mmlu", folder)
+  assert found[0] == f"cannot read {folder / 'test'}: Permission denied"
