@@ -29,7 +29,8 @@ class Evaluation:
     stderr: of the score.
     delta, delta_stderr: the paired difference and its error.
     task, metric: of which the score is.
-    p_value: of the difference; NaN of the first input itself.
+    p_value: of the difference, Student's or, of an accuracy whose items are
+      independent, McNemar's where that is larger; NaN of the first input.
     adjusted: the p-value by Holm over all tables; NaN of `others`.
     detectable: the least true difference that is found four times in five.
     mcnemar: of an accuracy, the exact test.
@@ -171,11 +172,12 @@ def _evaluation(
   )
   if number == 0:
     return row
-  p_value = delta.p_value
-  tested = dataclasses.replace(
-    row, p_value=p_value, detectable=delta.detectable()
+  p_value, test = delta.p_value, None
+  if score.unit == ACCURACY and not math.isnan(delta.mean):
+    right, before = (each.values_N > 0.5 for each in (score, first))
+    test = statistics.mcnemar(right, before)
+    if delta.clusters == len(right):  # of which it is exact
+      p_value = max(p_value, test.p_value)
+  return dataclasses.replace(
+    row, p_value=p_value, detectable=delta.detectable(), mcnemar=test
   )
-  if score.unit != ACCURACY or math.isnan(delta.mean):
-    return tested
-  right, before = (each.values_N > 0.5 for each in (score, first))
-  return dataclasses.replace(tested, mcnemar=statistics.mcnemar(right, before))

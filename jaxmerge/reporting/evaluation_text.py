@@ -92,7 +92,10 @@ def _said(table: Table, count: int) -> list[str]:
   lines = [told]
   if any(row.is_significant for row in table.rows):
     over = f" by Holm over {count} tables" if count > 1 else ""
-    lines.append(f"{_MARK} p < .05{over} (Student's t on clusters)")
+    test = "Student's t on clusters"
+    if table.rows[-1].mcnemar and table.num_items == table.num_clusters:
+      test = "the larger p of Student's t and McNemar"
+    lines.append(f"{_MARK} p < .05{over} ({test})")
   return [*lines, *table.scores.notes]
 
 

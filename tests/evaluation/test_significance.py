@@ -11,7 +11,11 @@ import pytest
 from scipy import stats
 
 from jaxmerge.evaluation import statistics
+from jaxmerge.evaluation.ready_tasks import TaskScores
 from jaxmerge.evaluation.score import Score
+from jaxmerge.evaluation.task_config import METRICS
+from jaxmerge.evaluation.task_tables import compared
+from jaxmerge.reporting.evaluation_text import tables_text
 
 CLUSTERS = (12, 38, 200)
 SHIFT = -0.05
@@ -250,3 +254,29 @@ def test_an_unpaired_test_overlooks_what_a_paired_one_finds():
   assert round(found.p_value, 3) == 0.008
   assert found.interval() == pytest.approx((0.0114, 0.0761), abs=5e-5)
   assert round(statistics.mcnemar(right_N, reference_N).p_value, 3) == 0.010
+
+
+@pytest.mark.parametrize("cluster_size", [1, 2])
+def test_few_answers_that_change_are_no_find(cluster_size):
+  """Four of 1,000: Student's t says .045, and McNemar's exact test .125."""
+  right_N = np.ones(1000)
+  worse_N = right_N.copy()
+  worse_N[: 4 * cluster_size : cluster_size] = 0
+  clusters = np.arange(1000) // cluster_size
+  scores = [
+    Score(values, np.ones(1000), clusters, "accuracy", "maximize", 0)
+    for values in (right_N, worse_N)
+  ]
+  [table] = compared(
+    ["a", "b"], [TaskScores("t", dict.fromkeys(METRICS, scores))]
+  )
+  row = table.rows[1]
+  assert row.mcnemar.p_value == 0.125
+  told = tables_text([table], "report")
+  if cluster_size == 1:
+    assert row.p_value == 0.125
+    assert not row.is_significant
+    assert "*" not in told
+  else:  # McNemar's takes items for independent, which these are not
+    assert row.p_value == pytest.approx(0.045, abs=5e-4)
+    assert "* p < .05 (Student's t on clusters)" in told
