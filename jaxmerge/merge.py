@@ -188,17 +188,20 @@ def _open(
 
       size, data, length = config.batch_size, config.data, config.seq_len
       text = config.mesh, size, data, length, allowed["allow_unrelated"]
-      of = getattr(knobs, "layer_groups", "")
+      of = "" if wrong else getattr(knobs, "layer_groups", "")
       setting = problems(lambda: check_measurable(sources, *text, of))
   problems.check()
   assert method is not None
+  budget_gb = budget_gb or config.memory_budget_gb
+  if setting is not None:
+    setting = setting._replace(memory_budget_gb=budget_gb)
   plan = plan_merge(
     method,
     knobs,
     sources,
     bases[0] if bases else None,
     weights,
-    budget=host_budget(budget_gb or config.memory_budget_gb),
+    budget=host_budget(budget_gb),
     dtype=config.dtype,
     output=output,
   )

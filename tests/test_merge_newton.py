@@ -16,6 +16,7 @@ from jaxmerge.errors import InputError
 from jaxmerge.evaluation.merged_loss import MergedLoss
 from jaxmerge.files import human_bytes
 from jaxmerge.formats.records.metadata import abstract_params, read_metadata
+from jaxmerge.merging import resident
 from jaxmerge.parallel.mesh import make_mesh
 from jaxmerge.parallel.rules import shardings
 from jaxmerge.progress import Progress
@@ -155,6 +156,36 @@ def test_a_plan_measures_nothing(tiny_run, tmp_path, capsys):
   assert "newton" in plan
   assert "the time of measuring" in plan
   assert not (tmp_path / "m").exists()
+
+
+def test_the_memory_of_devices_is_not_the_hosts(
+  tiny_run, tmp_path, monkeypatch
+):
+  """Where nobody says how much there is, each is asked."""
+  asked = []
+  monkeypatch.setattr(
+    resident, "device_budget", lambda gb: asked.append(gb) or 2**40
+  )
+  inputs = [f"{tiny_run}@{step}" for step in STEPS]
+  for given in (0.0, 3.0):
+    merge.merge(
+      _config(),
+      inputs,
+      tmp_path / "m",
+      memory_budget_gb=given,
+      dry_run=True,
+      progress=quiet,
+    )
+  assert asked == [0.0, 3.0]
+
+
+def test_bad_groups_are_told_once(tiny_run, tmp_path):
+  inputs = [f"{tiny_run}@{step}" for step in STEPS]
+  with pytest.raises(InputError) as caught:
+    merge.merge(
+      _config(layer_groups="@@"), inputs, tmp_path / "m", progress=quiet
+    )
+  assert len(caught.value.problems) == 1
 
 
 @pytest.mark.parametrize(

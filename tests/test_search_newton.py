@@ -109,6 +109,9 @@ def test_knobs_of_both_and_scores_without_curvature_are_refused(
   monkeypatch.setitem(EVALUATORS._records, "heldout_loss", plain)
   for changes in ({"solver": "newton"}, {"max_steps": 1}):
     refused("solver 'newton': the evaluator .* has no curvature", **changes)
+  other = plain._replace(has_curvature=True, direction="maximize")
+  monkeypatch.setitem(EVALUATORS._records, "heldout_loss", other)
+  refused("a curvature is of a loss, and its scores are to be maximised")
 
 
 def test_a_study_of_gp_hedge_goes_on_by_auto(workdir):

@@ -23,7 +23,7 @@ from jaxmerge.evaluation.held_out_splits import (
   open_scorer,
   text_of,
 )
-from jaxmerge.evaluation.placing import CURVED_TREES
+from jaxmerge.evaluation.placing import place_trees
 from jaxmerge.evaluation.solved_merge import SolvedMerge, expense
 from jaxmerge.files import human_bytes
 from jaxmerge.formats.integrity.norms import norms
@@ -34,7 +34,6 @@ from jaxmerge.merging.resident import (
   ON_DEVICES,
   Placement,
   Trees,
-  choose_placement,
   load_trees,
   open_trees,
 )
@@ -95,7 +94,7 @@ def expected(
   if plan.method.acts != "on derivatives":
     return
   sources, knobs = [as_model(s) for s in plan.sources], plan.knobs
-  place = _place(plan, sources, setting.shardings, CURVED_TREES)
+  place = _place(sources, setting, derivatives=True)
   yield f"trees {place.where}, {human_bytes(place.needed)} in all"
   yield expense(
     sources,
@@ -126,7 +125,6 @@ def run_measured(
       be written.
   """
   sources = [as_model(source) for source in plan.sources]
-  where = setting.shardings
   scorer = on_every_process(
     lambda: open_scorer(
       setting, lambda text: progress.note("data", text), heldout_loss
@@ -140,9 +138,9 @@ def run_measured(
     split = scorer.build(scorer, held)
     team = Team()
     if plan.method.acts == "on losses":
-      weigh = _by_losses(plan, sources, split, where, team)
+      weigh = _by_losses(plan, sources, split, setting, team)
     else:
-      weigh = _by_derivatives(plan, sources, split, where, team, progress)
+      weigh = _by_derivatives(plan, sources, split, setting, team, progress)
 
     def merge() -> None:
       found = sized(weigh()._replace(is_average=True), output)
@@ -151,7 +149,7 @@ def run_measured(
     team.lead(merge)
     return
   trees = []
-  for source, tree in zip(sources, load_trees(sources, where)):
+  for source, tree in zip(sources, load_trees(sources, setting.shardings)):
     trees.append(tree)
     progress.stage("merge", len(trees), len(sources), source.name)
   merged = _by_answers(plan, trees, scorer.graph, held, progress)
@@ -177,12 +175,12 @@ def _by_losses(
   plan: MergePlan,
   sources: Sequence[Checkpoint],
   split: Evaluator,
-  where: Any,
+  setting: Setting,
   team: Team,
 ) -> Weigh:
   """Tells losses of sources and their merges; of trees where they fit."""
-  trees = _trees(plan, sources, where, merged_trees=2)
-  groups = one_group(where)
+  trees = _trees(sources, setting)
+  groups = one_group(setting.shardings)
   team.add("alone", lambda k: split.score(trees[k]).mean)
   team.add("merged", lambda w: split.score(trees.average([w], groups)).mean)
 
@@ -201,13 +199,13 @@ def _by_derivatives(
   plan: MergePlan,
   sources: Sequence[Checkpoint],
   split: Evaluator,
-  where: Any,
+  setting: Setting,
   team: Team,
   progress: Progress,
 ) -> Weigh:
   """Weights of groups, by derivatives of the loss by them."""
   knobs = plan.knobs
-  trees = _trees(plan, sources, where, merged_trees=CURVED_TREES)
+  trees = _trees(sources, setting, derivatives=True)
   solved = SolvedMerge(
     sources, trees, split, knobs.layer_groups, knobs.negative, team
   )
@@ -220,22 +218,18 @@ def _by_derivatives(
 
 
 def _trees(
-  plan: MergePlan,
-  sources: Sequence[Checkpoint],
-  where: Any,
-  *,
-  merged_trees: int,
+  sources: Sequence[Checkpoint], setting: Setting, *, derivatives: bool = False
 ) -> Trees:
-  place = _place(plan, sources, where, merged_trees)
-  return open_trees(sources, where, place.where)
+  place = _place(sources, setting, derivatives=derivatives)
+  return open_trees(sources, setting.shardings, place.where)
 
 
 def _place(
-  plan: MergePlan, sources: Sequence[Checkpoint], where: Any, merged_trees: int
+  sources: Sequence[Checkpoint], setting: Setting, *, derivatives: bool
 ) -> Placement:
-  budget = plan.budget / 2**30
-  return choose_placement(
-    sources, where, merged_trees=merged_trees, memory_budget_gb=budget
+  budget_gb = setting.memory_budget_gb
+  return place_trees(
+    sources, setting.shardings, budget_gb, derivatives=derivatives
   )
 
 

@@ -26,6 +26,8 @@ VJP_PASSES = 6
 # curvature (benchmarks/weight_derivatives.py: 4.5 and 1.5 on a CPU).
 WEIGHT_VJP_PASSES = 5
 WEIGHT_JVP_PASSES = 2
+# Of different clusters at most, that secants alone are corrected by.
+SECANT_SEQUENCES = 16
 
 
 class Evaluator(Protocol):
@@ -106,6 +108,7 @@ class Setting(NamedTuple):
     seq_len: targets in a sequence; 0: as in training.
     allow_unrelated: accept that the run's corpus has changed since training.
     knobs: of the evaluator's record.
+    memory_budget_gb: for parameters, as choose_placement takes it.
   """
 
   metadata: Metadata
@@ -115,6 +118,7 @@ class Setting(NamedTuple):
   seq_len: int = 0
   allow_unrelated: bool = False
   knobs: Any = None
+  memory_budget_gb: float = 0.0
 
   @property
   def shardings(self) -> Any:
@@ -149,7 +153,7 @@ class EvaluatorRecord(NamedTuple):
     open: given a function that is called with a line of text while a corpus
       is prepared.
     is_differentiable: its evaluators are Differentiable.
-    has_curvature: they are WeightDifferentiable.
+    has_curvature: they are WeightDifferentiable, and their scores losses.
     derivative_bytes: that their derivatives by the weights take on each device
       beside trees that lie there, of K, the groups and the number of items;
       None: not known.

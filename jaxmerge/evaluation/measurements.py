@@ -60,8 +60,7 @@ def by_document(
   found = Measurement(gradients_CxGxK, counts_C, curvature_DxD)
   if not all(np.isfinite(part).all() for part in found if part is not None):
     raise InputError(
-      "a derivative of the merged loss by the weights is not finite: search "
-      "with config.solver='gp_hedge', which needs none"
+      "a derivative of the merged loss by the weights is not finite"
     )
   return found
 
@@ -159,7 +158,8 @@ class Measurer(NamedTuple):
     One that a dead searcher has stored without ending its trial is not measured
     again; it costs what it did.
     """
-    wanted = self.wanted(Tried(number, params, score.mean))
+    price = merged.derivative_passes.again
+    wanted = self.wanted(Tried(number, params, score.mean, price))
     if DOCUMENT_GRADIENTS not in wanted:
       return {}
     before = self.known(number)

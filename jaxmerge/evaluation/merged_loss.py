@@ -14,7 +14,9 @@ import numpy as np
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import statistics
 from jaxmerge.evaluation.evaluator import (
+  SECANT_SEQUENCES,
   WEIGHT_JVP_PASSES,
+  WEIGHT_VJP_PASSES,
   Differentiable,
   Evaluator,
   Resumable,
@@ -22,7 +24,7 @@ from jaxmerge.evaluation.evaluator import (
 )
 from jaxmerge.evaluation.score import Score, WeightedSum, as_loss, noun
 from jaxmerge.merging.groups import Groups
-from jaxmerge.merging.resident import Trees, Weights
+from jaxmerge.merging.resident import Trees, TreesInStorage, Weights
 from jaxmerge.parallel.distributed import Team
 from jaxmerge.parallel.exchange import agreed
 
@@ -46,6 +48,43 @@ def curvature_sequences(directions: int, sequences: int) -> int:
   """
   paid = _CURVATURE_PASSES * sequences // (WEIGHT_JVP_PASSES * directions)
   return min(max(paid, _FEWEST), _MOST, sequences)
+
+
+class DerivativePasses(NamedTuple):
+  """The price of derivatives by the weights, in forward passes of a split.
+
+  Attributes:
+    slopes: of gradients, beside a curvature.
+    bends: of the curvature.
+    again: of gradients alone.
+  """
+
+  slopes: float
+  bends: float
+  again: float
+
+
+def derivative_passes(
+  directions: int, sequences: int, *, on_devices: bool
+) -> DerivativePasses:
+  """Prices derivatives along directions.
+
+  Of trees that are read for every merge they are differences of plain scores,
+  one a direction, and of one more; the curvature's are wanted for gradients
+  too.
+
+  Args:
+    directions: G (K - 1).
+    sequences: of the split.
+    on_devices: the trees are there.
+  """
+  share = curvature_sequences(directions, sequences) / sequences
+  if on_devices:
+    bends = WEIGHT_JVP_PASSES * directions * share
+    return DerivativePasses(WEIGHT_VJP_PASSES, bends, WEIGHT_VJP_PASSES)
+  scores = directions + 1
+  again = scores * (1 + min(SECANT_SEQUENCES, sequences) / sequences)
+  return DerivativePasses(scores, scores * share, again)
 
 
 class Measured(NamedTuple):
@@ -199,8 +238,17 @@ class MergedLoss:
     directions = len(self._groups.names_G) * (len(self.trees) - 1)
     return curvature_sequences(directions, len(self.last.values_N))
 
+  @property
+  def derivative_passes(self) -> DerivativePasses:
+    """The price of `measured`."""
+    directions = len(self._groups.names_G) * (len(self.trees) - 1)
+    on_devices = not isinstance(self.trees, TreesInStorage)
+    sequences = len(self.last.values_N)
+    return derivative_passes(directions, sequences, on_devices=on_devices)
+
   def _measured(self, weights_GxK: Weights, curvature: bool) -> Measured:
     assert isinstance(self.evaluator, WeightDifferentiable)
+    self._spare = None  # derivatives make trees of their own
     found = self.evaluator.weight_derivatives(
       weights_GxK,
       self.trees,

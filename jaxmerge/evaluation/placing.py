@@ -1,17 +1,69 @@
 """The place of the trees of a search, and what fits beside them."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 
+from jaxmerge.checkpoints.inputs import Checkpoint
 from jaxmerge.errors import Problems
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.files import human_bytes
+from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging.resident import ON_DEVICES, Placement, choose_placement
+from jaxmerge.model.tangents import head_params
 
 # Beside the checkpoints on the devices: the merge before and this one, and what
 # derivatives by the weights make. Tangents are of a layer, less than a tree.
-_PLAIN, CURVED_TREES = 2, 3
+_PLAIN, _CURVED = 2, 3
 # A gradient is as much again in float32, and a tangent or a spare tree.
 _DIFFERENTIATED = 5
+
+
+def place_trees(
+  checkpoints: Sequence[Checkpoint],
+  shardings: Any,
+  memory_budget_gb: float,
+  *,
+  derivatives: bool,
+  made: int = _PLAIN,
+) -> Placement:
+  """Finds where checkpoints fit beside what is made of them.
+
+  Args:
+    shardings, memory_budget_gb: as for choose_placement.
+    derivatives: by the weights are measured.
+    made: trees that are made without them.
+
+  Raises:
+    InputError: what is made does not fit on the devices.
+  """
+  elsewhere = float(made)
+  if derivatives:
+    made = max(made, _CURVED)
+    elsewhere = max(elsewhere, _secant_trees(checkpoints))
+  return choose_placement(
+    checkpoints,
+    shardings,
+    merged_trees=made,
+    merged_elsewhere=elsewhere,
+    memory_budget_gb=memory_budget_gb,
+  )
+
+
+def _secant_trees(checkpoints: Sequence[Checkpoint]) -> float:
+  """Trees that derivatives make of checkpoints that are not on the devices.
+
+  A merge and a displaced one in float32, and so the heads of K - 1 more.
+  """
+  leaves = jax.tree.leaves
+  params = abstract_params(checkpoints[-1].metadata)
+  whole = sum(leaf.size for leaf in leaves(params))
+  head = sum(leaf.size for leaf in leaves(head_params(params)))
+  made = 4 * (2 * whole + (len(checkpoints) - 1) * head)
+  held = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves(params))
+  return made / held
 
 
 def placed(ready: Prepared, memory_budget_gb: float) -> Prepared:
@@ -22,20 +74,18 @@ def placed(ready: Prepared, memory_budget_gb: float) -> Prepared:
   Raises:
     InputError: what a trial makes does not fit on the devices.
   """
-
-  def place(made: int) -> Placement:
-    return choose_placement(
-      ready.checkpoints,
-      ready.setting.shardings,
-      merged_trees=made,
-      memory_budget_gb=memory_budget_gb,
-    )
-
   search = ready.search
-  made = CURVED_TREES if search.use_curvature else _PLAIN
-  made = _DIFFERENTIATED if search.use_gradients else made
-  chosen = place(made)
-  beside = Problems()(lambda: place(max(made, CURVED_TREES)))
+  place = functools.partial(
+    place_trees,
+    ready.checkpoints,
+    ready.setting.shardings,
+    memory_budget_gb,
+    made=_DIFFERENTIATED if search.use_gradients else _PLAIN,
+  )
+  chosen = place(derivatives=search.use_curvature)
+  beside: Placement | None = chosen
+  if ready.evaluator.has_curvature:
+    beside = Problems()(lambda: place(derivatives=True))
   has_room = beside is not None and beside.where == chosen.where
   return ready._replace(place=chosen, has_room=has_room)
 

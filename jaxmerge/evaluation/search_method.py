@@ -69,11 +69,17 @@ class Findings(NamedTuple):
 
 
 class Tried(NamedTuple):
-  """A trial whose score is known and which has not ended."""
+  """A trial whose score is known and which has not ended.
+
+  Attributes:
+    number, params, value: of it.
+    gradient_passes: forward passes that gradients by document take there.
+  """
 
   number: int
   params: Mapping[str, float]
   value: float
+  gradient_passes: float
 
 
 class Task(NamedTuple):

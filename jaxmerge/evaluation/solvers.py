@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from jaxmerge.bayesopt.trials import GRADIENT
+from jaxmerge.evaluation.score import Direction
 from jaxmerge.evaluation.search_method import (
   CURVATURE,
   DEFAULT_METHOD,
@@ -58,6 +59,10 @@ class Scored(Protocol):
   @property
   def has_curvature(self) -> bool:
     """Says whether it tells what newton needs."""
+
+  @property
+  def direction(self) -> Direction:
+    """The way in which its scores get better."""
 
 
 class Solver(NamedTuple):
@@ -137,6 +142,11 @@ def problems(
   """Says why a solver cannot be had with these knobs and this evaluator."""
   if solver not in SOLVERS:
     return []  # told as such
+  if evaluator.has_curvature and evaluator.direction != "minimize":
+    return [
+      f"{prefix}evaluator {evaluator.name!r}: a curvature is of a loss, and "
+      "its scores are to be maximised"
+    ]
   if solver == AUTO:
     both = [_set_knobs(each.Knobs, knobs) for each in (gp_hedge, newton)]
     if all(both):

@@ -118,6 +118,7 @@ class Abilities(NamedTuple):
   name: str = "tasks"
   is_differentiable: bool = False
   has_curvature: bool = False
+  direction: Direction = "minimize"
 
 
 @dataclasses.dataclass(frozen=True)

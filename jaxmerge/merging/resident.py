@@ -161,6 +161,7 @@ def choose_placement(
   *,
   merged_trees: int,
   memory_budget_gb: float,
+  merged_elsewhere: float | None = None,
 ) -> Placement:
   """Finds where K trees and what is made of them fit.
 
@@ -168,6 +169,7 @@ def choose_placement(
     checkpoints: the K trees.
     shardings: like a tree.
     merged_trees: trees that a merge makes on the devices, beside the K.
+    merged_elsewhere: that it makes there where the K are not; None: as many.
     memory_budget_gb: GiB for parameters, on all devices or in host memory; 0:
       seven tenths of what they have. In a job the least of its hosts counts.
 
@@ -186,9 +188,10 @@ def choose_placement(
   count = len(checkpoints)
   if (count + merged_trees) * per_device <= limit:
     return Placement(ON_DEVICES, (count + merged_trees) * size)
-  if merged_trees * per_device > limit:
+  made = merged_trees if merged_elsewhere is None else merged_elsewhere
+  if made * per_device > limit:
     raise InputError(
-      f"{human_bytes(merged_trees * per_device)} of memory are needed on each "
+      f"{human_bytes(made * per_device)} of memory are needed on each "
       f"device for parameters, {human_bytes(limit)} may be used; "
       "shard them over more devices (config.mesh.fsdp), or see "
       "config.memory_budget_gb"
@@ -196,8 +199,8 @@ def choose_placement(
   on_cpu = jax.default_backend() == "cpu"  # whose memory is the host's
   of_host = least(host_budget(memory_budget_gb))
   if count * size <= of_host and not on_cpu:
-    return Placement(IN_HOST_MEMORY, (count + merged_trees) * size)
-  return Placement(IN_STORAGE, merged_trees * size)
+    return Placement(IN_HOST_MEMORY, (count + made) * size)
+  return Placement(IN_STORAGE, made * size)
 
 
 def _widest(checkpoints: Sequence[Checkpoint]) -> dict[str, np.dtype]:

@@ -14,17 +14,17 @@ from optuna.trial import FrozenTrial
 from jaxmerge.bayesopt.trials import ASKED
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation.domain import Domain
-from jaxmerge.evaluation.evaluator import WEIGHT_JVP_PASSES, WEIGHT_VJP_PASSES
 from jaxmerge.evaluation.losses import Losses
 from jaxmerge.evaluation.measurements import (
   Measurement,
   by_document,
   read_measurement,
 )
-from jaxmerge.evaluation.merged_loss import curvature_sequences
+from jaxmerge.evaluation.merged_loss import derivative_passes
 from jaxmerge.evaluation.search_method import Findings
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.weight_search import Choice, WeightSearch
+from jaxmerge.merging.resident import ON_DEVICES
 from jaxmerge.progress import Progress
 from jaxmerge.reporting.advice import Estimate, described
 from jaxmerge.reporting.results import Precision
@@ -104,9 +104,12 @@ def planned(ready: Prepared) -> str:
   if not ready.has_room:
     return f"not told: {_NO_ROOM}"
   ways = len(search.domain.groups.names_G) * (len(search.domain.steps) - 1)
-  of = curvature_sequences(ways, ready.search_sequences)
-  bends = WEIGHT_JVP_PASSES * ways * of / ready.search_sequences
-  passes = 1 + WEIGHT_VJP_PASSES + bends
+  slopes, bends, _ = derivative_passes(
+    ways,
+    ready.search_sequences,
+    on_devices=ready.place.where == ON_DEVICES,
+  )
+  passes = 1 + slopes + bends
   return (
     f"derivatives at the chosen weights, about {passes:.0f} forward passes of "
     "the search split, once"

@@ -10,6 +10,7 @@ import numpy as np
 from jaxmerge.bayesopt.study.scheduler import Budget
 from jaxmerge.evaluation.domain import Domain
 from jaxmerge.evaluation.measurements import MEASURED
+from jaxmerge.evaluation.merged_loss import DerivativePasses
 from jaxmerge.evaluation.score import Score
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import (
@@ -53,7 +54,7 @@ class Bowl:
     noise_NxGxK = noise * random.normal(size=(SEQUENCES, g, k))
     noise_NxGxK[..., -1] = 0
     self.noise_NxGxK = noise_NxGxK - noise_NxGxK.mean(0)
-    self.tokens = 0
+    self.tokens, self.again = 0, 5
     self.scored, self.measured_at = [], []
     self.last = self._score(np.tile(np.eye(k)[-1], (g, 1)))
 
@@ -71,6 +72,10 @@ class Bowl:
       direction="minimize",
       tokens=TOKENS,
     )
+
+  @property
+  def derivative_passes(self):
+    return DerivativePasses(5, 1, self.again)
 
   def score(self, weights_GxK, best=None, *, in_parts=False):
     self.tokens += TOKENS

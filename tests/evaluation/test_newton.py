@@ -145,6 +145,11 @@ def test_a_gradient_is_measured_anew_where_another_step_pays(tmp_path):
     measured[told, noise] = MEASURED in trials[2].user_attrs
     assert measured[told, noise] == pays
   assert [*measured.values()] == [True, False, True]
+  # Of trees in storage it takes a score for each weight.
+  bowl = Bowl([[0.3, 0.45, 0.25]], noise=0.1)
+  bowl.again = 61
+  study, _ = run(tmp_path / "in_storage", bowl, weight_search((1, 3)))
+  assert MEASURED not in ended(study)[2].user_attrs
 
 
 class Skewed(Bowl):
@@ -275,7 +280,7 @@ def test_a_derivative_that_is_not_finite_is_refused(tmp_path):
   bowl = Bowl(INSIDE)
   bowl.noise_NxGxK[3] = math.inf
   bowl.loss = lambda weights_GxK: np.full(SEQUENCES, 3.0)
-  with pytest.raises(InputError, match="not finite: search with"):
+  with pytest.raises(InputError, match="by the weights is not finite"):
     run(tmp_path / "j", bowl)
 
 

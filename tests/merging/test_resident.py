@@ -1,5 +1,7 @@
 """Trees on the devices, on the host and in storage merge alike."""
 
+import functools
+import math
 import shutil
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 
 from jaxmerge.checkpoints.inputs import open_steps
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation.placing import place_trees
 from jaxmerge.formats.records.metadata import abstract_params
 from jaxmerge.merging import resident
 from jaxmerge.merging.average import weighted_average
@@ -127,6 +130,26 @@ def test_the_place_is_where_trees_fit(opened, monkeypatch):
     checkpoints, where, merged_trees=2, memory_budget_gb=0
   )
   assert plan.where == ON_DEVICES
+
+
+def test_derivatives_take_float32_where_trees_are_read(opened):
+  """Two merges of their own, and the heads of others, whatever was saved."""
+  checkpoints, where, _ = opened
+  leaves = checkpoints[0].metadata.leaves["params"]
+  head = sum(
+    math.prod(leaf["shape"])
+    for name, leaf in leaves.items()
+    if name.startswith(("embed", "final_norm"))
+  )
+  place = functools.partial(place_trees, checkpoints, where, derivatives=True)
+  whole = place(_budget(6, opened))
+  assert whole.where == ON_DEVICES
+  size = whole.needed / 6
+  stored = place(_budget(5, opened))
+  assert stored.where == IN_STORAGE
+  assert stored.needed == 2 * size + 2 * 4 * head
+  with pytest.raises(InputError, match=r"of memory are needed on each device"):
+    place(_budget(2, opened))
 
 
 def test_damage_is_found_before_the_first_merge(tiny_run, tmp_path):

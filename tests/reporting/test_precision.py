@@ -19,6 +19,7 @@ from jaxmerge.evaluation.score import Score
 from jaxmerge.evaluation.search_method import SEARCH_METHODS, Findings
 from jaxmerge.evaluation.weight_search import Choice
 from jaxmerge.merging.groups import Groups
+from jaxmerge.merging.resident import IN_STORAGE, ON_DEVICES, Placement
 from jaxmerge.reporting import precision
 from jaxmerge.reporting.advice import Estimate, advice, described
 from jaxmerge.reporting.precision import (
@@ -201,6 +202,7 @@ class _Case:
       "search": search,
       "search_sequences": 12,
       "has_room": True,
+      "place": Placement(ON_DEVICES, 0.0),
     }
     self.ready = SimpleNamespace(**{**asked, **changes})
     space = simplices_of(domain.names_GxK, None)
@@ -319,6 +321,9 @@ def test_the_plan_says_what_it_takes():
   bends = WEIGHT_JVP_PASSES * 2 * 2 * 16 / 64
   passes = 1 + WEIGHT_VJP_PASSES + bends
   assert f"about {passes:.0f} forward passes" in planned(case.ready)
+  case.ready.place = Placement(IN_STORAGE, 0.0)
+  # Itself, and five scores of all sequences and of a quarter of them.
+  assert "about 7 forward passes" in planned(case.ready)
   case.ready.has_room = False
   assert planned(case.ready).startswith("not told: derivatives need more")
   case.ready.search.use_curvature = True

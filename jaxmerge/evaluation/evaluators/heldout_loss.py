@@ -19,6 +19,7 @@ from jaxmerge.evaluation.evaluator import (
   DEFAULT_EVALUATOR,
   EVALUATORS,
   JVP_PASSES,
+  SECANT_SEQUENCES,
   VJP_PASSES,
   WEIGHT_JVP_PASSES,
   WEIGHT_VJP_PASSES,
@@ -42,8 +43,6 @@ from jaxmerge.parallel.rules import batch_sharding, batch_shards, replicated
 
 # The other unit of the loss, which does not depend on the tokenizer.
 BITS = "bits/byte"
-# Sequences whose curvature corrects slopes from secants, if none is wanted.
-_FOR_SECANTS = 16
 
 
 @jax.jit(static_argnums=(0, 1, 2))
@@ -176,7 +175,7 @@ class HeldOutLoss:
   ) -> Derivatives:
     """As WeightDifferentiable; the loss is that of the derivative's program."""
     split, count = self._split, curvature_sequences
-    rows = first_of_clusters(split.document_N, count or _FOR_SECANTS)
+    rows = first_of_clusters(split.document_N, count or SECANT_SEQUENCES)
     targets = int(split.mask_NxL[rows].sum())
     directions = len(weights_GxK) * (len(trees) - 1)
     if isinstance(trees, TreesInStorage):

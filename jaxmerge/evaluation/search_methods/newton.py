@@ -22,12 +22,11 @@ from jaxmerge.bayesopt.asking import RecordingSampler
 from jaxmerge.bayesopt.space import Space
 from jaxmerge.bayesopt.trials import score_of, sign_of
 from jaxmerge.config_fields import key
-from jaxmerge.evaluation.evaluator import (
-  WEIGHT_JVP_PASSES,
-  WEIGHT_VJP_PASSES,
-)
 from jaxmerge.evaluation.measurements import MEASURED
-from jaxmerge.evaluation.merged_loss import curvature_sequences
+from jaxmerge.evaluation.merged_loss import (
+  curvature_sequences,
+  derivative_passes,
+)
 from jaxmerge.evaluation.search_method import (
   CURVATURE,
   DOCUMENT_GRADIENTS,
@@ -153,7 +152,7 @@ def _measures_at(found: Findings, tried: Tried, knobs: Knobs) -> Sequence[str]:
   assert before is not None
   error, told = tried.value - before - change, abs(change) or _ROUNDING
   further = max(error**2 / told, _CURVATURE_ERROR**2 * told)
-  passes = WEIGHT_VJP_PASSES + 1
+  passes = tried.gradient_passes + 1
   is_worth = _is_worth(further, passes, model.solved().excess, knobs)
   return (DOCUMENT_GRADIENTS,) if is_worth else ()
 
@@ -205,26 +204,21 @@ def _middle(
 
 
 def _expense(task: Task, knobs: Knobs) -> Expense:
-  """As if one step were taken, and accepted at once.
-
-  Of trees that are read for every merge derivatives are differences of plain
-  scores, one a direction, and of one more.
-  """
+  """As if one step were taken, and accepted at once."""
   directions = task.groups * (task.checkpoints - 1)
   of = curvature_sequences(directions, task.sequences)
-  slopes, each = WEIGHT_VJP_PASSES, WEIGHT_JVP_PASSES * directions
-  if not task.on_devices:
-    slopes = each = directions + 1
-  bends = each * of / task.sequences
+  slopes, bends, again = derivative_passes(
+    directions, task.sequences, on_devices=task.on_devices
+  )
   steps = min(knobs.max_steps, max(task.num_trials - 2, 0))
   passes = 2 + slopes + bends + min(steps, 1)
-  most = passes + max(steps - 1, 0) * (slopes + 1)
+  most = passes + max(steps - 1, 0) * (again + 1)
   return Expense(
     passes,
     f"trial 1: 1 forward pass + {slopes} (gradients) + {bends:.1f} (curvature "
     f"of {of} of {task.sequences} sequences, {directions} directions); a step: "
-    f"1, and {slopes} where another follows; about {passes:.0f} until it has "
-    f"converged" + (f", {most:.0f} with all steps" if steps > 1 else ""),
+    f"1, and {again:.0f} where another follows; about {passes:.0f} until it "
+    "has converged" + (f", {most:.0f} with all steps" if steps > 1 else ""),
   )
 
 
