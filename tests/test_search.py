@@ -192,8 +192,8 @@ def test_a_used_up_limit_says_how_to_go_on(workdir):
 def test_a_failed_trial_is_shown_and_not_chosen(workdir, monkeypatch):
   score = MergedLoss.score
 
-  def failing(self, weights_GxK, best=None):
-    found = score(self, weights_GxK, best)
+  def failing(self, weights_GxK, best=None, **how):
+    found = score(self, weights_GxK, best, **how)
     if 0.1 < weights_GxK[0][-1] < 0.9:
       found.values_N[0] = math.nan
     return found

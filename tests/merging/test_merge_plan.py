@@ -77,7 +77,10 @@ def refused(capsys, *words):
 
 
 def test_a_flipped_bit_of_a_step_directory(steps, tmp_path, capsys):
-  """It is refused, or it lay in bytes that hold nothing and changes nothing."""
+  """It is refused, or it lay in bytes that hold nothing and changes nothing.
+
+  How many bytes hold nothing differs from one save to the next.
+  """
   assert command(typed(*steps), f"--output={tmp_path / 'right'}") == 0
   right = restore_params(tmp_path / "right")
   file = max(
@@ -88,7 +91,9 @@ def test_a_flipped_bit_of_a_step_directory(steps, tmp_path, capsys):
   choose = random.Random(0)
   out = tmp_path / "out"
   count = 0
-  for _ in range(8):
+  for _ in range(40):
+    if count == 4:
+      break
     flipped = bytearray(content)
     flipped[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
     file.write_bytes(bytes(flipped))
@@ -105,7 +110,7 @@ def test_a_flipped_bit_of_a_step_directory(steps, tmp_path, capsys):
     assert any(f"{steps[1]} is damaged: " in line for line in lines)
     assert all(f"{steps[1]}" in line for line in lines)
     assert contents(tmp_path) == before
-  assert count >= 4
+  assert count == 4
 
 
 def test_damage_of_the_base_and_of_a_source_is_told_together(tmp_path, capsys):
