@@ -5,7 +5,7 @@ K checkpoints, G groups of parameters with weights of their own, N items.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,13 @@ import numpy as np
 
 from jaxmerge.errors import InputError
 from jaxmerge.evaluation import statistics
+from jaxmerge.evaluation.derivative_price import (
+  DerivativePasses,
+  curvature_sequences,
+  derivative_passes,
+)
 from jaxmerge.evaluation.evaluator import (
-  SECANT_SEQUENCES,
-  WEIGHT_JVP_PASSES,
-  WEIGHT_VJP_PASSES,
+  Derivatives,
   Differentiable,
   Evaluator,
   Resumable,
@@ -32,75 +35,6 @@ from jaxmerge.parallel.exchange import agreed
 # standard errors it must be beaten.
 _RUNGS = (0.25, 0.5)
 _BEATEN = 3.0
-# Of different documents, that a curvature is of, at least and at most: of 8 it
-# differs by 4% from that of 64 (docs/results/solve.md).
-_FEWEST, _MOST = 4, 16
-# What a curvature may cost beyond the fewest, in forward passes of the split.
-_CURVATURE_PASSES = 8
-
-
-def curvature_sequences(directions: int, sequences: int) -> int:
-  """Sequences of a split that a curvature along directions is of.
-
-  Args:
-    directions: G (K - 1).
-    sequences: of the split.
-  """
-  paid = _CURVATURE_PASSES * sequences // (WEIGHT_JVP_PASSES * directions)
-  return min(max(paid, _FEWEST), _MOST, sequences)
-
-
-class DerivativePasses(NamedTuple):
-  """The price of derivatives by the weights, in forward passes of a split.
-
-  Attributes:
-    slopes: of gradients, beside a curvature.
-    bends: of the curvature.
-    again: of gradients alone.
-  """
-
-  slopes: float
-  bends: float
-  again: float
-
-
-def derivative_passes(
-  directions: int, sequences: int, *, on_devices: bool
-) -> DerivativePasses:
-  """Prices derivatives along directions.
-
-  Of trees that are read for every merge they are differences of plain scores,
-  one a direction, and of one more; the curvature's are wanted for gradients
-  too.
-
-  Args:
-    directions: G (K - 1).
-    sequences: of the split.
-    on_devices: the trees are there.
-  """
-  share = curvature_sequences(directions, sequences) / sequences
-  if on_devices:
-    bends = WEIGHT_JVP_PASSES * directions * share
-    return DerivativePasses(WEIGHT_VJP_PASSES, bends, WEIGHT_VJP_PASSES)
-  scores = directions + 1
-  again = scores * (1 + min(SECANT_SEQUENCES, sequences) / sequences)
-  return DerivativePasses(scores, scores * share, again)
-
-
-class Measured(NamedTuple):
-  """A merge's score and its derivatives by the weights.
-
-  Attributes:
-    score: as MergedLoss.score gives it.
-    gradients_NxGxK: float64, d values_N / d weights; the last checkpoint's are
-      0, as weights of a group sum to one.
-    curvature: float64[G K, G K], the Gauss-Newton matrix of the mean by the
-      weights, at group * K + checkpoint; or None.
-  """
-
-  score: Score
-  gradients_NxGxK: np.ndarray
-  curvature: np.ndarray | None
 
 
 class MergedLoss:
@@ -220,7 +154,7 @@ class MergedLoss:
 
   def measured(
     self, weights_GxK: Weights, *, curvature: bool, score: Score | None = None
-  ) -> Measured:
+  ) -> Derivatives:
     """The score and its derivatives by the weights, item by item.
 
     Args:
@@ -229,7 +163,7 @@ class MergedLoss:
       score: of the merge, where it is known already.
     """
     score = score or self.score(weights_GxK)
-    found: Measured = self._team.do("measured", weights_GxK, curvature)
+    found: Derivatives = self._team.do("measured", weights_GxK, curvature)
     # What rounds otherwise is not compared with plain scores.
     return found._replace(score=score)
 
@@ -246,7 +180,7 @@ class MergedLoss:
     sequences = len(self.last.values_N)
     return derivative_passes(directions, sequences, on_devices=on_devices)
 
-  def _measured(self, weights_GxK: Weights, curvature: bool) -> Measured:
+  def _measured(self, weights_GxK: Weights, curvature: bool) -> Derivatives:
     assert isinstance(self.evaluator, WeightDifferentiable)
     self._spare = None  # derivatives make trees of their own
     found = self.evaluator.weight_derivatives(
@@ -256,7 +190,7 @@ class MergedLoss:
       self._curvature_sequences if curvature else 0,
     )
     self.tokens += found.score.tokens
-    return Measured(*found)
+    return found
 
   def differentiated(
     self, weights_GxK: Weights

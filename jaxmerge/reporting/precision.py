@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from jaxmerge.bayesopt.trials import ASKED
 from jaxmerge.errors import InputError
+from jaxmerge.evaluation.derivative_price import derivative_passes
 from jaxmerge.evaluation.domain import Domain
 from jaxmerge.evaluation.losses import Losses
 from jaxmerge.evaluation.measurements import (
@@ -20,7 +21,6 @@ from jaxmerge.evaluation.measurements import (
   by_document,
   read_measurement,
 )
-from jaxmerge.evaluation.merged_loss import derivative_passes
 from jaxmerge.evaluation.search_method import Findings
 from jaxmerge.evaluation.search_plan import Prepared
 from jaxmerge.evaluation.weight_search import Choice, WeightSearch

@@ -3,14 +3,13 @@
 N sequences, G groups, K checkpoints.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from jaxmerge.bayesopt.study.scheduler import Budget
+from jaxmerge.evaluation.derivative_price import DerivativePasses
 from jaxmerge.evaluation.domain import Domain
+from jaxmerge.evaluation.evaluator import Derivatives
 from jaxmerge.evaluation.measurements import MEASURED
-from jaxmerge.evaluation.merged_loss import DerivativePasses
 from jaxmerge.evaluation.score import Score
 from jaxmerge.evaluation.search_method import SEARCH_METHODS
 from jaxmerge.evaluation.weight_search import (
@@ -24,12 +23,6 @@ from jaxmerge.simplex.bounds import Bounds
 NEWTON = SEARCH_METHODS["newton"]
 SEQUENCES = 16
 TOKENS = 10 * SEQUENCES
-
-
-class Measured(NamedTuple):
-  score: Score
-  gradients_NxGxK: np.ndarray
-  curvature: np.ndarray
 
 
 class Bowl:
@@ -91,7 +84,7 @@ class Bowl:
     gradients = gradients.reshape(SEQUENCES, *self.optimum_GxK.shape)
     gradients[..., -1] = 0
     matrix = self.told * self.curvature if curvature else None
-    return Measured(self._score(weights_GxK), gradients, matrix)
+    return Derivatives(self._score(weights_GxK), gradients, matrix)
 
 
 def groups_of_count(count):

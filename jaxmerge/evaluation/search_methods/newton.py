@@ -22,11 +22,11 @@ from jaxmerge.bayesopt.asking import RecordingSampler
 from jaxmerge.bayesopt.space import Space
 from jaxmerge.bayesopt.trials import score_of, sign_of
 from jaxmerge.config_fields import key
-from jaxmerge.evaluation.measurements import MEASURED
-from jaxmerge.evaluation.merged_loss import (
+from jaxmerge.evaluation.derivative_price import (
   curvature_sequences,
   derivative_passes,
 )
+from jaxmerge.evaluation.measurements import MEASURED
 from jaxmerge.evaluation.search_method import (
   CURVATURE,
   DOCUMENT_GRADIENTS,
