@@ -58,15 +58,18 @@ LEFT_OUT := multiprocess cli/test_interrupts.py \
   bayesopt/test_journal.py bayesopt/test_object_journal.py \
   bayesopt/test_shared_study.py bayesopt/test_study.py \
   bayesopt/test_foreign_journals.py bayesopt/test_baselines.py \
+  bayesopt/test_constraints.py \
   data formats fuzz real_world reporting \
   notebooks test_extending.py test_tutorials.py test_locks.py evaluation/tasks \
   evaluation/test_statistics.py evaluation/test_significance.py \
   evaluation/test_newton.py evaluation/test_newton_kept.py \
   evaluation/test_trajectory.py huggingface/test_torch_bin.py \
   huggingface/test_places.py merging/test_merge_plan.py \
+  merging/test_streaming.py merging/test_grouped_models.py \
   simplex/test_quadratic.py simplex/test_capped_rows.py \
   test_addresses.py test_attacks.py test_bad_input.py test_half_done.py \
-  test_ownership.py test_paths.py test_search_dry_run.py
+  test_ownership.py test_paths.py test_search_dry_run.py \
+  test_sentencepiece_run.py
 test: install
 	$(BIN)/python -m pytest -n 2 $(if $(SHORT),$(LEFT_OUT:%=--ignore=tests/%))
 
