@@ -273,12 +273,14 @@ def test_files_of_others_are_left_alone(tiny_run, tmp_path):
   for name in ("evaluation.npz", "evaluation.png"):
     folder = tmp_path / name.partition(".")[2]
     folder.mkdir()
-    (folder / name).write_text("mine")
+    with (folder / name).open("wb") as file:
+      np.savez(file, inputs=np.zeros(3))
+    mine = (folder / name).read_bytes()
     with pytest.raises(InputError, match=f"{name} is not an earlier"):
       evaluate.evaluate(
         config_of("evaluate"), [f"{tiny_run}@4"], output=folder, progress=quiet
       )
-    assert (folder / name).read_text() == "mine"
+    assert (folder / name).read_bytes() == mine
 
 
 def test_domains_are_scored_side_by_side(tiny_run, tmp_path, capsys):
@@ -435,16 +437,29 @@ def test_an_output_that_was_killed_is_written_again(
     written.append(path)
     files.write_bytes(path, content)
 
+  def refused(path, content):
+    raise OSError(28, "no space left on device")
+
   config = config_of("evaluate", tasks=tasks[:1], use_cache=True)
   inputs = [f"{tiny_run}@{step}" for step in (4, 8)]
 
   def run():
     evaluate.evaluate(config, inputs, output=tmp_path / "out", progress=quiet)
 
+  evaluate.evaluate(config, inputs, output=tmp_path / "old", progress=quiet)
+  before = contents(tmp_path / "old")
+  with monkeypatch.context() as patch:  # as on a full disk
+    patch.setattr(evaluation_files, "write_bytes", refused)
+    with pytest.raises(OSError, match="no space"):
+      evaluate.evaluate(
+        config, inputs[:1], output=tmp_path / "old", progress=quiet
+      )
+  assert contents(tmp_path / "old") == before
   with monkeypatch.context() as patch:
     patch.setattr(evaluation_files, "write_bytes", killed)
     with pytest.raises(Killed):
       run()
+  assert [f.name for f in (tmp_path / "out").iterdir()] == ["evaluation.npz"]
   run()
   there = sorted(file.name for file in (tmp_path / "out").iterdir())
   assert there == [f"evaluation.{end}" for end in ("json", "npz", "png")]

@@ -45,7 +45,7 @@ def scores(
   progress: Progress,
   *,
   allow_seen: bool = False,
-  named: Container[str] | None = None,
+  named: Container[str],
 ) -> tuple[list[TaskScores], list[Checkpoint]]:
   """Scores each checkpoint on each task; all processes of a job call it.
 
@@ -56,7 +56,6 @@ def scores(
     questions: the items of the tasks that are questions, by the tasks' texts.
     allow_seen: score merges on what a search has chosen them by, too.
     named: checkpoints that must be whole; damaged others are told and left out.
-      None: all must be.
 
   Returns:
     The tables, and the checkpoints that they are of.
@@ -194,7 +193,7 @@ def _measured(
   tasks: Sequence[ReadyTask],
   models: Models,
   progress: Progress,
-  named: Container[str] | None,
+  named: Container[str],
 ) -> dict[int, list[Measured]]:
   """Gives what each task measures, by the number of each whole checkpoint."""
   known: dict[str, Measured] = {}
@@ -217,7 +216,7 @@ def _measured(
     try:
       found[number] = _of_one(tasks, models, number, work, progress)
     except Damaged as damage:
-      if named is None or models.checkpoints[number].name in named:
+      if models.checkpoints[number].name in named:
         raise
       progress.note("evaluate", f"left out: {damage.problems[0]}")
       damages.append(damage)

@@ -3,7 +3,9 @@
 N items, K inputs.
 """
 
+import io
 import math
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +32,7 @@ _TRAJECTORIES = "trajectories"
 def place_problems(folder: epath.Path) -> list[str]:
   """Names files of an evaluation's names that are something else."""
   there = [folder / n for n in (FILE, ITEMS, FIGURE) if (folder / n).exists()]
-  if there and there[0].name == FILE and _is_evaluation(there[0]):
+  if _is_evaluation(folder / FILE) or _is_begun(folder):
     there = [file for file in there if not file.is_file()]
   return [
     f"{file} is not an earlier evaluation; it is left as it is"
@@ -48,6 +50,19 @@ def _is_evaluation(file: epath.Path) -> bool:
   keys = value.keys() - {_TRAJECTORIES}
   forms = [{"split", "rows", *counted} for counted in _COUNTED]
   return keys in [*forms, {"split", "tasks"}]
+
+
+def _is_begun(folder: epath.Path) -> bool:
+  """Says whether `write` was killed before the file that is its last."""
+  if (folder / FILE).exists():
+    return False
+  try:
+    with zipfile.ZipFile(io.BytesIO(read_file(folder / ITEMS))) as arrays:
+      ends = {name.rpartition("|")[2] for name in arrays.namelist()}
+  except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+    return False
+  ours = ("inputs", "clusters", "hashes", "values", "weights")
+  return {f"{name}.npy" for name in ours} <= ends
 
 
 def write(
@@ -69,12 +84,11 @@ def write(
   if found:
     value[_TRAJECTORIES] = [trails.as_json(each, tables) for each in found]
   folder = make_directory(output)
-  for name in (ITEMS, FIGURE):  # not to lie beside other numbers
-    (folder / name).unlink(missing_ok=True)
-  # First that by which the others are known for ours, if this is killed.
-  write_json(folder / FILE, _finite(value))
   for name, content in files.items():
     write_bytes(folder / name, content)
+  if not found:
+    (folder / FIGURE).unlink(missing_ok=True)
+  write_json(folder / FILE, _finite(value))
 
 
 def _finite(value: Any) -> Any:
